@@ -1,0 +1,72 @@
+"""A step of a plan is one row of int64: what its kernel reads, by name.
+
+The plan writes these rows, the kernels read them; addresses are bytes, strides are bytes, float32 values are
+stored as their bits.  Terms: a *map* is a tensor stored as described in `sparse_icnet.runtime.layout`, a *phase* one
+of its interleaved planes, a *plane table* int64 byte offsets, one for each phase, a *group* four channels.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numba import njit
+
+from sparse_icnet.kernels.simd import bits_f32, get_i64
+
+ROW_FIELDS = 48
+
+
+class Kind(IntEnum):
+    """Which kernel runs the step."""
+
+    CONVOLUTION = 0
+    SHIFT = 1
+    MAX_POOL = 2
+    PYRAMID = 3
+    COMBINE = 4
+    QUANTIZE_IMAGE = 5
+    QUANTIZE_BLOB = 6
+    SOFTMAX = 7
+    ARGMAX = 8
+    UPSAMPLE = 9
+    AVERAGE_POOL = 10
+    EXPAND = 11
+    COPY_CODES = 12
+
+
+# Every step
+KIND, TASKS = 0, 1
+# The output and the geometry of its planes: most kernels
+OUT, OUT_GROUP, OUT_PLANES, PHASES, VECTORS, PITCH = 2, 3, 4, 5, 6, 7
+# Quantizer of the output: bounds of n = code - zero_point as float32 bits, and what turns four magic sums into stored codes
+OUT_REAL, LOW, HIGH, PACK = 8, 9, 10, 11
+# First and second operand
+IN, IN_GROUP, IN_PLANES = 12, 13, 14
+RESIDUAL, RESIDUAL_KIND, RESIDUAL_GROUP, RESIDUAL_PLANES, RESIDUAL_SCALE, RESIDUAL_ZERO = 15, 16, 17, 18, 19, 20
+RELU = 21
+IN_KIND, IN_SCALE, IN_ZERO = 22, 23, 24
+# Convolution
+OFFSETS, OFFSETS_PHASE, INDPTR, WEIGHTS, INITIAL, MULTIPLIER, BIAS = 25, 26, 27, 28, 29, 30, 31
+GROUPS, GROUPS_PER_TASK, TILES, ROWS = 32, 33, 34, 35
+INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
+# Others
+HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47
+
+# Kinds of operand
+NONE, CODES, REAL = 0, 1, 2
+
+MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: adding it rounds |x| < 2**22 to an integer, half to even
+MAGIC_BITS = np.int32(0x4B400000)
+
+
+@njit(inline="always")
+def field(step, index):
+    """int64 field of the step at address `step`."""
+    return get_i64(step + 8 * index)
+
+
+@njit(inline="always")
+def field_f32(step, index):
+    """float32 field of the step at address `step`."""
+    return bits_f32(np.int32(get_i64(step + 8 * index)))

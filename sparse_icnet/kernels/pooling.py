@@ -1,0 +1,188 @@
+"""Max pooling, average pooling and the pyramid of ICNet, on maps of u8 x 4 lanes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.epilogue import clip_round, pack
+from sparse_icnet.kernels.fields import field, field_f32
+from sparse_icnet.kernels.simd import (
+    get_f32,
+    get_i32,
+    get_i64,
+    load_f32,
+    load_i32,
+    maximum_u8,
+    put_f32,
+    splat_f32,
+    splat_i32,
+    store,
+    to_f32,
+)
+
+MAX_BINS = 16  # rows or columns of bins in a pyramid stage
+MAX_STAGES = 8
+# One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, multiplier of the sum, then
+# (flag, low, high, scale) of the quantizer on the pooled value and of the quantizer on the running sum.
+STAGE_WORDS = 12
+
+
+@njit
+def max_pool(step, task, scratch):
+    """One task: one phase of one group of four channels; the largest of COUNT taps, stored codes compare as codes."""
+    phases = field(step, f.PHASES)
+    group, phase = task // phases, task % phases
+    source = field(step, f.IN) + group * field(step, f.IN_GROUP)
+    out = field(step, f.OUT) + group * field(step, f.OUT_GROUP) + get_i64(field(step, f.OUT_PLANES) + 8 * phase)
+    taps = field(step, f.COUNT)
+    offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
+    for p in range(field(step, f.VECTORS)):
+        best = load_i32(source + get_i32(offsets) + 64 * p)
+        for tap in range(1, taps):
+            best = maximum_u8(best, load_i32(source + get_i32(offsets + 4 * tap) + 64 * p))
+        store(out + 64 * p, best)
+
+
+@njit
+def _window_sums(row, pitch, step_x, y0, y1, x0, x1, sums):
+    """sums int32 (4,) of u8 x 4 pixels over rows y0..y1 and columns x0..x1 of one plane, two channels to an add."""
+    a = b = c = d = np.int64(0)
+    even = odd = np.uint32(0)
+    pending = 0
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            word = np.uint32(get_i32(row + y * pitch + x * step_x))
+            even += word & np.uint32(0x00FF00FF)
+            odd += (word >> np.uint32(8)) & np.uint32(0x00FF00FF)
+            pending += 1
+            if pending == 256:  # 256 * 255 < 2**16
+                a += np.int64(even & np.uint32(0xFFFF))
+                c += np.int64(even >> np.uint32(16))
+                b += np.int64(odd & np.uint32(0xFFFF))
+                d += np.int64(odd >> np.uint32(16))
+                even = odd = np.uint32(0)
+                pending = 0
+    sums[0] += a + np.int64(even & np.uint32(0xFFFF))
+    sums[2] += c + np.int64(even >> np.uint32(16))
+    sums[1] += b + np.int64(odd & np.uint32(0xFFFF))
+    sums[3] += d + np.int64(odd >> np.uint32(16))
+
+
+@njit
+def _bin_values(step, group, rows, columns, multiplier, zero, out):
+    """Mean of every bin for four channels in the unit of `multiplier` (Q6): out float32 (4, rows, columns)."""
+    height, width = field(step, f.HEIGHT), field(step, f.WIDTH)  # of the whole map
+    ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)  # phases of the input
+    source = field(step, f.IN) + group * field(step, f.IN_GROUP)
+    planes, pitch = field(step, f.IN_PLANES), field(step, f.PITCH)
+    count = (height // rows) * (width // columns)
+    sums = np.empty(4, np.int64)
+    for i in range(rows):
+        for j in range(columns):
+            y0, y1 = i * (height // rows), (i + 1) * (height // rows)
+            x0, x1 = j * (width // columns), (j + 1) * (width // columns)
+            sums[:] = 0
+            for py in range(ky):
+                for px in range(kx):
+                    plane = source + get_i64(planes + 8 * (py * kx + px))
+                    # rows y with y % ky == py of y0..y1, as rows of the plane; columns likewise
+                    _window_sums(
+                        plane,
+                        pitch,
+                        4,
+                        (y0 - py + ky - 1) // ky,
+                        (y1 - py + ky - 1) // ky,
+                        (x0 - px + kx - 1) // kx,
+                        (x1 - px + kx - 1) // kx,
+                        sums,
+                    )
+            for r in range(4):
+                mean = np.float32(sums[r] - count * zero) * multiplier
+                put_f32(out + 4 * ((r * rows + i) * columns + j), mean)
+
+
+@njit
+def average_pool(step, task, scratch):
+    """One task: the bins of one group, as float32 (C, rows, columns)."""
+    rows, columns = field(step, f.COUNT), field(step, f.EXTRA)
+    out = field(step, f.OUT) + task * 16 * rows * columns
+    _bin_values(step, task, rows, columns, field_f32(step, f.IN_SCALE), field(step, f.IN_ZERO), out)
+
+
+@njit(inline="always")
+def _round_scalar(x, low, high):
+    """clip and rint of (Q1) for one float32, half to even by the addition of 1.5 * 2**23."""
+    if not x > low:
+        x = low
+    if x > high:
+        x = high
+    return np.float32(np.float32(x + f.MAGIC) - f.MAGIC)
+
+
+@njit
+def pyramid(step, task, scratch):
+    """One task: one group of x + sum over stages of nearest-up(mean over bins), with optional quantizers.
+
+    Stage i adds its pooled value to the running sum in the unit of stage i; where the file has a quantizer on
+    the pooled value or on the running sum, it rounds there and rescales into the next unit.
+    """
+    stages, table = field(step, f.COUNT), field(step, f.TABLE)
+    height, width, pitch = field(step, f.HEIGHT), field(step, f.WIDTH), field(step, f.PITCH)
+    zero = field(step, f.IN_ZERO)
+    source = field(step, f.IN) + task * field(step, f.IN_GROUP) + get_i64(field(step, f.IN_PLANES))
+    out = field(step, f.OUT) + task * field(step, f.OUT_GROUP) + get_i64(field(step, f.OUT_PLANES))
+    row_floats = pitch  # bytes of a row of pixels = bytes of u8 x 4 pixels = bytes of float32
+    # scratch: bin values of a stage, then for each stage and channel its bin rows spread to whole rows
+    values = scratch
+    spread = scratch + 4 * 4 * MAX_BINS * MAX_BINS
+    place = spread
+    for i in range(stages):
+        stage = table + 4 * STAGE_WORDS * i
+        rows, columns = np.int64(get_i32(stage)), np.int64(get_i32(stage + 4))
+        _bin_values(step, task, rows, columns, get_f32(stage + 8), zero, values)
+        quantized = get_i32(stage + 12)
+        low, high, scale = get_f32(stage + 16), get_f32(stage + 20), get_f32(stage + 24)
+        for line in range(4 * rows):
+            for j in range(columns):
+                value = get_f32(values + 4 * (line * columns + j))
+                if quantized:
+                    value = np.float32(_round_scalar(value, low, high) * scale)
+                for x in range(j * (width // columns), (j + 1) * (width // columns)):
+                    put_f32(place + 4 * x, value)
+            place += row_floats
+    first = splat_f32(field_f32(step, f.IN_SCALE))
+    zeros, byte = splat_i32(np.int32(zero)), splat_i32(np.int32(255))
+    low, high = splat_f32(field_f32(step, f.LOW)), splat_f32(field_f32(step, f.HIGH))
+    constant = splat_i32(np.int32(field(step, f.PACK)))
+    for y in range(height):
+        for x in range(0, pitch, 64):
+            word = load_i32(source + y * pitch + x)
+            a = to_f32((word & byte) - zeros) * first
+            b = to_f32(((word >> splat_i32(np.int32(8))) & byte) - zeros) * first
+            c = to_f32(((word >> splat_i32(np.int32(16))) & byte) - zeros) * first
+            d = to_f32((word >> splat_i32(np.int32(24))) - zeros) * first
+            place = spread
+            for i in range(stages):
+                stage = table + 4 * STAGE_WORDS * i
+                rows = np.int64(get_i32(stage))
+                line = place + (y // (height // rows)) * row_floats + x
+                a = a + load_f32(line)
+                b = b + load_f32(line + rows * row_floats)
+                c = c + load_f32(line + 2 * rows * row_floats)
+                d = d + load_f32(line + 3 * rows * row_floats)
+                place += 4 * rows * row_floats
+                if get_i32(stage + 28):
+                    inner_low, inner_high = splat_f32(get_f32(stage + 32)), splat_f32(get_f32(stage + 36))
+                    scale = splat_f32(get_f32(stage + 40))
+                    a = clip_round(a, inner_low, inner_high) * scale
+                    b = clip_round(b, inner_low, inner_high) * scale
+                    c = clip_round(c, inner_low, inner_high) * scale
+                    d = clip_round(d, inner_low, inner_high) * scale
+            store(out + y * pitch + x, pack(a, b, c, d, low, high, constant))
+
+
+def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:
+    """Scratch of one thread for a pyramid with `bin_rows` rows of bins in all stages together; pitch in bytes."""
+    return 4 * 4 * MAX_BINS * MAX_BINS + 4 * bin_rows * pitch

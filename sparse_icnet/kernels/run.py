@@ -1,0 +1,109 @@
+"""Run a whole plan: every thread calls one compiled function, which goes through the steps without Python.
+
+Within a step the threads take tasks from an atomic counter; between steps they meet at a barrier that spins
+briefly and then yields the processor, so that busy cores cost microseconds and not time slices.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, simd, softmax
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.fields import ROW_FIELDS, Kind, field
+from sparse_icnet.kernels.simd import atomic_add, atomic_load, yield_processor
+
+ROW_BYTES = 8 * ROW_FIELDS
+SPINS = 2000
+
+_CONVOLUTION, _SHIFT, _MAX_POOL, _PYRAMID = (
+    int(Kind.CONVOLUTION),
+    int(Kind.SHIFT),
+    int(Kind.MAX_POOL),
+    int(Kind.PYRAMID),
+)
+_COMBINE, _IMAGE, _BLOB = int(Kind.COMBINE), int(Kind.QUANTIZE_IMAGE), int(Kind.QUANTIZE_BLOB)
+_SOFTMAX, _ARGMAX, _UPSAMPLE = int(Kind.SOFTMAX), int(Kind.ARGMAX), int(Kind.UPSAMPLE)
+_AVERAGE, _EXPAND, _COPY = int(Kind.AVERAGE_POOL), int(Kind.EXPAND), int(Kind.COPY_CODES)
+
+
+@njit
+def _task(kind, step, task, scratch):
+    if kind == _CONVOLUTION:
+        convolution.convolution(step, task, scratch)
+    elif kind == _SHIFT:
+        elementwise.shift(step, task, scratch)
+    elif kind == _MAX_POOL:
+        pooling.max_pool(step, task, scratch)
+    elif kind == _PYRAMID:
+        pooling.pyramid(step, task, scratch)
+    elif kind == _COMBINE:
+        elementwise.combine(step, task, scratch)
+    elif kind == _IMAGE:
+        quantize.quantize_image(step, task, scratch)
+    elif kind == _BLOB:
+        quantize.quantize_blob(step, task, scratch)
+    elif kind == _SOFTMAX:
+        softmax.softmax(step, task, scratch)
+    elif kind == _ARGMAX:
+        softmax.argmax(step, task, scratch)
+    elif kind == _UPSAMPLE:
+        softmax.upsample(step, task, scratch)
+    elif kind == _AVERAGE:
+        pooling.average_pool(step, task, scratch)
+    elif kind == _EXPAND:
+        elementwise.expand(step, task, scratch)
+    elif kind == _COPY:
+        elementwise.copy_codes(step, task, scratch)
+
+
+def _source_digest() -> int:
+    """CRC of everything that is compiled into `run`.
+
+    Numba's cache notices edits of the file that defines a function but not of those it calls; a captured variable is
+    part of the cache key, so capturing this number keeps stale machine code from ever being loaded.
+    """
+    digest = zlib.crc32(simd.ISA.encode())
+    folder = Path(__file__).parent
+    for path in (*sorted(folder.glob("*.py")), folder.parent / "network" / "arithmetic.py"):
+        digest = zlib.crc32(path.read_bytes(), digest)
+    return digest
+
+
+def _build(digest: int) -> Any:
+    @njit(nogil=True, cache=True)
+    def run(steps, first, last, sync, threads, scratch):
+        """Run steps first..last of the table at address `steps` as one of `threads` threads.
+
+        steps    address of int64 rows (n, ROW_FIELDS)
+        sync     address of int64 zeros (n + 1,): the barrier, then a task counter for each step
+        scratch  address of memory of this thread
+        Returns the digest of the sources it was compiled from.
+        """
+        for index in range(first, last):
+            step = steps + ROW_BYTES * index
+            counter = sync + 8 * (index + 1)
+            kind, tasks = field(step, f.KIND), field(step, f.TASKS)
+            while True:
+                task = atomic_add(counter, 1)
+                if task >= tasks:
+                    break
+                _task(kind, step, task, scratch)
+            if threads > 1:
+                target = (index - first + 1) * threads
+                atomic_add(sync, 1)
+                spins = 0
+                while atomic_load(sync) < target:
+                    spins += 1
+                    if spins > SPINS:
+                        yield_processor()
+        return digest
+
+    return run
+
+
+run = _build(_source_digest())

@@ -1,0 +1,504 @@
+"""A SIMD vector type for Numba: kernels stay plain Python over `load`, `splat`, `dot4`, `store`.
+
+One source serves every CPU.  A vector has 16 lanes of 32 bits; LLVM splits it into two AVX registers or
+four SSE or NEON ones where the CPU has no wider.  Only the dot product differs between CPUs, and which one is
+compiled in is decided here, once, from the CPU that Numba compiles for.
+
+A *tile* is a block of R x P vectors that lives in registers: R output channels x 16 * P pixels.
+Addresses are plain integers (``array.ctypes.data`` plus byte offsets).
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 16
+VECTOR_BYTES = 64
+
+_I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I32X16 = ir.VectorType(_I32, LANES)
+_F32X16 = ir.VectorType(_F32, LANES)
+_I16X32 = ir.VectorType(_I16, 2 * LANES)
+
+
+# --- which CPU -----------------------------------------------------------------------------------------------------
+
+
+def _target_features() -> dict[str, bool]:
+    """Features of the CPU that Numba compiles for: the host, or what NUMBA_CPU_NAME / NUMBA_CPU_FEATURES say."""
+    name = os.environ.get("NUMBA_CPU_NAME", "")
+    listed = os.environ.get("NUMBA_CPU_FEATURES")
+    if listed is not None:
+        return {f[1:]: f[0] == "+" for f in listed.split(",") if f[:1] in "+-" and len(f) > 1}
+    if name in ("", "host"):
+        return dict(binding.get_host_cpu_features())
+    # A named CPU without a feature list: LLVM knows its features, Python does not.  The names below are those that
+    # have AVX-512 VNNI or AVX2; any other name runs the baseline of its architecture.
+    vnni = {
+        "cascadelake",
+        "cooperlake",
+        "icelake-client",
+        "icelake-server",
+        "rocketlake",
+        "tigerlake",
+        "sapphirerapids",
+        "emeraldrapids",
+        "graniterapids",
+        "znver4",
+        "znver5",
+    }
+    avx512 = vnni | {"skylake-avx512", "cannonlake"}
+    avxvnni = {"alderlake", "raptorlake", "meteorlake", "arrowlake", "sierraforest", "lunarlake"}
+    avx2 = avx512 | avxvnni | {"haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3"}
+    return {
+        "avx512vnni": name in vnni,
+        "avx512vl": name in avx512,
+        "avx512bw": name in avx512 or name == "x86-64-v4",
+        "avxvnni": name in avxvnni,
+        "avx2": name in avx2 or name == "x86-64-v4",
+    }
+
+
+def _is_x86() -> bool:
+    return binding.get_process_triple().split("-")[0] in ("x86_64", "i386", "i686", "amd64")
+
+
+def instruction_set() -> str:
+    """The dot product in use: avx512vnni, avxvnni, avx512bw, avx2, sse2 or generic."""
+    features = _target_features()
+    if not _is_x86():
+        return "generic"
+    for name in ("avx512vnni", "avxvnni", "avx512bw", "avx2"):
+        if features.get(name):
+            return name
+    return "sse2"
+
+
+ISA = instruction_set()
+# The dot-product instructions of VNNI take four int8 weights in one 32-bit word.  Other CPUs multiply pairs of int16:
+# the packer then stores the even and the odd pair of weights, two words in place of one.
+HAS_VNNI = ISA in ("avx512vnni", "avxvnni")
+WORDS_PER_BLOCK_ROW = 1 if HAS_VNNI else 2
+
+
+# --- types ---------------------------------------------------------------------------------------------------------
+
+
+class _Vector(types.Type):
+    def __init__(self, name: str, llvm: ir.Type) -> None:
+        self.llvm = llvm
+        super().__init__(name)
+
+
+class _Tile(types.Type):
+    def __init__(self, rows: int, vectors: int) -> None:
+        self.rows, self.vectors = rows, vectors
+        super().__init__(f"tile{rows}x{vectors}")
+
+
+i32x16 = _Vector("i32x16", _I32X16)
+f32x16 = _Vector("f32x16", _F32X16)
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: _Vector) -> None:
+        super().__init__(manager, fe_type, fe_type.llvm)
+
+
+@register_model(_Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: _Tile) -> None:
+        super().__init__(manager, fe_type, ir.ArrayType(_I32X16, fe_type.rows * fe_type.vectors))
+
+
+# --- building blocks of code generation ------------------------------------------------------------------------------
+
+
+def _pointer(builder: ir.IRBuilder, address: ir.Value, pointee: ir.Type, offset: int = 0) -> ir.Value:
+    base = builder.inttoptr(address, ir.PointerType(_I8))
+    if offset:
+        base = builder.gep(base, [ir.Constant(_I64, offset)])
+    return builder.bitcast(base, ir.PointerType(pointee))
+
+
+def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, offset: int = 0) -> ir.Value:
+    return builder.load(_pointer(builder, address, kind, offset), align=1)
+
+
+def _splat(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) -> ir.Value:
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, vector.count), None)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _constant(vector: ir.VectorType, value: float) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+    signature = ir.FunctionType(result, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
+def _slices(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value]:
+    """`vector` cut into `parts` equal vectors."""
+    count = vector.type.count // parts
+    return [
+        builder.shuffle_vector(
+            vector,
+            ir.Constant(vector.type, ir.Undefined),
+            ir.Constant(ir.VectorType(_I32, count), list(range(i * count, (i + 1) * count))),
+        )
+        for i in range(parts)
+    ]
+
+
+def _join(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    while len(parts) > 1:
+        count = parts[0].type.count
+        mask = ir.Constant(ir.VectorType(_I32, 2 * count), list(range(2 * count)))
+        parts = [builder.shuffle_vector(a, b, mask) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _multiply_add_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """<32 x i16> x <32 x i16> -> <16 x i32>: a[2i] * b[2i] + a[2i+1] * b[2i+1], exact."""
+    names = {
+        "avx512bw": ("llvm.x86.avx512.pmaddw.d.512", 1),
+        "avx2": ("llvm.x86.avx2.pmadd.wd", 2),
+        "sse2": ("llvm.x86.sse2.pmadd.wd", 4),
+    }
+    if ISA in names:
+        name, parts = names[ISA]
+        kind = ir.VectorType(_I32, LANES // parts)
+        pairs = zip(_slices(builder, a, parts), _slices(builder, b, parts), strict=True)
+        return _join(builder, [_call(builder, name, kind, [x, y]) for x, y in pairs])
+    total = None
+    for first in (0, 1):
+        mask = ir.Constant(_I32X16, list(range(first, 2 * LANES, 2)))
+        x, y = (
+            builder.sext(builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), mask), _I32X16)
+            for v in (a, b)
+        )
+        product = builder.mul(x, y)
+        total = product if total is None else builder.add(total, product)
+    return total
+
+
+def _even_odd(builder: ir.IRBuilder, u8: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Bytes 0, 2 and bytes 1, 3 of every lane as <32 x i16>."""
+    even = builder.and_(u8, _constant(_I32X16, 0x00FF00FF))
+    odd = builder.lshr(builder.bitcast(u8, _I16X32), _constant(_I16X32, 8))
+    return builder.bitcast(even, _I16X32), odd
+
+
+def _dot4_vnni(builder: ir.IRBuilder, accumulator: ir.Value, u8: ir.Value, s8: ir.Value) -> ir.Value:
+    if ISA == "avx512vnni":
+        # The all-i32 signature verifies on LLVM 20 and is upgraded on LLVM 22.
+        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _I32X16, [accumulator, u8, s8])
+    half = ir.VectorType(_I32, 8)
+    parts = zip(*(_slices(builder, v, 2) for v in (accumulator, u8, s8)), strict=True)
+    return _join(builder, [_call(builder, "llvm.x86.avx512.vpdpbusd.256", half, list(p)) for p in parts])
+
+
+# --- tiles -----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def tile_start(typing, rows, vectors, initial):
+    """A tile whose row r holds the int32 at address initial + 4 * r in every lane."""
+    tile = _Tile(rows.literal_value, vectors.literal_value)
+
+    def emit(context, builder, signature, arguments):
+        result = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        for r in range(tile.rows):
+            row = _splat(builder, _load(builder, arguments[2], _I32, 4 * r), _I32X16)
+            for p in range(tile.vectors):
+                result = builder.insert_value(result, row, r * tile.vectors + p)
+        return result
+
+    return tile(rows, vectors, types.intp), emit
+
+
+@intrinsic
+def tile_dot(typing, tile, activations, weights):
+    """tile[r, p] += dot4(activations[p], weights[r]): P vectors of u8 x 4, R words of s8 x 4, at two addresses.
+
+    Without VNNI the weights are 2 R words: even pairs of all rows, then odd pairs, as int16.
+    """
+    if not isinstance(tile, _Tile):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        result, activations, weights = arguments
+        rows, vectors = tile.rows, tile.vectors
+        words = [
+            _splat(builder, _load(builder, weights, _I32, 4 * i), _I32X16)
+            for i in range(rows * WORDS_PER_BLOCK_ROW)
+        ]
+        for p in range(vectors):
+            x = _load(builder, activations, _I32X16, VECTOR_BYTES * p)
+            pairs = None if HAS_VNNI else _even_odd(builder, x)
+            for r in range(rows):
+                index = r * vectors + p
+                accumulator = builder.extract_value(result, index)
+                if pairs is None:
+                    accumulator = _dot4_vnni(builder, accumulator, x, words[r])
+                else:
+                    for pair, word in zip(pairs, (words[r], words[rows + r]), strict=True):
+                        product = _multiply_add_pairs(builder, pair, builder.bitcast(word, _I16X32))
+                        accumulator = builder.add(accumulator, product)
+                result = builder.insert_value(result, accumulator, index)
+        return result
+
+    return tile(tile, types.intp, types.intp), emit
+
+
+@intrinsic(prefer_literal=True)
+def tile_store(typing, address, row_bytes, tile):
+    """Store vector (r, p) of the tile at address + r * row_bytes + 64 * p; row_bytes is a literal."""
+    if not isinstance(tile, _Tile):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        for r in range(tile.rows):
+            for p in range(tile.vectors):
+                place = _pointer(
+                    builder, arguments[0], _I32X16, r * row_bytes.literal_value + VECTOR_BYTES * p
+                )
+                builder.store(builder.extract_value(arguments[2], r * tile.vectors + p), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, row_bytes, tile), emit
+
+
+# --- vectors ---------------------------------------------------------------------------------------------------------
+
+
+def _vector_load(vector: _Vector) -> Any:
+    @intrinsic
+    def load(typing, address):
+        def emit(context, builder, signature, arguments):
+            return _load(builder, arguments[0], vector.llvm)
+
+        return vector(types.intp), emit
+
+    return load
+
+
+def _vector_splat(vector: _Vector, scalar: types.Type) -> Any:
+    @intrinsic
+    def splat(typing, value):
+        def emit(context, builder, signature, arguments):
+            return _splat(builder, arguments[0], vector.llvm)
+
+        return vector(scalar), emit
+
+    return splat
+
+
+load_i32 = _vector_load(i32x16)  # 16 int32 at an address
+load_f32 = _vector_load(f32x16)  # 16 float32 at an address
+splat_i32 = _vector_splat(i32x16, types.int32)
+splat_f32 = _vector_splat(f32x16, types.float32)
+
+
+@intrinsic
+def store(typing, address, vector):
+    """Write a vector to an address."""
+    if not isinstance(vector, _Vector):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        builder.store(arguments[1], _pointer(builder, arguments[0], arguments[1].type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector), emit
+
+
+@intrinsic
+def store_streaming(typing, address, vector):
+    """Write a vector past the caches; the address must be a multiple of 64."""
+    if not isinstance(vector, _Vector):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        pointer = _pointer(builder, arguments[0], arguments[1].type)
+        instruction = builder.store(arguments[1], pointer, align=VECTOR_BYTES)
+        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
+        instruction.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector), emit
+
+
+def _unary(name: str, source: _Vector, target: _Vector, generate: Any) -> Any:
+    @intrinsic
+    def operation(typing, x):
+        def emit(context, builder, signature, arguments):
+            return generate(builder, arguments[0])
+
+        return target(source), emit
+
+    operation.__name__ = name
+    return operation
+
+
+to_f32 = _unary("to_f32", i32x16, f32x16, lambda b, x: b.sitofp(x, _F32X16))  # exact below 2**24, else rounded
+bits_to_i32 = _unary("bits_to_i32", f32x16, i32x16, lambda b, x: b.bitcast(x, _I32X16))
+bits_to_f32 = _unary("bits_to_f32", i32x16, f32x16, lambda b, x: b.bitcast(x, _F32X16))
+
+
+def _binary(vector: _Vector, generate: Any) -> Any:
+    @intrinsic
+    def operation(typing, x, y):
+        def emit(context, builder, signature, arguments):
+            return generate(builder, *arguments)
+
+        return vector(vector, vector), emit
+
+    return operation
+
+
+def _select(predicate: str) -> Any:
+    def generate(builder, x, y):
+        return builder.select(builder.fcmp_ordered(predicate, x, y), x, y)
+
+    return generate
+
+
+def _select_u8(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    bytes_ = ir.VectorType(_I8, VECTOR_BYTES)
+    a, b = builder.bitcast(x, bytes_), builder.bitcast(y, bytes_)
+    return builder.bitcast(builder.select(builder.icmp_unsigned(">", a, b), a, b), _I32X16)
+
+
+# x where x > y, else y: a NaN in x gives y, on every CPU.
+maximum = _binary(f32x16, _select(">"))
+minimum = _binary(f32x16, _select("<"))
+maximum_u8 = _binary(i32x16, _select_u8)  # of each of the 64 bytes
+
+_OPERATORS = {
+    operator.add: (_binary(i32x16, ir.IRBuilder.add), _binary(f32x16, ir.IRBuilder.fadd)),
+    operator.sub: (_binary(i32x16, ir.IRBuilder.sub), _binary(f32x16, ir.IRBuilder.fsub)),
+    operator.mul: (_binary(i32x16, ir.IRBuilder.mul), _binary(f32x16, ir.IRBuilder.fmul)),
+    operator.truediv: (None, _binary(f32x16, ir.IRBuilder.fdiv)),
+    operator.and_: (_binary(i32x16, ir.IRBuilder.and_), None),
+    operator.or_: (_binary(i32x16, ir.IRBuilder.or_), None),
+    operator.lshift: (_binary(i32x16, ir.IRBuilder.shl), None),
+    operator.rshift: (_binary(i32x16, ir.IRBuilder.lshr), None),  # logical
+}
+
+
+def _register(symbol: Any, integer: Any, real: Any) -> None:
+    @overload(symbol)
+    def choose(x, y):
+        if x == i32x16 and y == i32x16 and integer is not None:
+            return lambda x, y: integer(x, y)
+        if x == f32x16 and y == f32x16 and real is not None:
+            return lambda x, y: real(x, y)
+        return None
+
+
+for _symbol, (_integer, _real) in _OPERATORS.items():
+    _register(_symbol, _integer, _real)
+
+
+# --- scalars in memory, atomics ----------------------------------------------------------------------------------------
+
+
+def _scalar_load(kind: types.Type, llvm: ir.Type) -> Any:
+    @intrinsic
+    def load(typing, address):
+        def emit(context, builder, signature, arguments):
+            return _load(builder, arguments[0], llvm)
+
+        return kind(types.intp), emit
+
+    return load
+
+
+def _scalar_store(kind: types.Type, llvm: ir.Type) -> Any:
+    @intrinsic
+    def put(typing, address, value):
+        def emit(context, builder, signature, arguments):
+            builder.store(arguments[1], _pointer(builder, arguments[0], llvm), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, kind), emit
+
+    return put
+
+
+get_u8 = _scalar_load(types.uint8, _I8)
+get_i32 = _scalar_load(types.int32, _I32)
+get_i64 = _scalar_load(types.int64, _I64)
+get_f32 = _scalar_load(types.float32, _F32)
+put_u8 = _scalar_store(types.uint8, _I8)
+put_i32 = _scalar_store(types.int32, _I32)
+put_f32 = _scalar_store(types.float32, _F32)
+
+
+@intrinsic
+def bits_f32(typing, bits):
+    """The float32 whose bits are an int32."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], _F32)
+
+    return types.float32(types.int32), emit
+
+
+@intrinsic
+def atomic_add(typing, address, value):
+    """Add to the int64 at `address`, return what it held before; sequentially consistent."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", _pointer(builder, arguments[0], _I64), arguments[1], "seq_cst")
+
+    return types.int64(types.intp, types.int64), emit
+
+
+@intrinsic
+def atomic_load(typing, address):
+    """The int64 at `address`; acquire."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.load_atomic(_pointer(builder, arguments[0], _I64), "acquire", 8)
+
+    return types.int64(types.intp), emit
+
+
+_YIELD = "SwitchToThread" if os.name == "nt" else "sched_yield"
+
+
+@intrinsic
+def yield_processor(typing):
+    """Let another thread of the operating system run."""
+
+    def emit(context, builder, signature, arguments):
+        return _call(builder, _YIELD, _I32, [])
+
+    return types.int32(), emit
+
+
+@intrinsic
+def fence(typing):
+    """Order streaming stores before whatever the caller does next."""
+
+    def emit(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        if _is_x86():
+            _call(builder, "llvm.x86.sse.sfence", ir.VoidType(), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit

@@ -1,0 +1,126 @@
+"""The end of the network: softmax or argmax over the channels, and the upsampling of the result."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.fields import MAGIC, field
+from sparse_icnet.kernels.simd import (
+    bits_to_f32,
+    bits_to_i32,
+    fence,
+    get_f32,
+    get_i64,
+    load_f32,
+    maximum,
+    put_f32,
+    put_u8,
+    splat_f32,
+    splat_i32,
+    store,
+    store_streaming,
+)
+from sparse_icnet.network.arithmetic import EXP_LOWEST, EXP_POLYNOMIAL, LN2_HIGH, LN2_LOW, LOG2_E
+
+_C0, _C1, _C2, _C3, _C4, _C5 = EXP_POLYNOMIAL
+
+
+@njit(inline="always")
+def _exp(x):
+    """exp of (Q8), 16 lanes, x <= 0: the same operations in the same order as `arithmetic.exp`."""
+    x = maximum(x, splat_f32(EXP_LOWEST))
+    shifted = x * splat_f32(LOG2_E) + splat_f32(MAGIC)
+    k = shifted - splat_f32(MAGIC)
+    r = (x - k * splat_f32(LN2_HIGH)) - k * splat_f32(LN2_LOW)
+    p = splat_f32(_C0) * r + splat_f32(_C1)
+    p = p * r + splat_f32(_C2)
+    p = p * r + splat_f32(_C3)
+    p = p * r + splat_f32(_C4)
+    p = p * r + splat_f32(_C5)
+    p = (p * (r * r) + r) + splat_f32(np.float32(1))
+    # The low bits of `shifted` hold k: as an exponent it is (k + 127) << 23.
+    exponent = (bits_to_i32(shifted) - bits_to_i32(splat_f32(MAGIC))) + splat_i32(np.int32(127))
+    return p * bits_to_f32(exponent << splat_i32(np.int32(23)))
+
+
+@njit(inline="always")
+def _scatter(step, phase, vector, source, channel):
+    """Put 16 values, pixels of `vector` in its phase, where they belong in channel `channel` of (C, H, W) float32."""
+    ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
+    pixels = field(step, f.PITCH) // 4
+    height, width = field(step, f.HEIGHT), field(step, f.WIDTH)  # of the result
+    y = (vector * 16 // pixels) * ky + phase // kx
+    first = vector * 16 % pixels
+    row = field(step, f.OUT) + 4 * ((channel * height + y) * width)
+    for lane in range(16):
+        x = (first + lane) * kx + phase % kx
+        if x < width:
+            put_f32(row + 4 * x, get_f32(source + 4 * lane))
+
+
+@njit
+def softmax(step, task, scratch):
+    """One task: one phase.  Real map of logits -> probabilities float32 (C, H, W) in scan order."""
+    channels, stride = field(step, f.CHANNELS), field(step, f.IN_GROUP)
+    logits = field(step, f.IN) + get_i64(field(step, f.IN_PLANES) + 8 * task)
+    for p in range(field(step, f.VECTORS)):
+        place = logits + 64 * p
+        largest = load_f32(place)
+        for c in range(1, channels):
+            largest = maximum(load_f32(place + c * stride), largest)
+        total = _exp(load_f32(place) - largest)
+        store(scratch, total)
+        for c in range(1, channels):
+            e = _exp(load_f32(place + c * stride) - largest)
+            store(scratch + 64 * c, e)
+            total = total + e
+        inverse = splat_f32(np.float32(1)) / total
+        for c in range(channels):
+            store(scratch + 64 * c, load_f32(scratch + 64 * c) * inverse)
+            _scatter(step, task, p, scratch + 64 * c, c)
+
+
+@njit
+def argmax(step, task, scratch):
+    """One task: one phase.  Real map of logits -> class indices u8 (H, W) in scan order, the lowest among equals."""
+    channels, stride = field(step, f.CHANNELS), field(step, f.IN_GROUP)
+    logits = field(step, f.IN) + get_i64(field(step, f.IN_PLANES) + 8 * task)
+    ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
+    width, pitch = field(step, f.WIDTH), field(step, f.PITCH)
+    for y in range(field(step, f.HEIGHT) // ky):
+        out = field(step, f.OUT) + (y * ky + task // kx) * width + task % kx
+        for x in range(width // kx):
+            place = logits + y * pitch + 4 * x
+            best, best_class = get_f32(place), 0
+            for c in range(1, channels):
+                value = get_f32(place + c * stride)
+                if value > best:
+                    best, best_class = value, c
+            put_u8(out + x * kx, np.uint8(best_class))
+
+
+@njit
+def upsample(step, task, scratch):
+    """One task: one row of one channel, float32 (C, h, w) -> (C, H, W), H = h * STEP_Y, W = w * STEP_X (Q7).
+
+    The result is written past the caches: it is far larger than they are and nobody reads it soon.
+    """
+    ky, kx, width = field(step, f.STEP_Y), field(step, f.STEP_X), field(step, f.WIDTH)
+    source = field(step, f.IN) + task * 4 * width
+    for x in range(width):
+        value = get_f32(source + 4 * x)
+        for i in range(kx):
+            put_f32(scratch + 4 * (x * kx + i), value)
+    row = 4 * width * kx
+    out = field(step, f.OUT) + task * ky * row
+    if row % 64 == 0 and out % 64 == 0:
+        for y in range(ky):
+            for x in range(0, row, 64):
+                store_streaming(out + y * row + x, load_f32(scratch + x))
+        fence()
+    else:
+        for y in range(ky):
+            for x in range(0, row, 4):
+                put_f32(out + y * row + x, get_f32(scratch + x))

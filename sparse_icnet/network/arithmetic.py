@@ -1,0 +1,65 @@
+"""Constants and scalar functions of the arithmetic in `sparse_icnet.network.graph`, in one place.
+
+The oracle and the engine both take their float32 multipliers from here, so equality of their results
+tests the kernels and not two derivations of the same constant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.network.graph import Convolution, Quantizer
+
+Array32 = NDArray[np.float32]
+
+
+def f32(value: float | NDArray[np.float64]) -> np.float32 | Array32:
+    """Round a float64 to float32, half to even."""
+    return np.asarray(value, np.float64).astype(np.float32)[()]
+
+
+def dequantize_multiplier(quantizer: Quantizer, unit: float) -> np.float32:
+    """f32(s / u) of (Q2)."""
+    return f32(quantizer.scale / unit)
+
+
+def convolution_multiplier(op: Convolution, quantizer: Quantizer, unit: float) -> Array32:
+    """f32(s_in * s_w / u) of (Q4): (O,) for input codes of `quantizer`."""
+    return f32(quantizer.scale * op.weight_scale.astype(np.float64) / unit)
+
+
+def convolution_bias(op: Convolution, unit: float) -> Array32:
+    """f32(b / u) of (Q4): (O,)."""
+    return f32(op.bias.astype(np.float64) / unit)
+
+
+def mean_multiplier(quantizer: Quantizer, count: int, unit: float) -> np.float32:
+    """f32(s / (n * u)) of (Q6)."""
+    return f32(quantizer.scale / (count * unit))
+
+
+# exp on [-87, 0] as 2**k * p(r), r = x - k*ln2 in two parts (Cody and Waite); p is the degree-6 Taylor-like minimax
+# polynomial of Cephes' expf.  Plain float32 multiplications and additions: the same bits on every CPU.
+EXP_LOWEST = np.float32(-87.0)
+LOG2_E = np.float32(1.44269504088896341)
+LN2_HIGH = np.float32(0.693359375)
+LN2_LOW = np.float32(-2.12194440e-4)
+EXP_POLYNOMIAL = tuple(
+    np.float32(c)
+    for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+)
+# Adding and subtracting 1.5 * 2**23 rounds |x| < 2**22 to the nearest integer, half to even.
+ROUNDING = np.float32(12582912.0)
+
+
+def exp(x: Array32) -> Array32:
+    """exp of (Q8) for x <= 0, float32; arguments below -87 count as -87."""
+    x = np.maximum(x, EXP_LOWEST)
+    k = (x * LOG2_E + ROUNDING) - ROUNDING
+    r = (x - k * LN2_HIGH) - k * LN2_LOW
+    p = np.full_like(x, EXP_POLYNOMIAL[0])
+    for c in EXP_POLYNOMIAL[1:]:
+        p = p * r + c
+    p = (p * (r * r) + r) + np.float32(1.0)
+    return p * ((k.astype(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)

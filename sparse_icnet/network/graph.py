@@ -1,0 +1,493 @@
+"""The graph of a quantized network: small frozen operations, checked once, interpreted anywhere.
+
+Every operation has one output and carries its name.  A tensor is either
+
+* **quantized**: integer codes of a :class:`Quantizer` (the output of `Quantize`, or a `Resize`,
+  or a `MaxPool` of a quantized tensor), or
+* **real**: a float32 value that exists only inside an expression between two quantizers.
+
+Arithmetic
+----------
+The equations below define the result of every operation to the last bit.  ``f32(.)`` rounds
+to float32 (round half to even); products of scales are formed in float64 and rounded once.
+A real tensor is always evaluated *in the unit of its consumer*: ``[x]_u`` is the value x / u, where u
+is the scale of the quantizer that reads it, or 1 for a network output.
+
+(Q1) quantize       q = clip(rint([x]_s) + z, low, high)          round half to even, s and z of the quantizer
+(Q2) dequantize     [q]_u = f32(q - z) * f32(s / u)
+(Q3) convolution    a = sum over taps and channels of (q - z) * w         exact int32; padding holds z
+(Q4) rescale        [a]_u = f32(f32(a) * f32(s_in * s_w / u)) + f32(b / u)         two roundings, never fused
+(Q5) add, ReLU      [x + y]_u = f32([x]_u + [y]_u),   [relu(x)]_u = max([x]_u, 0)
+(Q6) average pool   [mean(q)]_u = f32(sum of (q - z)) * f32(s / (n * u))         n codes in the window
+(Q7) nearest        resize(x)[i] = x[i * size_in // size_out]
+(Q8) softmax        e_c = exp([x_c]_1 - max_c [x_c]_1), p_c = f32(e_c * f32(1 / sum of e_c)), c ascending;
+                    exp is the polynomial of `sparse_icnet.network.arithmetic`
+(Q9) affine         [a * x + b]_u = f32([x]_1 * f32(a / u)) + f32(b / u)         network input only
+(Q10) input         [x]_u = f32(x / f32(u))
+
+Because a quantizer reads its whole expression in one unit, an engine may fuse convolution, residual,
+ReLU and quantizer into one pass and still produce the bits that these equations define.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, int, int]
+Size = tuple[int, int]
+
+
+class GraphError(ValueError):
+    """A graph that cannot be what it claims: the message names the operation, what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """Uniform quantizer, equations (Q1) and (Q2): real = scale * (code - zero_point), low <= code <= high.
+
+    scale       positive float, taken as float32
+    zero_point  the code of the real value 0, within low..high so that zero is exact
+    low, high   code range, at most 256 codes
+    """
+
+    scale: float
+    zero_point: int = 0
+    low: int = 0
+    high: int = 255
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", float(np.float32(self.scale)))
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise GraphError(f"quantizer scale must be finite and positive, found {self.scale}")
+        if not 1 <= self.high - self.low <= 255:
+            raise GraphError(f"quantizer must have 2..256 codes, found {self.low}..{self.high}")
+        if not self.low <= self.zero_point <= self.high:
+            raise GraphError(
+                f"quantizer zero point must lie in {self.low}..{self.high} so that zero is exact, found {self.zero_point}"
+            )
+
+    @property
+    def levels(self) -> int:
+        """Number of codes."""
+        return self.high - self.low + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input:
+    """The network input: a real tensor of `shape` (channels, height, width)."""
+
+    name: str
+    shape: Shape
+    inputs: tuple[str, ...] = field(default=(), init=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """Per-channel scale and shift of the network input, equation (Q9): mean and deviation written in the file."""
+
+    name: str
+    input: str
+    scale: NDArray[np.float32]  # (C,)
+    shift: NDArray[np.float32]  # (C,)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """Real (or quantized) tensor -> codes of `quantizer`, equation (Q1)."""
+
+    name: str
+    input: str
+    quantizer: Quantizer
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Convolution:
+    """Quantized tensor -> real tensor, equations (Q3) and (Q4).
+
+    weight        int8 (O, I, kh, kw), zero point 0: a zero weight is the integer 0
+    weight_scale  float32 (O,), finite and non-zero; negative where a batch norm's gamma was
+    bias          float32 (O,)
+    stride, dilation  (vertical, horizontal)
+    padding       (top, left, bottom, right), holds the zero point of the input
+    """
+
+    name: str
+    input: str
+    weight: NDArray[np.int8]
+    weight_scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    @property
+    def macs_per_pixel(self) -> int:
+        return int(self.weight.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Sum of two tensors of one shape, equation (Q5)."""
+
+    name: str
+    left: str
+    right: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.left, self.right)
+
+
+@dataclass(frozen=True, slots=True)
+class Relu:
+    """max(x, 0), equation (Q5)."""
+
+    name: str
+    input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """Largest code of each window of a quantized tensor; padding never wins.
+
+    kernel, stride (vertical, horizontal); padding (top, left, bottom, right).
+    """
+
+    name: str
+    input: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool:
+    """Mean over a grid of `bins` (rows, columns) equal windows that tile the map, equation (Q6).
+
+    Takes a quantized tensor; height and width must be multiples of the bins.  Covers adaptive average
+    pooling, average pooling with stride = kernel, and the mean over the whole map (bins 1 x 1).
+    """
+
+    name: str
+    input: str
+    bins: tuple[int, int]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Nearest neighbour to `size` (height, width), equation (Q7)."""
+
+    name: str
+    input: str
+    size: Size
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """Probabilities over the channels of a real tensor, equation (Q8)."""
+
+    name: str
+    input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Argmax:
+    """uint8 (1, H, W): index of the largest [x]_1 over the channels, the lowest index among equals."""
+
+    name: str
+    input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+Op = (
+    Input | Affine | Quantize | Convolution | Add | Relu | MaxPool | AveragePool | Resize | Softmax | Argmax
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """How an RGB uint8 image becomes the network input: (image / divisor - mean) / std per channel.
+
+    The network of the model card expects divisor 255 and the CamVid mean and deviation; a file that
+    carries its own normalization expects divisor 1, mean 0, std 1.
+    """
+
+    divisor: float = 255.0
+    mean: tuple[float, ...] = (0.39068785, 0.40521392, 0.41434407)
+    std: tuple[float, ...] = (0.29652068, 0.30514979, 0.30080369)
+
+    def table(self) -> NDArray[np.float32]:
+        """float32 (C, 256): the network input for each uint8 value, each operation rounded to float32."""
+        values = np.arange(256, dtype=np.float32) / np.float32(self.divisor)
+        mean = np.asarray(self.mean, np.float32)[:, None]
+        std = np.asarray(self.std, np.float32)[:, None]
+        return (values[None, :] - mean) / std
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Operations in topological order; checked when built.
+
+    ops            every name defined before it is used, exactly one Input
+    output         name of the network output
+    normalization  how an image becomes the input
+    """
+
+    ops: tuple[Op, ...]
+    output: str
+    normalization: Normalization = Normalization()
+    _by_name: Mapping[str, Op] = field(init=False, repr=False)
+    _shapes: Mapping[str, Shape] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        by_name: dict[str, Op] = {}
+        shapes: dict[str, Shape] = {}
+        for op in self.ops:
+            if op.name in by_name:
+                raise GraphError(f"operation {op.name!r}: names must be unique, found twice")
+            for source in op.inputs:
+                if source not in by_name:
+                    raise GraphError(
+                        f"operation {op.name!r}: input {source!r} must be an earlier operation, found none"
+                    )
+            by_name[op.name] = op
+            object.__setattr__(self, "_by_name", by_name)
+            shapes[op.name] = _checked_shape(self, op, shapes)
+        object.__setattr__(self, "_by_name", MappingProxyType(by_name))
+        object.__setattr__(self, "_shapes", MappingProxyType(shapes))
+        inputs = [op.name for op in self.ops if isinstance(op, Input)]
+        if len(inputs) != 1:
+            raise GraphError(f"a graph must have exactly one input, found {inputs}")
+        if self.output not in by_name:
+            raise GraphError(f"output {self.output!r} must be an operation of the graph")
+
+    def __getitem__(self, name: str) -> Op:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Op]:
+        return iter(self.ops)
+
+    def shape(self, name: str) -> Shape:
+        """(channels, height, width) of the output of `name`."""
+        return self._shapes[name]
+
+    @property
+    def input(self) -> Input:
+        """The network input."""
+        return next(op for op in self.ops if isinstance(op, Input))
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        return tuple(op for op in self.ops if isinstance(op, Convolution))
+
+    def quantizer(self, name: str) -> Quantizer | None:
+        """The quantizer whose codes `name` holds, or None if the tensor is real."""
+        op = self._by_name[name]
+        while isinstance(op, Resize | MaxPool):
+            op = self._by_name[op.input]
+        return op.quantizer if isinstance(op, Quantize) else None
+
+    def consumers(self) -> dict[str, list[Op]]:
+        """Name -> operations that read it (an Add of a tensor to itself appears twice)."""
+        readers: dict[str, list[Op]] = {op.name: [] for op in self.ops}
+        for op in self.ops:
+            for source in op.inputs:
+                readers[source].append(op)
+        return readers
+
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference as written, zero weights included."""
+        return sum(op.macs_per_pixel * math.prod(self.shape(op.name)[1:]) for op in self.convolutions)
+
+
+def rename_inputs(op: Op, names: Mapping[str, str]) -> Op:
+    """`op` reading `names[x]` in place of every input x that `names` has."""
+    if isinstance(op, Input):
+        return op
+    if isinstance(op, Add):
+        return replace(op, left=names.get(op.left, op.left), right=names.get(op.right, op.right))
+    return replace(op, input=names.get(op.input, op.input))
+
+
+def pruned(ops: Iterable[Op], output: str) -> tuple[Op, ...]:
+    """`ops` in a topological order, without those that `output` does not need.  Input order need not be topological."""
+    by_name = {op.name: op for op in ops}
+    order: list[Op] = []
+    state: dict[str, int] = {}
+    stack = [output]
+    while stack:
+        name = stack[-1]
+        if name not in by_name:
+            raise GraphError(f"operation {name!r} is read but never defined")
+        if state.get(name) == 2:
+            stack.pop()
+            continue
+        if state.get(name) == 1:
+            state[name] = 2
+            order.append(by_name[name])
+            stack.pop()
+            continue
+        state[name] = 1
+        for source in by_name[name].inputs:
+            if state.get(source) == 1:
+                raise GraphError(f"operation {name!r}: the graph has a cycle through {source!r}")
+            if source not in state:
+                stack.append(source)
+    return tuple(order)
+
+
+def resized(graph: Graph, size: Size) -> Graph:
+    """The same network for inputs of `size` (height, width): every resize target scales with the input."""
+    channels, height, width = graph.input.shape
+    if (height, width) == tuple(size):
+        return graph
+    ops: list[Op] = []
+    for op in graph.ops:
+        if isinstance(op, Input):
+            op = Input(op.name, (channels, *size))
+        elif isinstance(op, Resize):
+            rows, row_rest = divmod(op.size[0] * size[0], height)
+            columns, column_rest = divmod(op.size[1] * size[1], width)
+            if row_rest or column_rest or not rows or not columns:
+                raise GraphError(
+                    f"size {size[0]}x{size[1]}: height and width must be positive multiples of 96 for ICNet; "
+                    f"resize {op.name!r} to {op.size[0]}x{op.size[1]} does not scale to whole pixels"
+                )
+            op = replace(op, size=(rows, columns))
+        ops.append(op)
+    return replace(graph, ops=tuple(ops))
+
+
+def convolution_output_size(length: int, kernel: int, stride: int, dilation: int, padding: int) -> int:
+    """Output length of one axis; `padding` is the sum of both ends."""
+    return (length + padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
+    """Shape of `op`'s output, after checking that `op` may stand where it stands."""
+
+    def fail(expected: str, found: object) -> GraphError:
+        return GraphError(f"operation {op.name!r} ({type(op).__name__}): expected {expected}, found {found}")
+
+    if isinstance(op, Input):
+        if len(op.shape) != 3 or min(op.shape) < 1 or max(op.shape) > 1 << 16:
+            raise fail("a shape of three positive sizes (channels, height, width)", op.shape)
+        return op.shape
+    shape = channels, height, width = shapes[op.inputs[0]]
+    quantizer = graph.quantizer(op.inputs[0])
+    match op:
+        case Affine():
+            if not isinstance(graph[op.input], Input):
+                raise fail("the network input as its input", op.input)
+            if op.scale.shape != (channels,) or op.shift.shape != (channels,):
+                raise fail(f"scale and shift of shape ({channels},)", f"{op.scale.shape} and {op.shift.shape}")
+            if not (np.isfinite(op.scale).all() and np.isfinite(op.shift).all()):
+                raise fail("finite scale and shift", "NaN or infinity")
+        case Convolution():
+            return _convolution_shape(op, shape, quantizer, fail)
+        case Add():
+            if shapes[op.left] != shapes[op.right]:
+                raise fail("two inputs of one shape", f"{shapes[op.left]} and {shapes[op.right]}")
+        case MaxPool():
+            if quantizer is None:
+                raise fail("a quantized input", f"the real tensor {op.input!r}")
+            if min(op.kernel) < 1 or min(op.stride) < 1 or min(op.padding) < 0:
+                raise fail("positive kernel and stride, padding of at least 0", op)
+            if max(op.padding[0], op.padding[2]) >= op.kernel[0] or max(op.padding[1], op.padding[3]) >= op.kernel[1]:
+                raise fail("padding smaller than the kernel", op.padding)
+            rows = convolution_output_size(height, op.kernel[0], op.stride[0], 1, op.padding[0] + op.padding[2])
+            columns = convolution_output_size(width, op.kernel[1], op.stride[1], 1, op.padding[1] + op.padding[3])
+            if rows < 1 or columns < 1:
+                raise fail("a window no larger than the padded map", f"{op.kernel} on {height}x{width}")
+            return channels, rows, columns
+        case AveragePool():
+            if quantizer is None:
+                raise fail("a quantized input", f"the real tensor {op.input!r}")
+            if min(op.bins) < 1 or height % op.bins[0] or width % op.bins[1]:
+                raise fail("bins that divide the map", f"{op.bins} on {height}x{width}")
+            return channels, *op.bins
+        case Resize():
+            if len(op.size) != 2 or min(op.size) < 1 or max(op.size) > 1 << 16:
+                raise fail("a positive size", op.size)
+            return channels, *op.size
+        case Argmax():
+            if channels > 256:
+                raise fail("at most 256 channels", channels)
+            return 1, height, width
+        case Quantize() | Relu() | Softmax():
+            pass
+    return shape
+
+
+def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | None, fail) -> Shape:
+    channels, height, width = shape
+    if quantizer is None:
+        raise fail("a quantized input", f"the real tensor {op.input!r}")
+    if op.weight.dtype != np.int8 or op.weight.ndim != 4 or op.weight.shape[1] != channels or not op.weight.size:
+        raise fail(f"int8 weights of shape (O, {channels}, kh, kw)", f"{op.weight.dtype} {op.weight.shape}")
+    outputs, _, kernel_height, kernel_width = op.weight.shape
+    for label, array in (("weight_scale", op.weight_scale), ("bias", op.bias)):
+        if array.dtype != np.float32 or array.shape != (outputs,):
+            raise fail(f"{label} float32 of shape ({outputs},)", f"{array.dtype} {array.shape}")
+        if not np.isfinite(array).all():
+            raise fail(f"finite {label}", "NaN or infinity")
+    if not op.weight_scale.all():
+        raise fail("non-zero weight scales", "0")
+    if min(op.stride) < 1 or min(op.dilation) < 1 or min(op.padding) < 0 or max(op.padding) > 1 << 12:
+        raise fail("positive stride and dilation, padding of at least 0", (op.stride, op.dilation, op.padding))
+    # |code - zero_point| <= 255 for any quantizer, so this bounds every partial sum in any order.
+    # Few weights cannot reach the bound whatever they are, and need not be read.
+    if op.weight[0].size * 128 * 255 >= 1 << 31:
+        largest = int(np.abs(op.weight.astype(np.int64)).reshape(outputs, -1).sum(1).max())
+        if largest * 255 >= 1 << 31:
+            raise fail("accumulators below 2**31 (255 * sum of |w|)", largest * 255)
+    rows = convolution_output_size(
+        height, kernel_height, op.stride[0], op.dilation[0], op.padding[0] + op.padding[2]
+    )
+    columns = convolution_output_size(
+        width, kernel_width, op.stride[1], op.dilation[1], op.padding[1] + op.padding[3]
+    )
+    if rows < 1 or columns < 1:
+        raise fail("a kernel no larger than the padded map", f"{op.weight.shape} on {height}x{width}")
+    return outputs, rows, columns

@@ -1,0 +1,237 @@
+"""The oracle: a plain NumPy interpreter of a graph, equation by equation.
+
+`Oracle` is the definition that every kernel must equal bit for bit.  `evaluate_float` is an independent
+second reading of the same graph, as FakeQuantize in float64 (or float32): it checks the oracle, and the distance
+between its two precisions is the noise floor of any comparison with another runtime.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.network import arithmetic
+from sparse_icnet.network.graph import (
+    Add,
+    Affine,
+    Argmax,
+    AveragePool,
+    Convolution,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Quantize,
+    Quantizer,
+    Relu,
+    Resize,
+    Softmax,
+)
+
+
+class Oracle:
+    """One evaluation of `graph` on `blob`, float32 (C, H, W); every tensor is computed when first asked for.
+
+    codes(name)       int16 (C, H, W) codes of a quantized tensor
+    real(name, unit)  float32 (C, H, W), the value [x]_unit of any tensor
+    output()          what the network returns
+    """
+
+    def __init__(self, graph: Graph, blob: NDArray[np.float32]) -> None:
+        expected = graph.input.shape
+        if blob.dtype != np.float32 or blob.shape != expected:
+            raise ValueError(f"input must be float32 of shape {expected}, found {blob.dtype} {blob.shape}")
+        self.graph = graph
+        self._blob = blob
+        self._codes: dict[str, NDArray[np.int16]] = {}
+        self._accumulators: dict[str, NDArray[np.int32]] = {}
+
+    def output(self) -> NDArray:
+        return self.value(self.graph.output)
+
+    def value(self, name: str) -> NDArray:
+        """The output of `name` as the network would return it: classes, codes or real values."""
+        match self.graph[name]:
+            case Argmax(input=source):
+                return self.real(source, 1.0).argmax(0).astype(np.uint8)[None]
+            case Resize(input=source, size=size) if self._is_classes(source):
+                return nearest(self.value(source), size)
+        return self.real(name, 1.0) if self.graph.quantizer(name) is None else self.codes(name)
+
+    def _is_classes(self, name: str) -> bool:
+        while isinstance(op := self.graph[name], Resize):
+            name = op.input
+        return isinstance(op, Argmax)
+
+    def codes(self, name: str) -> NDArray[np.int16]:
+        if name not in self._codes:
+            self._codes[name] = self._compute_codes(self.graph[name])
+        return self._codes[name]
+
+    def _compute_codes(self, op: Op) -> NDArray[np.int16]:
+        match op:
+            case Quantize(input=source, quantizer=q):
+                x = self.real(source, q.scale)
+                x = np.where(np.isnan(x), np.float32(q.low - q.zero_point), x)
+                # Clipping first keeps huge values out of the integer conversion and changes nothing else:
+                # the bounds are integers and rint is monotone.
+                clipped = np.clip(x, np.float32(q.low - q.zero_point), np.float32(q.high - q.zero_point))
+                return (np.rint(clipped).astype(np.int32) + q.zero_point).astype(np.int16)
+            case Resize(input=source, size=size):
+                return nearest(self.codes(source), size)
+            case MaxPool(input=source):
+                return max_pool(self.codes(source), op)
+        raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no codes")
+
+    def real(self, name: str, unit: float) -> NDArray[np.float32]:
+        op = self.graph[name]
+        quantizer = self.graph.quantizer(name)
+        if quantizer is not None:
+            zero_based = (self.codes(name) - np.int16(quantizer.zero_point)).astype(np.float32)
+            return zero_based * arithmetic.dequantize_multiplier(quantizer, unit)
+        match op:
+            case Input():
+                return self._blob / np.float32(unit)
+            case Affine(scale=scale, shift=shift):
+                multiplier = arithmetic.f32(scale.astype(np.float64) / unit)[:, None, None]
+                offset = arithmetic.f32(shift.astype(np.float64) / unit)[:, None, None]
+                return self._blob * multiplier + offset
+            case Convolution():
+                source = self.graph.quantizer(op.input)
+                multiplier = arithmetic.convolution_multiplier(op, source, unit)[:, None, None]
+                bias = arithmetic.convolution_bias(op, unit)[:, None, None]
+                return self.accumulator(name).astype(np.float32) * multiplier + bias
+            case Add(left=left, right=right):
+                return self.real(left, unit) + self.real(right, unit)
+            case Relu(input=source):
+                return np.maximum(self.real(source, unit), np.float32(0))
+            case AveragePool(input=source, bins=bins):
+                return self._average_pool(source, bins, unit)
+            case Resize(input=source, size=size):
+                return nearest(self.real(source, unit), size)
+            case Softmax(input=source):
+                if unit != 1.0:
+                    return softmax(self.real(source, 1.0)) / np.float32(unit)
+                return softmax(self.real(source, 1.0))
+        raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no real value")
+
+    def accumulator(self, name: str) -> NDArray[np.int32]:
+        """int32 (O, H, W): the exact sums (Q3) of convolution `name`."""
+        if name not in self._accumulators:
+            op = self.graph[name]
+            assert isinstance(op, Convolution)
+            quantizer = self.graph.quantizer(op.input)
+            assert quantizer is not None
+            self._accumulators[name] = convolve(self.codes(op.input), op, quantizer)
+        return self._accumulators[name]
+
+    def _average_pool(self, source: str, bins: tuple[int, int], unit: float) -> NDArray[np.float32]:
+        quantizer = self.graph.quantizer(source)
+        assert quantizer is not None
+        codes = self.codes(source).astype(np.int64) - quantizer.zero_point
+        channels, height, width = codes.shape
+        windows = codes.reshape(channels, bins[0], height // bins[0], bins[1], width // bins[1])
+        count = (height // bins[0]) * (width // bins[1])
+        sums = windows.sum((2, 4)).astype(np.float32)
+        return sums * arithmetic.mean_multiplier(quantizer, count, unit)
+
+
+def convolve(codes: NDArray[np.int16], op: Convolution, quantizer: Quantizer) -> NDArray[np.int32]:
+    """(Q3): codes (I, H, W) -> exact int32 sums (O, H', W').
+
+    Sums run as float64 matrix products, exact because every partial sum is an integer below 2**31.
+    """
+    top, left, bottom, right = op.padding
+    zero_based = codes.astype(np.float64) - quantizer.zero_point
+    padded = np.pad(zero_based, ((0, 0), (top, bottom), (left, right)))
+    outputs, inputs, kernel_height, kernel_width = op.weight.shape
+    span_y, span_x = op.dilation[0] * (kernel_height - 1), op.dilation[1] * (kernel_width - 1)
+    rows = (padded.shape[1] - span_y - 1) // op.stride[0] + 1
+    columns = (padded.shape[2] - span_x - 1) // op.stride[1] + 1
+    total = np.zeros((outputs, rows * columns))
+    for y in range(kernel_height):
+        for x in range(kernel_width):
+            top_y, left_x = y * op.dilation[0], x * op.dilation[1]
+            window = padded[
+                :,
+                top_y : top_y + op.stride[0] * (rows - 1) + 1 : op.stride[0],
+                left_x : left_x + op.stride[1] * (columns - 1) + 1 : op.stride[1],
+            ]
+            total += op.weight[:, :, y, x].astype(np.float64) @ window.reshape(inputs, -1)
+    return total.astype(np.int32).reshape(outputs, rows, columns)
+
+
+def nearest(x: NDArray, size: tuple[int, int]) -> NDArray:
+    """(Q7): (C, H, W) -> (C, *size)."""
+    rows = np.arange(size[0]) * x.shape[1] // size[0]
+    columns = np.arange(size[1]) * x.shape[2] // size[1]
+    return x[:, rows[:, None], columns[None, :]]
+
+
+def max_pool(x: NDArray, op: MaxPool) -> NDArray:
+    """Largest value of each window; padding holds the lowest value of the dtype, which never wins."""
+    top, left, bottom, right = op.padding
+    lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=lowest)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, op.kernel, (1, 2))
+    return windows[:, :: op.stride[0], :: op.stride[1]].max((3, 4))
+
+
+def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(Q8): (C, H, W) float32 -> probabilities over axis 0, summed in ascending channel order."""
+    exponentials = arithmetic.exp(x - x.max(0))
+    total = exponentials[0].copy()
+    for row in exponentials[1:]:
+        total = total + row
+    return exponentials * (np.float32(1.0) / total)
+
+
+def evaluate_float(
+    graph: Graph, blob: NDArray, dtype: type[np.floating] = np.float64
+) -> dict[str, NDArray[np.floating]]:
+    """Every tensor of `graph` as real values, quantizers as FakeQuantize, in `dtype`: name -> (C, H, W)."""
+    values: dict[str, NDArray] = {}
+    for op in graph.ops:
+        values[op.name] = _float_value(op, values, blob, dtype)
+    return values
+
+
+def _float_value(op: Op, values: dict[str, NDArray], blob: NDArray, dtype: type[np.floating]) -> NDArray:
+    match op:
+        case Input():
+            return blob.astype(dtype)
+        case Affine(input=source, scale=scale, shift=shift):
+            return values[source] * scale.astype(dtype)[:, None, None] + shift.astype(dtype)[:, None, None]
+        case Quantize(input=source, quantizer=q):
+            scale = dtype(q.scale)
+            code = np.clip(np.rint(values[source] / scale) + q.zero_point, q.low, q.high)
+            return (code - dtype(q.zero_point)) * scale
+        case Convolution(input=source):
+            return _float_convolution(values[source], op, dtype)
+        case Add(left=left, right=right):
+            return values[left] + values[right]
+        case Relu(input=source):
+            return np.maximum(values[source], dtype(0))
+        case MaxPool(input=source):
+            return max_pool(values[source], op)
+        case AveragePool(input=source, bins=bins):
+            c, h, w = values[source].shape
+            return values[source].reshape(c, bins[0], h // bins[0], bins[1], w // bins[1]).mean((2, 4))
+        case Resize(input=source, size=size):
+            return nearest(values[source], size)
+        case Softmax(input=source):
+            e = np.exp(values[source] - values[source].max(0))
+            return e / e.sum(0)
+        case Argmax(input=source):
+            return values[source].argmax(0).astype(np.uint8)[None]
+    raise TypeError(f"unknown operation {op!r}")
+
+
+def _float_convolution(x: NDArray, op: Convolution, dtype: type[np.floating]) -> NDArray:
+    weight = op.weight.astype(dtype) * op.weight_scale.astype(dtype)[:, None, None, None]
+    top, left, bottom, right = op.padding
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        padded, [d * (k - 1) + 1 for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)], (1, 2)
+    )[:, :: op.stride[0], :: op.stride[1], :: op.dilation[0], :: op.dilation[1]]
+    return np.einsum("chwij,ocij->ohw", windows, weight, optimize=True) + op.bias.astype(dtype)[:, None, None]

@@ -1,0 +1,214 @@
+"""How tensors lie in memory: interleaved planes on one common grid.
+
+Every map of ICNet is a whole multiple of the smallest one (H/32 x W/32), the *grid*.  A map of k times the grid
+size is stored as k x k *phases* (a polyphase decomposition): phase (i, j) holds the pixels (k*y + i, k*x + j).  Then
+
+* a convolution of stride s from s*k phases to k phases reads whole planes, shifted by whole grid rows and columns:
+  no stride, no dilation and no resize is left in the inner loop, only byte offsets;
+* nearest upsampling by f is a view in which f x f phases name the same plane, downsampling by f a view of every f-th
+  phase: both cost nothing;
+* rows are whole 64-byte vectors and every load is aligned.  A tap that needs a column shift reads a *shifted copy* of its
+  plane, which also holds the padding at the left and right edge; rows of padding lie above and below each plane.
+
+Codes are u8, four channels in a 32-bit lane: [channel / 4][plane][row][column][4].  Real maps are float32,
+[channel][plane][row][column].  One row of either takes the same number of bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.network.graph import Quantizer, Shape
+
+LINE = 64
+VECTOR_PIXELS = 16
+# A load may run past the last row of a buffer by a tile of vectors, a shifted load before the first row.
+SLACK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The common grid: rows and columns of every plane."""
+
+    rows: int
+    columns: int
+
+    @property
+    def pitch_pixels(self) -> int:
+        """Columns with their padding to whole vectors."""
+        return -(-self.columns // VECTOR_PIXELS) * VECTOR_PIXELS
+
+    @property
+    def pitch(self) -> int:
+        """Bytes of one row of a plane."""
+        return 4 * self.pitch_pixels
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of 16 pixels in one plane."""
+        return self.rows * self.pitch_pixels // VECTOR_PIXELS
+
+    def phases(self, height: int, width: int) -> tuple[int, int] | None:
+        """(vertical, horizontal) phases of a map of height x width, or None if it is no multiple of the grid."""
+        if height % self.rows or width % self.columns:
+            return None
+        return height // self.rows, width // self.columns
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Storage of one tensor.  `pad_rows` and `shifts` grow as consumers ask; then `place` fixes the addresses.
+
+    quantizer  of the codes, or None for a real map
+    shifts     (plane, columns) -> number of the shifted copy
+    """
+
+    name: str
+    channels: int
+    phases: tuple[int, int]
+    quantizer: Quantizer | None
+    grid: Grid
+    pad_rows: int = 0
+    shifts: dict[tuple[int, int], int] = field(default_factory=dict)
+    address: int = 0
+
+    @property
+    def stored_zero(self) -> int:
+        """The stored u8 of the real value 0: codes are stored as code - low."""
+        return self.quantizer.zero_point - self.quantizer.low if self.quantizer else 0
+
+    @property
+    def groups(self) -> int:
+        return -(-self.channels // 4)
+
+    @property
+    def planes(self) -> int:
+        return self.phases[0] * self.phases[1]
+
+    @property
+    def plane_bytes(self) -> int:
+        return (self.grid.rows + 2 * self.pad_rows) * self.grid.pitch
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one group (codes) or channel (real) to the next: an odd number of cache lines.
+
+        A power of two here would map the same tile of every group to the same few sets of the cache.
+        """
+        lines = (self.planes + len(self.shifts)) * self.plane_bytes // LINE
+        return (lines | 1) * LINE
+
+    @property
+    def bytes(self) -> int:
+        return self.stride * (self.groups if self.quantizer else 4 * self.groups) + 2 * SLACK
+
+    def plane_offset(self, plane: int, shift: int = 0) -> int:
+        """Bytes from the start of a group to the first grid row of a plane, or of its copy shifted by `shift` columns."""
+        index = plane if shift == 0 else self.planes + self.shifts[plane, shift]
+        return index * self.plane_bytes + self.pad_rows * self.grid.pitch
+
+    def place(self, arena: Arena) -> None:
+        """Take memory and fill it with the stored zero, which the padding keeps for ever."""
+        memory = arena.take(self.bytes)
+        memory.fill(self.stored_zero)
+        self.address = memory.ctypes.data + SLACK
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A tensor as its readers see it: which plane of a buffer each of its phases is.
+
+    planes  int (ky, kx)
+    """
+
+    buffer: Buffer
+    planes: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, buffer: Buffer) -> View:
+        return cls(buffer, np.arange(buffer.planes).reshape(buffer.phases))
+
+    @property
+    def phases(self) -> tuple[int, int]:
+        return self.planes.shape
+
+    def resized(self, phases: tuple[int, int]) -> View:
+        """Nearest resize (Q7) between whole multiples of the grid.
+
+        Pixel k'*y + i of the result reads pixel (k'*y + i) * k // k' = k*y + i*k // k' of the source: phase
+        i*k // k', the same grid row.
+        """
+        rows = np.arange(phases[0]) * self.phases[0] // phases[0]
+        columns = np.arange(phases[1]) * self.phases[1] // phases[1]
+        return View(self.buffer, self.planes[rows[:, None], columns[None, :]])
+
+    def table(self) -> NDArray[np.int64]:
+        """Plane table: byte offset of each phase's plane."""
+        return np.array([self.buffer.plane_offset(int(p)) for p in self.planes.flat], np.int64)
+
+    def read(self, shape: Shape) -> NDArray:
+        """The tensor in plain order: int16 codes or float32, of `shape` (C, H, W).  For tests and reports."""
+        buffer, grid = self.buffer, self.buffer.grid
+        channels = shape[0]
+        result = np.empty(shape, np.int16 if buffer.quantizer else np.float32)
+        ky, kx = self.phases
+        memory = memory_at(buffer.address, buffer.stride * (buffer.groups * (1 if buffer.quantizer else 4)))
+        for i in range(ky):
+            for j in range(kx):
+                start = buffer.plane_offset(int(self.planes[i, j]))
+                for c in range(channels):
+                    if buffer.quantizer:
+                        at = (c // 4) * buffer.stride + start
+                        plane = memory[at : at + grid.rows * grid.pitch].reshape(grid.rows, grid.pitch)
+                        pixels = plane[:, c % 4 :: 4][:, : grid.columns].astype(np.int16)
+                        result[c, i::ky, j::kx] = pixels + buffer.quantizer.low
+                    else:
+                        at = c * buffer.stride + start
+                        plane = memory[at : at + grid.rows * grid.pitch].view(np.float32)
+                        result[c, i::ky, j::kx] = plane.reshape(grid.rows, -1)[:, : grid.columns]
+        return result
+
+
+def memory_at(address: int, size: int) -> NDArray[np.uint8]:
+    """uint8 view of memory that the caller keeps alive."""
+    import ctypes
+
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+class Arena:
+    """Page-aligned memory in few large mappings, with huge pages where the system has them."""
+
+    CHUNK = 1 << 25
+
+    def __init__(self) -> None:
+        self._chunks: list[mmap.mmap] = []
+        self._free: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self.bytes = 0
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """`size` bytes of zeros, aligned to 64."""
+        size = -(-size // LINE) * LINE
+        if size > self._free.size:
+            chunk = mmap.mmap(-1, max(size, self.CHUNK))
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                # Advice only: a kernel without huge pages refuses it, and nothing depends on it.
+                with contextlib.suppress(OSError):
+                    chunk.madvise(mmap.MADV_HUGEPAGE)
+            self._chunks.append(chunk)
+            self._free = np.frombuffer(chunk, np.uint8)
+        taken, self._free = self._free[:size], self._free[size:]
+        self.bytes += size
+        return taken
+
+    def put(self, array: NDArray) -> int:
+        """Copy `array` into the arena; its address."""
+        array = np.ascontiguousarray(array)
+        memory = self.take(max(array.nbytes, 1))
+        memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
+        return memory.ctypes.data

@@ -1,0 +1,836 @@
+"""Graph -> Plan: which kernel computes what, in which order, from which packed weights, into which buffer.
+
+The planner walks the graph from its output.  Every quantizer becomes one step that computes the whole expression
+between it and the quantizers before it: convolution, inner quantizer, residual, ReLU, rounding.  Resizes become views.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.convolution import REGISTRY, SCRATCH_BYTES, MicroKernel
+from sparse_icnet.kernels.epilogue import pack_constant
+from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
+from sparse_icnet.kernels.pooling import MAX_BINS, MAX_STAGES, STAGE_WORDS, pyramid_scratch_bytes
+from sparse_icnet.kernels.simd import HAS_VNNI, ISA
+from sparse_icnet.network import arithmetic
+from sparse_icnet.network.graph import (
+    Add,
+    Affine,
+    Argmax,
+    AveragePool,
+    Convolution,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Quantize,
+    Quantizer,
+    Relu,
+    Resize,
+    Softmax,
+)
+from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View
+from sparse_icnet.sparse.block_csr import BlockCSR
+
+# Throughput of the micro-kernels relative to 4 rows, measured by bench/kernels.py: with fewer rows the loads
+# of activations are shared by fewer dot products.
+RELATIVE_SPEED = {
+    "avx512vnni": {4: 1.0, 2: 0.9},
+    "avx512bw": {4: 1.0, 2: 0.9},
+    "avxvnni": {4: 1.0, 2: 0.8},
+    "avx2": {4: 1.0, 2: 0.85},
+    "sse2": {4: 1.0, 2: 0.8},
+    "generic": {4: 1.0, 2: 0.8},
+}
+
+
+class PlanError(ValueError):
+    """A valid graph that this engine cannot run; says which operation and why."""
+
+
+@dataclass(eq=False)
+class Step:
+    """One row of the step table, before addresses are known.
+
+    fill  writes the fields that depend on addresses, once all buffers are placed
+    """
+
+    name: str
+    kind: Kind
+    tasks: int
+    fields: dict[int, int] = field(default_factory=dict)
+    fill: Callable[[Step, Arena], None] | None = None
+    output: View | None = None
+    macs: int = 0
+    dense_macs: int = 0
+    kernel: str = ""
+    reason: str = ""
+    sparsity: float = 0.0
+    block_density: dict[int, float] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One side of a sum: codes (with zero and multiplier in the unit of the sum) or real values."""
+
+    kind: int
+    view: View
+    scale: float = 0.0
+    zero: int = 0
+
+
+@dataclass(eq=False)
+class Plan:
+    """Everything that a session needs to run; steps between `head` and `tail` are common to all ways to call it.
+
+    image_head, blob_head    quantize an image or a blob
+    body                     the network up to the logits
+    probabilities_tail       softmax and upsampling; classes_tail: argmax
+    """
+
+    graph: Graph
+    grid: Grid
+    arena: Arena
+    views: dict[str, View]
+    image_head: Step
+    blob_head: Step
+    body: list[Step]
+    probabilities_tail: list[Step]
+    classes_tail: list[Step]
+    logits_shape: tuple[int, int, int]
+    output_shape: tuple[int, int, int]
+    scratch_bytes: int
+
+    def table(self, steps: list[Step]) -> NDArray[np.int64]:
+        """The int64 rows (n, ROW_FIELDS) of `steps`."""
+        rows = np.zeros((len(steps), ROW_FIELDS), np.int64)
+        for row, step in zip(rows, steps, strict=True):
+            row[f.KIND], row[f.TASKS] = int(step.kind), step.tasks
+            for index, value in step.fields.items():
+                row[index] = value
+        return rows
+
+
+def f32_bits(value: float) -> int:
+    """The bits of float32(value), as the signed integer that fits an int64 field."""
+    return int(np.float32(value).view(np.int32))
+
+
+def choose_kernel(op: Convolution) -> tuple[MicroKernel, str]:
+    """The micro-kernel with the least estimated time for these weights: stored products over relative speed."""
+    costs = {}
+    for kernel in REGISTRY:
+        blocks = BlockCSR.from_dense(op.weight, kernel.rows).blocks
+        costs[kernel] = blocks * kernel.rows * 4 / RELATIVE_SPEED[ISA][kernel.rows]
+    best = min(costs, key=lambda kernel: (costs[kernel], -kernel.rows))
+    others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
+    return best, f"least estimated time; {others}"
+
+
+def pack_weights(op: Convolution, kernel: MicroKernel) -> tuple[BlockCSR, NDArray[np.int32]]:
+    """Blocks of `op` in the format of `kernel`: int32 (nnz, words * rows).
+
+    With VNNI one word holds the four int8 of a row.  Otherwise the even weights of all rows come first, as int16
+    pairs (w0, w2), then the odd ones (w1, w3).  Output channels are padded to whole groups of four.
+    """
+    weight = np.pad(op.weight, ((0, -op.weight.shape[0] % 4), (0, 0), (0, 0), (0, 0)))
+    blocks = BlockCSR.from_dense(weight, kernel.rows)
+    if HAS_VNNI:
+        words = np.ascontiguousarray(blocks.data).view(np.int32).reshape(-1, kernel.rows)
+    else:
+        pairs = np.stack([blocks.data[..., 0::2], blocks.data[..., 1::2]], 1).astype(np.int16)
+        words = np.ascontiguousarray(pairs).view(np.int32).reshape(-1, 2 * kernel.rows)
+    return blocks, words
+
+
+def build_plan(graph: Graph, threads: int = 1) -> Plan:
+    """Plan for an optimized graph that ends in Softmax or Argmax, or their nearest upsampling."""
+    return _Planner(graph, threads).plan()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, threads: int) -> None:
+        self.graph = graph
+        self.threads = threads
+        self.consumers = graph.consumers()
+        sizes = [graph.shape(op.name)[1:] for op in graph.convolutions]
+        if not sizes:
+            raise PlanError("the graph has no convolution: it is not an ICNet")
+        self.grid = Grid(min(h for h, _ in sizes), min(w for _, w in sizes))
+        self.buffers: list[Buffer] = []
+        self.body: list[Step] = []
+        self.codes_views: dict[str, View] = {}
+        self.real_views: dict[tuple[str, float], View] = {}
+        self.scratch = SCRATCH_BYTES
+        self.heads: tuple[Step, Step] | None = None
+
+    # --- the whole ---------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        end = self.graph[self.graph.output]
+        while isinstance(end, Resize):
+            end = self.graph[end.input]
+        if not isinstance(end, Softmax | Argmax):
+            raise PlanError(
+                f"output {self.graph.output!r} must be a softmax or an argmax, found {type(end).__name__}"
+            )
+        logits = self._real(end.input, 1.0)
+        logits_shape = self.graph.shape(end.input)
+        output_shape = (logits_shape[0], *self.graph.shape(self.graph.output)[1:])
+        probabilities, classes = self._tails(logits, logits_shape, output_shape)
+        if self.heads is None:
+            raise PlanError("no convolution reads the network input")
+        arena = Arena()
+        for buffer in self.buffers:
+            buffer.place(arena)
+        body = [step for step in self.body if step.kind != Kind.SHIFT or step.output.buffer.shifts]
+        for step in (*self.heads, *body, *probabilities, *classes):
+            if step.fill is not None:
+                step.fill(step, arena)
+        return Plan(
+            self.graph,
+            self.grid,
+            arena,
+            self.codes_views,
+            *self.heads,
+            body,
+            probabilities,
+            classes,
+            logits_shape,
+            output_shape,
+            self.scratch,
+        )
+
+    def _tails(
+        self, logits: View, shape: tuple[int, int, int], output: tuple[int, int, int]
+    ) -> tuple[list[Step], list[Step]]:
+        channels, height, width = shape
+        ky, kx = output[1] // height, output[2] // width
+        if (height * ky, width * kx) != output[1:]:
+            raise PlanError(f"the output {output[1:]} must be a whole multiple of the logits {shape[1:]}")
+        common = {
+            f.PHASES: math.prod(logits.phases),
+            f.VECTORS: self.grid.vectors,
+            f.PITCH: self.grid.pitch,
+            f.HEIGHT: height,
+            f.WIDTH: width,
+            f.CHANNELS: channels,
+            f.STEP_Y: logits.phases[0],
+            f.STEP_X: logits.phases[1],
+        }
+        small = 4 * channels * height * width
+
+        def fill_logits(step: Step, arena: Arena) -> None:
+            self._operand_in(step, arena, logits)
+            if step.kind == Kind.SOFTMAX and (ky, kx) != (1, 1):
+                step.fields[f.OUT] = arena.take(small).ctypes.data
+                upsample.fields[f.IN] = step.fields[f.OUT]
+
+        softmax = Step("softmax", Kind.SOFTMAX, math.prod(logits.phases), dict(common), fill_logits)
+        argmax = Step("argmax", Kind.ARGMAX, math.prod(logits.phases), dict(common), fill_logits)
+        upsample = Step("upsample", Kind.UPSAMPLE, channels * height)
+        upsample.fields = {f.WIDTH: width, f.STEP_Y: ky, f.STEP_X: kx}
+        self.scratch = max(self.scratch, 64 * channels, 4 * width * kx + 64)
+        return [softmax] if (ky, kx) == (1, 1) else [softmax, upsample], [argmax]
+
+    # --- tensors ---------------------------------------------------------------------------------------------------
+
+    def _codes(self, name: str) -> View:
+        """View of the quantized tensor `name`, computed by steps appended on the way."""
+        if name not in self.codes_views:
+            op = self.graph[name]
+            match op:
+                case Resize():
+                    view = self._resized_codes(op)
+                case MaxPool():
+                    view = self._max_pool(op)
+                case Quantize():
+                    view = self._quantize(op)
+                case _:
+                    raise PlanError(f"operation {name!r} ({type(op).__name__}) holds no codes")
+            self.codes_views[name] = view
+        return self.codes_views[name]
+
+    def _resized_codes(self, op: Resize) -> View:
+        phases = self._phases(op.name)
+        if self.grid.phases(*self.graph.shape(op.input)[1:]) is not None:
+            return self._codes(op.input).resized(phases)
+        # Codes of a map that is no multiple of the grid, such as a pooled one: quantize after the resize instead,
+        # which gives the same codes pixel by pixel.
+        source = self.graph[op.input]
+        if not isinstance(source, Quantize):
+            raise PlanError(f"resize {op.name!r}: cannot resize the codes of {op.input!r} from {self._size(op.input)}")
+        real = self._resized_real(source.input, phases, source.quantizer.scale)
+        return self._combine(op.name, source.quantizer, Operand(f.REAL, real), None, False)
+
+    def _real(self, name: str, unit: float) -> View:
+        """View of the float32 values [name]_unit."""
+        key = (name, unit)
+        if key not in self.real_views:
+            op = self.graph[name]
+            match op:
+                case Convolution():
+                    view = self._convolution(op, name, None, unit)
+                case Resize() if self.grid.phases(*self.graph.shape(op.input)[1:]) is None:
+                    view = self._resized_real(op.input, self._phases(name), unit)
+                case Resize():
+                    view = self._real(op.input, unit).resized(self._phases(name))
+                case Add() | Relu() | Quantize() | MaxPool():
+                    view = self._sum(name, None, unit)
+                case _:
+                    raise PlanError(
+                        f"operation {name!r} ({type(op).__name__}) is not supported where real values are needed"
+                    )
+            self.real_views[key] = view
+        return self.real_views[key]
+
+    def _resized_real(self, name: str, phases: tuple[int, int], unit: float) -> View:
+        """Nearest resize of a small map (pooled bins) to a whole multiple of the grid."""
+        op = self.graph[name]
+        if not isinstance(op, AveragePool):
+            raise PlanError(
+                f"operation {name!r} ({type(op).__name__}): only pooled maps may have a size ({self._size(name)}) "
+                f"that is no multiple of the grid {self.grid.rows}x{self.grid.columns}"
+            )
+        channels, rows, columns = self.graph.shape(name)
+        height, width = self.graph.shape(op.input)[1:]
+        source = self._codes(op.input)
+        quantizer = source.buffer.quantizer
+        count = (height // rows) * (width // columns)
+        pool = Step(f"{name}/mean", Kind.AVERAGE_POOL, -(-channels // 4))
+        pool.fields = {
+            f.COUNT: rows,
+            f.EXTRA: columns,
+            f.HEIGHT: height,
+            f.WIDTH: width,
+            f.PITCH: self.grid.pitch,
+            f.STEP_Y: source.phases[0],
+            f.STEP_X: source.phases[1],
+            f.IN_ZERO: source.buffer.stored_zero,
+            f.IN_SCALE: f32_bits(arithmetic.mean_multiplier(quantizer, count, unit)),
+        }
+        out = self._buffer(f"{name}/spread", channels, phases, None)
+        expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
+        expand.fields = {
+            f.COUNT: rows,
+            f.EXTRA: columns,
+            f.HEIGHT: phases[0] * self.grid.rows,
+            f.WIDTH: phases[1] * self.grid.columns,
+            f.PITCH: self.grid.pitch,
+            f.STEP_Y: phases[0],
+            f.STEP_X: phases[1],
+        }
+
+        def fill(step: Step, arena: Arena) -> None:
+            self._operand_in(step, arena, source)
+            step.fields[f.OUT] = arena.take(4 * (channels + 3) * rows * columns).ctypes.data
+            expand.fields[f.IN] = step.fields[f.OUT]
+            self._output(expand, arena, View.of(out))
+
+        pool.fill = fill
+        self.body += [pool, expand]
+        return View.of(out)
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+
+    def _quantize(self, op: Quantize) -> View:
+        source = self.graph[op.input]
+        if isinstance(source, Input | Affine):
+            return self._head(op, source)
+        return self._sum(op.input, op, op.quantizer.scale)
+
+    def _sum(self, name: str, quantize: Quantize | None, unit: float) -> View:
+        """The expression `name` in one step: to the codes of `quantize`, or to real values if that is None."""
+        target = quantize.name if quantize else f"{name}/real"
+        relu = False
+        op = self.graph[name]
+        while isinstance(op, Relu):
+            relu = True
+            op = self.graph[op.input]
+        if isinstance(op, Convolution):
+            return self._convolution(op, target, quantize, unit, relu=relu)
+        if quantize and not relu and isinstance(op, Add):
+            stages = self._pyramid_stages(op)
+            if stages:
+                return self._pyramid(quantize, *stages)
+        quantizer = quantize.quantizer if quantize else None
+        if not isinstance(op, Add):
+            return self._combine(target, quantizer, self._operand(op.name, unit), None, relu, unit)
+        for main, other in ((op.left, op.right), (op.right, op.left)):
+            convolution, inner = self._fusible(main)
+            if convolution is not None:
+                residual = self._operand(other, unit)
+                return self._convolution(convolution, target, quantize, unit, inner, residual, relu)
+        left, right = self._operand(op.left, unit), self._operand(op.right, unit)
+        return self._combine(target, quantizer, left, right, relu, unit)
+
+    def _fusible(self, name: str) -> tuple[Convolution | None, Quantizer | None]:
+        """The convolution behind one side of a sum, with the quantizer between them if nobody else reads that."""
+        op, inner = self.graph[name], None
+        if isinstance(op, Quantize) and len(self.consumers[name]) == 1 and name not in self.codes_views:
+            inner, op = op.quantizer, self.graph[op.input]
+        return (op, inner) if isinstance(op, Convolution) else (None, None)
+
+    def _operand(self, name: str, unit: float) -> Operand:
+        quantizer = self.graph.quantizer(name)
+        if quantizer is None:
+            return Operand(f.REAL, self._real(name, unit))
+        view = self._codes(name)
+        scale = arithmetic.dequantize_multiplier(quantizer, unit)
+        return Operand(f.CODES, view, float(scale), quantizer.zero_point - quantizer.low)
+
+    def _convolution(
+        self,
+        op: Convolution,
+        target: str,
+        quantize: Quantize | None,
+        unit: float,
+        inner: Quantizer | None = None,
+        residual: Operand | None = None,
+        relu: bool = False,
+    ) -> View:
+        source = self._codes(op.input)
+        outputs = op.weight.shape[0]
+        phases = self._phases(op.name)
+        if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
+            raise PlanError(
+                f"convolution {op.name!r}: input {self._size(op.input)} must be stride {op.stride} times the output "
+                f"{self._size(op.name)}"
+            )
+        quantizer = quantize.quantizer if quantize else None
+        taps = self._taps(op, source, phases)
+        out = self._buffer(target, outputs, phases, quantizer)
+        kernel, reason = choose_kernel(op)
+        blocks, words = pack_weights(op, kernel)
+        groups = -(-outputs // 4)
+        tiles = -(-self.grid.vectors // kernel.vectors)
+        # Enough tasks that every thread finds work until the end, whatever the size of the map.
+        chunks = min(groups, max(1, -(-8 * self.threads // (tiles * math.prod(phases)))))
+        per_task = -(-groups // chunks)
+        chunks = -(-groups // per_task)
+        pixels = math.prod(self.graph.shape(op.name)[1:])
+        step = Step(
+            op.name,
+            Kind.CONVOLUTION,
+            tiles * math.prod(phases) * chunks,
+            output=View.of(out),
+            macs=blocks.data.size * pixels,
+            dense_macs=op.weight.size * pixels,
+            kernel=kernel.name,
+            reason=reason,
+            sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
+            block_density={1: BlockCSR.from_dense(op.weight, 1).density, kernel.rows: blocks.density},
+            shape=op.weight.shape,
+            weight_bytes=words.nbytes + blocks.indices.nbytes,
+        )
+        step.fields = {
+            f.PHASES: math.prod(phases),
+            f.VECTORS: self.grid.vectors,
+            f.TILES: tiles,
+            f.GROUPS: groups,
+            f.GROUPS_PER_TASK: per_task,
+            f.ROWS: kernel.rows,
+            f.RELU: int(relu),
+        }
+        self._set_bounds(step, quantizer, relu)
+        inner_unit = unit
+        if inner is not None:
+            inner_unit = inner.scale
+            step.fields |= {
+                f.INNER: 1,
+                f.INNER_LOW: f32_bits(inner.low - inner.zero_point),
+                f.INNER_HIGH: f32_bits(inner.high - inner.zero_point),
+                f.INNER_SCALE: f32_bits(arithmetic.dequantize_multiplier(inner, unit)),
+            }
+
+        def fill(step: Step, arena: Arena) -> None:
+            padded = 4 * groups
+            weight_sums = op.weight.astype(np.int64).sum((1, 2, 3))
+            initial = np.zeros(padded, np.int32)
+            initial[:outputs] = -source.buffer.stored_zero * weight_sums
+            constants = np.zeros((2, padded), np.float32)
+            constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.buffer.quantizer, inner_unit)
+            constants[1, :outputs] = arithmetic.convolution_bias(op, inner_unit)
+            offsets = self._offsets(op, source, taps, blocks)
+            step.fields |= {
+                f.IN: source.buffer.address,
+                f.OFFSETS: arena.put(offsets),
+                f.OFFSETS_PHASE: offsets.strides[0],
+                f.INDPTR: arena.put(blocks.indptr),
+                f.WEIGHTS: arena.put(words),
+                f.INITIAL: arena.put(initial),
+                f.MULTIPLIER: arena.put(constants[0]),
+                f.BIAS: arena.put(constants[1]),
+            }
+            self._output(step, arena, View.of(out))
+            self._residual(step, arena, residual)
+
+        step.fill = fill
+        return self._append(step, out)
+
+    def _taps(
+        self, op: Convolution | MaxPool, source: View, phases: tuple[int, int]
+    ) -> NDArray[np.int64]:
+        """int64 (phases, kh * kw, 3): plane, grid row shift and grid column shift that each tap of each phase reads.
+
+        Output pixel (k*Y + q) at tap t reads input row s*(k*Y + q) + d*t - pad = (s*k)*Y + r with
+        r = s*q + d*t - pad: phase r mod s*k, shifted by floor(r / (s*k)) grid rows.  It lies outside the map exactly
+        when the shifted grid row lies outside the grid.
+        """
+        if isinstance(op, Convolution):
+            kernel, dilation = op.weight.shape[2:], op.dilation
+        else:
+            kernel, dilation = op.kernel, (1, 1)
+        axes = []
+        for axis in (0, 1):
+            r = (
+                op.stride[axis] * np.arange(phases[axis])[:, None]
+                + dilation[axis] * np.arange(kernel[axis])[None, :]
+                - op.padding[axis]
+            )
+            axes.append((r % source.phases[axis], r // source.phases[axis]))
+        (row_phase, row_shift), (column_phase, column_shift) = axes
+        shape = (phases[0], phases[1], kernel[0], kernel[1])
+        plane = source.planes[row_phase[:, None, :, None], column_phase[None, :, None, :]]
+        taps = np.stack(
+            [
+                plane,
+                np.broadcast_to(row_shift[:, None, :, None], shape),
+                np.broadcast_to(column_shift[None, :, None, :], shape),
+            ],
+            -1,
+        )
+        taps = taps.reshape(phases[0] * phases[1], kernel[0] * kernel[1], 3)
+        buffer = source.buffer
+        buffer.pad_rows = max(buffer.pad_rows, int(np.abs(taps[:, :, 1]).max()))
+        for tap_plane, shift in sorted({(int(p), int(s)) for p, s in taps[:, :, (0, 2)].reshape(-1, 2) if s}):
+            buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
+        return taps
+
+    def _tap_offsets(self, buffer: Buffer, taps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 (phases, taps): byte offset within a group of what each tap reads for grid row 0."""
+        return np.array(
+            [
+                [buffer.plane_offset(int(p), int(x)) + int(y) * self.grid.pitch for p, y, x in phase]
+                for phase in taps
+            ],
+            np.int64,
+        )
+
+    def _offsets(
+        self, op: Convolution, source: View, taps: NDArray[np.int64], blocks: BlockCSR
+    ) -> NDArray[np.int32]:
+        """int32 (phases, nnz): byte offset of the first pixel of each stored block, tap and padding included."""
+        tap_count = op.weight.shape[2] * op.weight.shape[3]
+        lane, tap = blocks.indices // tap_count, blocks.indices % tap_count
+        offsets = self._tap_offsets(source.buffer, taps)[:, tap] + lane.astype(np.int64) * source.buffer.stride
+        if offsets.size and (offsets.max() >= 1 << 31 or offsets.min() < -(1 << 31)):
+            raise PlanError(f"convolution {op.name!r}: the input map is too large for 32-bit offsets")
+        return np.ascontiguousarray(offsets.astype(np.int32))
+
+    def _max_pool(self, op: MaxPool) -> View:
+        source = self._codes(op.input)
+        phases = self._phases(op.name)
+        buffer = source.buffer
+        if buffer.stored_zero and any(op.padding):
+            raise PlanError(
+                f"max pool {op.name!r}: with padding its input must have the zero point as its lowest code, found "
+                f"zero point {buffer.quantizer.zero_point} in {buffer.quantizer.low}..{buffer.quantizer.high}"
+            )
+        if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
+            raise PlanError(f"max pool {op.name!r}: input must be stride {op.stride} times the output")
+        taps = self._taps(op, source, phases)
+        channels = self.graph.shape(op.name)[0]
+        out = self._buffer(op.name, channels, phases, buffer.quantizer)
+        step = Step(op.name, Kind.MAX_POOL, out.groups * math.prod(phases), output=View.of(out))
+        step.fields = {
+            f.PHASES: math.prod(phases),
+            f.VECTORS: self.grid.vectors,
+            f.COUNT: taps.shape[1],
+        }
+
+        def fill(step: Step, arena: Arena) -> None:
+            offsets = self._tap_offsets(buffer, taps).astype(np.int32)
+            step.fields |= {f.OFFSETS: arena.put(offsets), f.OFFSETS_PHASE: offsets.strides[0]}
+            self._operand_in(step, arena, source)
+            self._output(step, arena, View.of(out))
+
+        step.fill = fill
+        return self._append(step, out)
+
+    def _combine(
+        self,
+        target: str,
+        quantizer: Quantizer | None,
+        left: Operand,
+        right: Operand | None,
+        relu: bool,
+        unit: float = 1.0,
+    ) -> View:
+        phases = left.view.phases
+        channels = left.view.buffer.channels
+        out = self._buffer(target, channels, phases, quantizer)
+        step = Step(target, Kind.COMBINE, out.groups * math.prod(phases), output=View.of(out))
+        step.fields = {
+            f.PHASES: math.prod(phases),
+            f.VECTORS: self.grid.vectors,
+            f.RELU: int(relu),
+            f.IN_KIND: left.kind,
+            f.IN_SCALE: f32_bits(left.scale),
+            f.IN_ZERO: left.zero,
+        }
+        self._set_bounds(step, quantizer, relu)
+
+        def fill(step: Step, arena: Arena) -> None:
+            self._operand_in(step, arena, left.view)
+            self._output(step, arena, View.of(out))
+            self._residual(step, arena, right)
+
+        step.fill = fill
+        return self._append(step, out)
+
+    def _head(self, op: Quantize, source: Input | Affine) -> View:
+        channels, height, width = self.graph.input.shape
+        if channels > 4 or (channels != 3):
+            raise PlanError(f"the network input must have 3 channels, found {channels}")
+        if self.heads is not None:
+            raise PlanError(f"quantizer {op.name!r}: the network input may be quantized only once")
+        if width < 16:
+            raise PlanError(f"the network input must be at least 16 pixels wide, found {width}")
+        phases = self._phases(op.name)
+        out = self._buffer(op.name, channels, phases, op.quantizer)
+        q = op.quantizer
+        common = {
+            f.HEIGHT: height,
+            f.WIDTH: width,
+            f.CHANNELS: channels,
+            f.STEP_Y: phases[0],
+            f.STEP_X: phases[1],
+            f.PITCH: self.grid.pitch,
+            f.IN_SCALE: f32_bits(q.scale),
+            f.EXTRA: int(isinstance(source, Affine)),
+        }
+        image = Step("quantize image", Kind.QUANTIZE_IMAGE, height, dict(common), output=View.of(out))
+        blob = Step("quantize blob", Kind.QUANTIZE_BLOB, height, dict(common), output=View.of(out))
+        affine = np.zeros((2, 4), np.float32)
+        if isinstance(source, Affine):
+            affine[0, :channels] = arithmetic.f32(source.scale.astype(np.float64) / q.scale)
+            affine[1, :channels] = arithmetic.f32(source.shift.astype(np.float64) / q.scale)
+        self._set_bounds(blob, q, False)
+        table = _image_table(self.graph, q, affine if isinstance(source, Affine) else None)
+
+        def fill(step: Step, arena: Arena) -> None:
+            image.fields[f.TABLE] = arena.put(table)
+            blob.fields[f.TABLE] = arena.put(affine)
+            self._output(image, arena, View.of(out))
+            self._output(blob, arena, View.of(out))
+
+        image.fill = fill
+        self.scratch = max(self.scratch, 4 * width + 64)
+        self.heads = (image, blob)
+        self.body.append(self._shift_step(out))
+        return View.of(out)
+
+    # --- pyramid pooling ---------------------------------------------------------------------------------------------
+
+    def _pyramid_stages(self, op: Add) -> tuple[str, list[tuple[AveragePool, Quantizer | None, Quantizer | None]]] | None:
+        """The chain ((x + up(pool(x))) + up(pool(x))) + ... with its quantizers, or None if this is not one."""
+        stages: list[tuple[AveragePool, Quantizer | None, Quantizer | None]] = []
+        node: Op = op
+        running: Quantizer | None = None
+        while True:
+            if not isinstance(node, Add):
+                return None
+            found = None
+            for pooled, rest in ((node.right, node.left), (node.left, node.right)):
+                match = self._pooled(pooled)
+                if match is not None:
+                    found = (*match, rest)
+                    break
+            if found is None:
+                return None
+            pool, quantizer, rest = found
+            stages.insert(0, (pool, quantizer, running))
+            if rest == pool.input:
+                break
+            node, running = self.graph[rest], None
+            if isinstance(node, Quantize) and len(self.consumers[node.name]) == 1:
+                node, running = self.graph[node.input], node.quantizer
+        source = stages[0][0].input
+        rows = [stage[0].bins for stage in stages]
+        simple = (
+            all(stage[0].input == source for stage in stages)
+            and len(stages) <= MAX_STAGES
+            and max(map(max, rows)) <= MAX_BINS
+            and self._phases(source) == (1, 1)
+        )
+        return (source, stages) if simple else None
+
+    def _pooled(self, name: str) -> tuple[AveragePool, Quantizer | None] | None:
+        """Nearest-up(average pool) with at most one quantizer anywhere on the way, or None."""
+        node, quantizer = self.graph[name], None
+        while isinstance(node, Resize | Quantize):
+            if isinstance(node, Quantize):
+                if quantizer is not None:
+                    return None
+                quantizer = node.quantizer
+            node = self.graph[node.input]
+        return (node, quantizer) if isinstance(node, AveragePool) else None
+
+    def _pyramid(
+        self,
+        quantize: Quantize,
+        source_name: str,
+        stages: list[tuple[AveragePool, Quantizer | None, Quantizer | None]],
+    ) -> View:
+        source = self._codes(source_name)
+        quantizer = source.buffer.quantizer
+        channels, height, width = self.graph.shape(source_name)
+        units = [running.scale if running else None for _, _, running in stages]
+        # The running sum is in the unit of the next quantizer that it meets.
+        unit = quantize.quantizer.scale
+        for i in reversed(range(len(stages))):
+            unit = units[i] = units[i] or unit
+        table = np.zeros((len(stages), STAGE_WORDS), np.int32)
+        for i, (pool, pooled, running) in enumerate(stages):
+            count = (height // pool.bins[0]) * (width // pool.bins[1])
+            table[i, :2] = pool.bins
+            mean_unit = pooled.scale if pooled else units[i]
+            table[i, 2] = f32_bits(arithmetic.mean_multiplier(quantizer, count, mean_unit))
+            next_unit = units[i + 1] if i + 1 < len(stages) else quantize.quantizer.scale
+            for place, q, target in ((3, pooled, units[i]), (7, running, next_unit)):
+                if q is not None:
+                    table[i, place] = 1
+                    table[i, place + 1] = f32_bits(q.low - q.zero_point)
+                    table[i, place + 2] = f32_bits(q.high - q.zero_point)
+                    table[i, place + 3] = f32_bits(arithmetic.dequantize_multiplier(q, target))
+        out = self._buffer(quantize.name, channels, (1, 1), quantize.quantizer)
+        step = Step(quantize.name, Kind.PYRAMID, out.groups, output=View.of(out))
+        step.fields = {
+            f.COUNT: len(stages),
+            f.HEIGHT: height,
+            f.WIDTH: width,
+            f.PITCH: self.grid.pitch,
+            f.STEP_Y: 1,
+            f.STEP_X: 1,
+            f.IN_ZERO: source.buffer.stored_zero,
+            f.IN_SCALE: f32_bits(arithmetic.dequantize_multiplier(quantizer, units[0])),
+        }
+        self._set_bounds(step, quantize.quantizer, False)
+        bin_rows = sum(pool.bins[0] for pool, _, _ in stages)
+        self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, bin_rows))
+
+        def fill(step: Step, arena: Arena) -> None:
+            step.fields[f.TABLE] = arena.put(table)
+            self._operand_in(step, arena, source)
+            self._output(step, arena, View.of(out))
+
+        step.fill = fill
+        return self._append(step, out)
+
+    # --- small helpers ---------------------------------------------------------------------------------------------
+
+    def _size(self, name: str) -> str:
+        return "x".join(map(str, self.graph.shape(name)[1:]))
+
+    def _phases(self, name: str) -> tuple[int, int]:
+        phases = self.grid.phases(*self.graph.shape(name)[1:])
+        if phases is None:
+            raise PlanError(
+                f"operation {name!r}: its size {self._size(name)} must be a whole multiple of the smallest convolution "
+                f"output, {self.grid.rows}x{self.grid.columns}"
+            )
+        return phases
+
+    def _buffer(
+        self, name: str, channels: int, phases: tuple[int, int], quantizer: Quantizer | None
+    ) -> Buffer:
+        buffer = Buffer(name, channels, phases, quantizer, self.grid)
+        self.buffers.append(buffer)
+        return buffer
+
+    def _append(self, step: Step, out: Buffer) -> View:
+        self.body.append(step)
+        if out.quantizer is not None:
+            self.body.append(self._shift_step(out))
+        return View.of(out)
+
+    def _shift_step(self, buffer: Buffer) -> Step:
+        """Makes the shifted copies of `buffer`; dropped from the plan if no consumer asks for one."""
+        step = Step(f"{buffer.name}/shift", Kind.SHIFT, buffer.groups, output=View.of(buffer))
+
+        def fill(step: Step, arena: Arena) -> None:
+            rows = [
+                (buffer.plane_offset(plane), buffer.plane_offset(plane, shift), shift)
+                for plane, shift in buffer.shifts
+            ]
+            step.fields |= {
+                f.IN: buffer.address,
+                f.IN_GROUP: buffer.stride,
+                f.TABLE: arena.put(np.array(rows, np.int64)),
+                f.COUNT: len(rows),
+                f.HEIGHT: self.grid.rows,
+                f.WIDTH: self.grid.columns,
+                f.PITCH: self.grid.pitch,
+                f.IN_ZERO: int(np.int32(np.uint32(buffer.stored_zero * 0x01010101).view(np.int32))),
+            }
+
+        step.fill = fill
+        return step
+
+    @staticmethod
+    def _set_bounds(step: Step, quantizer: Quantizer | None, relu: bool) -> None:
+        step.fields[f.OUT_REAL] = int(quantizer is None)
+        if quantizer is not None:
+            low = quantizer.low - quantizer.zero_point
+            # low <= 0, so a ReLU before the clip only raises the lower bound to 0.
+            step.fields[f.LOW] = f32_bits(0 if relu else low)
+            step.fields[f.HIGH] = f32_bits(quantizer.high - quantizer.zero_point)
+            step.fields[f.PACK] = pack_constant(quantizer.zero_point - quantizer.low)
+
+    @staticmethod
+    def _operand_in(step: Step, arena: Arena, view: View) -> None:
+        step.fields |= {
+            f.IN: view.buffer.address,
+            f.IN_GROUP: view.buffer.stride,
+            f.IN_PLANES: arena.put(view.table()),
+        }
+
+    @staticmethod
+    def _output(step: Step, arena: Arena, view: View) -> None:
+        step.fields |= {
+            f.OUT: view.buffer.address,
+            f.OUT_GROUP: view.buffer.stride,
+            f.OUT_PLANES: arena.put(view.table()),
+        }
+
+    @staticmethod
+    def _residual(step: Step, arena: Arena, residual: Operand | None) -> None:
+        if residual is not None:
+            step.fields |= {
+                f.RESIDUAL: residual.view.buffer.address,
+                f.RESIDUAL_KIND: residual.kind,
+                f.RESIDUAL_GROUP: residual.view.buffer.stride,
+                f.RESIDUAL_PLANES: arena.put(residual.view.table()),
+                f.RESIDUAL_SCALE: f32_bits(residual.scale),
+                f.RESIDUAL_ZERO: residual.zero,
+            }
+
+
+def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.int32]:
+    """int32 (3, 256): the stored code of each uint8 of each channel, in the byte of its channel."""
+    x = graph.normalization.table()
+    real = x / np.float32(q.scale) if affine is None else x * affine[0, :3, None] + affine[1, :3, None]
+    clipped = np.clip(real, np.float32(q.low - q.zero_point), np.float32(q.high - q.zero_point))
+    stored = np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)
+    shifted = stored << np.array([0, 8, 16])[:, None]
+    return shifted.astype(np.int32)

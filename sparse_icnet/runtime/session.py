@@ -1,0 +1,183 @@
+"""Runs a plan on threads: one call of a compiled function for each thread and inference."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.run import run
+from sparse_icnet.network.graph import Graph
+from sparse_icnet.network.rewrite import optimize
+from sparse_icnet.runtime.plan import Plan, Step, build_plan
+
+
+def default_threads() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One row of a profile: median seconds of one step, and the products it executed and would have, dense."""
+
+    name: str
+    kind: str
+    kernel: str
+    seconds: float
+    macs: int
+    dense_macs: int
+    block_density: float
+
+
+class Session:
+    """A graph, planned once and run many times.  Calls from several Python threads take turns.
+
+    graph    any graph that ends in Softmax (or Argmax); it is optimized here
+    threads  CPU threads of one inference, by default all that the process may use
+    """
+
+    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, found {threads}")
+        self.threads = threads or default_threads()
+        self.graph = optimize(graph)
+        self.plan: Plan = build_plan(self.graph, self.threads)
+        plan = self.plan
+        self._programs: dict[tuple[bool, bool], list[Step]] = {
+            (image, classes): [
+                plan.image_head if image else plan.blob_head,
+                *plan.body,
+                *(plan.classes_tail if classes else plan.probabilities_tail),
+            ]
+            for image in (False, True)
+            for classes in (False, True)
+        }
+        self._tables = {key: plan.table(steps) for key, steps in self._programs.items()}
+        longest = max(map(len, self._tables.values()))
+        self._sync = np.zeros(longest + 9, np.int64)
+        self._scratch = [plan.arena.take(plan.scratch_bytes) for _ in range(self.threads)]
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(self.threads - 1, "sparse-icnet") if self.threads > 1 else None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of a blob."""
+        return self.graph.input.shape
+
+    def probabilities(
+        self, blob: NDArray[np.float32], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """float32 (3, H, W) -> float32 (C, H, W), written into `out` if given."""
+        blob = self._checked(blob, np.float32, self.input_shape)
+        if out is None:
+            out = np.empty(self.plan.output_shape, np.float32)
+        elif out.dtype != np.float32 or out.shape != self.plan.output_shape or not out.flags.c_contiguous:
+            raise ValueError(
+                f"out must be C-contiguous float32 of shape {self.plan.output_shape}, found {out.dtype} {out.shape}"
+            )
+        elif not out.flags.writeable:
+            raise ValueError("out must be writeable")
+        self._run(False, False, blob, out)
+        return out
+
+    def classes(self, blob: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """float32 (3, H, W) -> uint8 class indices (h, w) at the resolution of the logits."""
+        out = np.empty(self.plan.logits_shape[1:], np.uint8)
+        self._run(False, True, self._checked(blob, np.float32, self.input_shape), out)
+        return out
+
+    def classes_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3) of the network's size -> uint8 class indices (h, w) at the resolution of the logits."""
+        out = np.empty(self.plan.logits_shape[1:], np.uint8)
+        self._run(True, True, self._checked_image(image), out)
+        return out
+
+    def probabilities_of_image(
+        self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """RGB uint8 (H, W, 3) of the network's size -> float32 (C, H, W)."""
+        if out is None:
+            out = np.empty(self.plan.output_shape, np.float32)
+        self._run(True, False, self._checked_image(image), out)
+        return out
+
+    def tensor(self, name: str) -> NDArray[np.int16]:
+        """Codes (C, H, W) of a quantized tensor of `self.graph`, as the last inference left them."""
+        return self.plan.views[name].read(self.graph.shape(name))
+
+    def tensors(self) -> tuple[str, ...]:
+        """Names that `tensor` knows, in the order of computation."""
+        return tuple(self.plan.views)
+
+    def profile(self, repeats: int = 20) -> list[StepTime]:
+        """Median time of every step of image -> class map, run one by one on all threads, on random pixels."""
+        steps, table = self._programs[True, True], self._tables[True, True]
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
+        out = np.empty(self.plan.logits_shape[1:], np.uint8)
+        seconds = np.empty((len(steps), repeats))
+        with self._lock:
+            self._bind(table, image, out)
+            for repeat in range(repeats):
+                for index in range(len(steps)):
+                    self._sync[:] = 0
+                    start = time.perf_counter()
+                    self._launch(table, index, index + 1)
+                    seconds[index, repeat] = time.perf_counter() - start
+        return [
+            StepTime(
+                step.name,
+                step.kind.name.lower(),
+                step.kernel,
+                float(np.median(times)),
+                step.macs,
+                step.dense_macs,
+                min(step.block_density.values(), default=0.0),
+            )
+            for step, times in zip(steps, seconds, strict=True)
+        ]
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _checked(array: NDArray, dtype: type, shape: tuple[int, ...]) -> NDArray:
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"expected {np.dtype(dtype).name} of shape {shape}, found {found}")
+        return np.ascontiguousarray(array)
+
+    def _checked_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        channels, height, width = self.input_shape
+        return self._checked(image, np.uint8, (height, width, channels))
+
+    def _run(self, image: bool, classes: bool, source: NDArray, out: NDArray) -> None:
+        table = self._tables[image, classes]
+        with self._lock:
+            self._bind(table, source, out)
+            self._sync[:] = 0
+            self._launch(table, 0, len(table))
+
+    @staticmethod
+    def _bind(table: NDArray[np.int64], source: NDArray, out: NDArray) -> None:
+        table[0, f.IN] = source.ctypes.data
+        table[-1, f.OUT] = out.ctypes.data
+
+    def _launch(self, table: NDArray[np.int64], first: int, last: int) -> None:
+        arguments = (table.ctypes.data, first, last, self._sync.ctypes.data, self.threads)
+        if self._pool is None:
+            run(*arguments, self._scratch[0].ctypes.data)
+            return
+        others = [self._pool.submit(run, *arguments, s.ctypes.data) for s in self._scratch[1:]]
+        try:
+            run(*arguments, self._scratch[0].ctypes.data)
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
