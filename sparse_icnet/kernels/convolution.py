@@ -15,24 +15,25 @@ import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.epilogue import clip_round, pack
 from sparse_icnet.kernels.fields import field, field_f32
 from sparse_icnet.kernels.simd import (
     ISA,
     WORDS_PER_BLOCK_ROW,
-    get_f32,
     get_i32,
     get_i64,
-    load_f32,
     load_i32,
-    maximum,
-    splat_f32,
-    splat_i32,
     store,
+    tile_add_codes,
+    tile_add_real,
+    tile_add_words,
     tile_dot,
+    tile_pack,
+    tile_relu,
+    tile_requantize,
+    tile_scale,
     tile_start,
-    tile_store,
-    to_f32,
+    tile_store_real,
+    tile_store_words,
 )
 
 
@@ -56,7 +57,7 @@ class MicroKernel:
 
 # Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 of 128 bits.
 _TILES = {
-    "avx512vnni": ((4, 6), (2, 12)),
+    "avx512vnni": ((4, 6), (4, 3), (2, 12), (2, 9)),
     "avx512bw": ((4, 4), (2, 6)),
     "avxvnni": ((4, 1), (2, 3)),
     "avx2": ((4, 1), (2, 2)),
@@ -64,119 +65,164 @@ _TILES = {
     "generic": ((4, 1), (2, 2)),
 }
 REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])
-_P4, _P2 = REGISTRY[0].vectors, REGISTRY[1].vectors
-SCRATCH_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
+_TILE_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
+SCRATCH_BYTES = 2 * _TILE_BYTES  # a tile on its way out, and the tile of a fused residual convolution
 
 
 def _micro_kernel(rows: int, vectors: int) -> Any:
+    """The loop over the stored blocks of one row group, and the epilogue, for one tile shape."""
     words_bytes = 4 * rows * WORDS_PER_BLOCK_ROW
-    row_bytes = 64 * vectors
 
-    @njit
-    def accumulate(activations, offsets, weights, start, stop, initial, sums):
-        """sums int32 (R, P, 16) = initial (R,) + sum over blocks j of dot4(activations + offsets[j], weights[j])."""
+    @njit(inline="always")
+    def accumulate(activations, offsets, weights, start, stop, initial):
+        """Tile (R, P) = initial (R,) + sum over blocks j of dot4(activations + offsets[j], weights[j])  (Q3)."""
         tile = tile_start(rows, vectors, initial)
         for j in range(start, stop):
             tile = tile_dot(tile, activations + get_i32(offsets + 4 * j), weights + words_bytes * j)
-        tile_store(sums, row_bytes, tile)
+        return tile
 
-    return accumulate
+    @njit(inline="always")
+    def rescale(step, tile, channel, group, phase, start, first, scratch):
+        """Epilogue (Q4), (Q5) up to the last rounding, for output channels 4 * group + first onwards."""
+        x = tile_scale(tile, field(step, f.MULTIPLIER) + 4 * channel, field(step, f.BIAS) + 4 * channel)
+        if field(step, f.INNER):
+            x = tile_requantize(
+                x, field_f32(step, f.INNER_LOW), field_f32(step, f.INNER_HIGH), field_f32(step, f.INNER_SCALE)
+            )
+        kind = field(step, f.RESIDUAL_KIND)
+        if kind:
+            if kind == f.FUSED:
+                return tile_add_real(x, scratch + _TILE_BYTES + 64 * vectors * first, 64 * vectors)
+            stride = field(step, f.RESIDUAL_GROUP)  # of one channel if real, of four channels if codes
+            place = field(step, f.RESIDUAL) + get_i64(field(step, f.RESIDUAL_PLANES) + 8 * phase) + start * 64
+            if kind == f.CODES:
+                zero, scale = np.int32(field(step, f.RESIDUAL_ZERO)), field_f32(step, f.RESIDUAL_SCALE)
+                x = tile_add_codes(x, place + stride * group, first, zero, scale)
+            else:
+                x = tile_add_real(x, place + stride * channel, stride)
+        return x
+
+    if rows == 4:
+
+        @njit
+        def tile(step, group, phase, start, count, activations, offsets, scratch):
+            """Four output channels x P vectors, from blocks to stored codes or real values."""
+            place = field(step, f.INDPTR) + 4 * group
+            first, last = get_i32(place), get_i32(place + 4)
+            initial = field(step, f.INITIAL) + 16 * group
+            sums = accumulate(activations, offsets, field(step, f.WEIGHTS), first, last, initial)
+            x = rescale(step, sums, 4 * group, group, phase, start, 0, scratch)
+            if field(step, f.OUT_REAL) == f.FUSED:
+                tile_store_real(scratch + _TILE_BYTES, 64 * vectors, x)
+                return
+            stride = field(step, f.OUT_GROUP)  # of one channel if real, of four channels if codes
+            out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
+            if field(step, f.OUT_REAL):
+                out += stride * group * 4
+                if field(step, f.RELU):
+                    x = tile_relu(x)
+                if count == vectors:
+                    tile_store_real(out, stride, x)
+                else:
+                    tile_store_real(scratch, 64 * vectors, x)
+                    for r in range(4):
+                        for p in range(count):
+                            store(out + r * stride + 64 * p, load_i32(scratch + 64 * (r * vectors + p)))
+            else:
+                out += stride * group
+                words = tile_pack(x, field_f32(step, f.LOW), field_f32(step, f.HIGH), 0)
+                constant = np.int32(field(step, f.PACK))
+                if count == vectors:
+                    tile_store_words(out, words, constant)
+                else:
+                    tile_store_words(scratch, words, constant)
+                    for p in range(count):
+                        store(out + 64 * p, load_i32(scratch + 64 * p))
+
+    else:
+
+        @njit
+        def tile(step, group, phase, start, count, activations, offsets, scratch):
+            """Four output channels x P vectors in two halves of two channels: the first waits in scratch."""
+            stride = field(step, f.OUT_GROUP)
+            out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
+            real = field(step, f.OUT_REAL)
+            out += stride * group * 4 if real else stride * group
+            partial = scratch + _TILE_BYTES if real == f.FUSED else scratch
+            weights, initial = field(step, f.WEIGHTS), field(step, f.INITIAL) + 16 * group
+            place = field(step, f.INDPTR) + 8 * group
+            first, middle, last = get_i32(place), get_i32(place + 4), get_i32(place + 8)
+            low, high = field_f32(step, f.LOW), field_f32(step, f.HIGH)
+            top = accumulate(activations, offsets, weights, first, middle, initial)
+            x = rescale(step, top, 4 * group, group, phase, start, 0, scratch)
+            if real:
+                if field(step, f.RELU):
+                    x = tile_relu(x)
+                tile_store_real(partial, 64 * vectors, x)
+            else:
+                tile_store_words(scratch, tile_pack(x, low, high, 0), np.int32(0))
+            bottom = accumulate(activations, offsets, weights, middle, last, initial + 8)
+            y = rescale(step, bottom, 4 * group + 2, group, phase, start, 2, scratch)
+            if real:
+                if field(step, f.RELU):
+                    y = tile_relu(y)
+                tile_store_real(partial + 128 * vectors, 64 * vectors, y)
+                if real == f.FUSED:
+                    return
+                for r in range(4):
+                    for p in range(count):
+                        store(out + r * stride + 64 * p, load_i32(scratch + 64 * (r * vectors + p)))
+            else:
+                words = tile_add_words(tile_pack(y, low, high, 2), scratch)
+                constant = np.int32(field(step, f.PACK))
+                if count == vectors:
+                    tile_store_words(out, words, constant)
+                else:
+                    tile_store_words(scratch, words, constant)
+                    for p in range(count):
+                        store(out + 64 * p, load_i32(scratch + 64 * p))
+
+    return tile
 
 
-_rows4 = _micro_kernel(4, _P4)
-_rows2 = _micro_kernel(2, _P2)
+_KERNELS = tuple(_micro_kernel(kernel.rows, kernel.vectors) for kernel in REGISTRY)
+_COUNT = len(REGISTRY)
+_first, _second = _KERNELS[:2]
+_third, _fourth = (*_KERNELS, *_KERNELS)[2:4]
+
+
+@njit
+def _tile(kernel, step, group, phase, start, count, scratch):
+    activations = field(step, f.IN) + start * 64
+    offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
+    if kernel == 0:
+        _first(step, group, phase, start, count, activations, offsets, scratch)
+    elif kernel == 1:
+        _second(step, group, phase, start, count, activations, offsets, scratch)
+    elif _COUNT > 2 and kernel == 2:
+        _third(step, group, phase, start, count, activations, offsets, scratch)
+    elif _COUNT > 3 and kernel == 3:
+        _fourth(step, group, phase, start, count, activations, offsets, scratch)
 
 
 @njit
 def convolution(step, task, scratch):
-    """One task: a tile of pixels of one phase, for a range of groups of four output channels."""
+    """One task: a tile of pixels of one phase, for a range of groups of four output channels.
+
+    A residual that is itself a convolution of the same output size (the projection of a bottleneck) is computed
+    tile by tile just before it is added, and never leaves the first-level cache.
+    """
     tiles, phases = field(step, f.TILES), field(step, f.PHASES)
     tile = task % tiles
     phase = (task // tiles) % phases
     first = task // (tiles * phases) * field(step, f.GROUPS_PER_TASK)
     last = min(first + field(step, f.GROUPS_PER_TASK), field(step, f.GROUPS))
-    rows = field(step, f.ROWS)
-    vectors = _P4 if rows == 4 else _P2
+    vectors = field(step, f.TILE_VECTORS)
     start = tile * vectors
     count = min(vectors, field(step, f.VECTORS) - start)
-    activations = field(step, f.IN) + start * 64
-    offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
-    weights, indptr, initial = field(step, f.WEIGHTS), field(step, f.INDPTR), field(step, f.INITIAL)
+    kernel = field(step, f.KERNEL) if count == vectors else field(step, f.TAIL_KERNEL)
+    residual = field(step, f.RESIDUAL) if field(step, f.RESIDUAL_KIND) == f.FUSED else 0
     for group in range(first, last):
-        if rows == 4:
-            place = indptr + 4 * group
-            _rows4(
-                activations, offsets, weights, get_i32(place), get_i32(place + 4), initial + 16 * group, scratch
-            )
-        else:
-            for half in range(2):
-                place = indptr + 8 * group + 4 * half
-                _rows2(
-                    activations,
-                    offsets,
-                    weights,
-                    get_i32(place),
-                    get_i32(place + 4),
-                    initial + 16 * group + 8 * half,
-                    scratch + half * 2 * 64 * _P2,
-                )
-        _finish(step, group, phase, start, count, scratch, 64 * vectors)
-
-
-@njit
-def _finish(step, group, phase, start, count, sums, row_bytes):
-    """Epilogue (Q4), (Q5), (Q1) of four channels: rescale, inner quantizer, residual, ReLU, store."""
-    multiplier, bias = field(step, f.MULTIPLIER) + 16 * group, field(step, f.BIAS) + 16 * group
-    m0, m1 = splat_f32(get_f32(multiplier)), splat_f32(get_f32(multiplier + 4))
-    m2, m3 = splat_f32(get_f32(multiplier + 8)), splat_f32(get_f32(multiplier + 12))
-    b0, b1 = splat_f32(get_f32(bias)), splat_f32(get_f32(bias + 4))
-    b2, b3 = splat_f32(get_f32(bias + 8)), splat_f32(get_f32(bias + 12))
-    low, high = splat_f32(field_f32(step, f.LOW)), splat_f32(field_f32(step, f.HIGH))
-    constant = splat_i32(np.int32(field(step, f.PACK)))
-    out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase)
-    real = field(step, f.OUT_REAL)
-    channel = field(step, f.OUT_GROUP)  # of one channel if the output is real, of four if it is codes
-    out += channel * group * 4 + start * 64 if real else channel * group + start * 64
-    inner = field(step, f.INNER)
-    inner_low, inner_high = splat_f32(field_f32(step, f.INNER_LOW)), splat_f32(field_f32(step, f.INNER_HIGH))
-    inner_scale = splat_f32(field_f32(step, f.INNER_SCALE))
-    residual_kind = field(step, f.RESIDUAL_KIND)
-    residual, residual_channel = field(step, f.RESIDUAL), field(step, f.RESIDUAL_GROUP)
-    residual_scale = splat_f32(field_f32(step, f.RESIDUAL_SCALE))
-    residual_zero = splat_i32(np.int32(field(step, f.RESIDUAL_ZERO)))
-    byte = splat_i32(np.int32(255))
-    relu = field(step, f.RELU)
-    zero = splat_f32(np.float32(0))
-    if residual_kind:
-        residual += get_i64(field(step, f.RESIDUAL_PLANES) + 8 * phase) + start * 64
-        residual += residual_channel * group * (4 if residual_kind == f.REAL else 1)
-    for p in range(count):
-        a = to_f32(load_i32(sums + 64 * p)) * m0 + b0
-        b = to_f32(load_i32(sums + row_bytes + 64 * p)) * m1 + b1
-        c = to_f32(load_i32(sums + 2 * row_bytes + 64 * p)) * m2 + b2
-        d = to_f32(load_i32(sums + 3 * row_bytes + 64 * p)) * m3 + b3
-        if inner:
-            a = clip_round(a, inner_low, inner_high) * inner_scale
-            b = clip_round(b, inner_low, inner_high) * inner_scale
-            c = clip_round(c, inner_low, inner_high) * inner_scale
-            d = clip_round(d, inner_low, inner_high) * inner_scale
-        if residual_kind == f.CODES:
-            x = load_i32(residual + 64 * p)
-            a = a + to_f32((x & byte) - residual_zero) * residual_scale
-            b = b + to_f32(((x >> splat_i32(np.int32(8))) & byte) - residual_zero) * residual_scale
-            c = c + to_f32(((x >> splat_i32(np.int32(16))) & byte) - residual_zero) * residual_scale
-            d = d + to_f32((x >> splat_i32(np.int32(24))) - residual_zero) * residual_scale
-        elif residual_kind == f.REAL:
-            a = a + load_f32(residual + 64 * p)
-            b = b + load_f32(residual + residual_channel + 64 * p)
-            c = c + load_f32(residual + 2 * residual_channel + 64 * p)
-            d = d + load_f32(residual + 3 * residual_channel + 64 * p)
-        if real:
-            if relu:
-                a, b, c, d = maximum(a, zero), maximum(b, zero), maximum(c, zero), maximum(d, zero)
-            store(out + 64 * p, a)
-            store(out + channel + 64 * p, b)
-            store(out + 2 * channel + 64 * p, c)
-            store(out + 3 * channel + 64 * p, d)
-        else:
-            store(out + 64 * p, pack(a, b, c, d, low, high, constant))
+        if residual:
+            _tile(kernel, residual, group, phase, start, count, scratch)
+        _tile(kernel, step, group, phase, start, count, scratch)

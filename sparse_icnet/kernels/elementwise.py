@@ -96,7 +96,8 @@ def shift(step, task, scratch):
         for y in range(height):
             row, out = source + y * pitch, target + y * pitch
             # The load may run past the row by |d| pixels: into a neighbour row or the slack of the buffer.
-            for x in range(0, pitch, 64):
+            for first in range(0, pitch, 64):
+                x = min(first, pitch - 64)  # rows without a gap end with a vector that overlaps the one before
                 store(out + x, load_i32(row + x + 4 * d))
             for x in range(max(0, width - d), width):
                 put_i32(out + 4 * x, zero)

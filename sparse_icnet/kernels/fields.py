@@ -14,7 +14,7 @@ from numba import njit
 
 from sparse_icnet.kernels.simd import bits_f32, get_i64
 
-ROW_FIELDS = 48
+ROW_FIELDS = 56
 
 
 class Kind(IntEnum):
@@ -48,13 +48,13 @@ RELU = 21
 IN_KIND, IN_SCALE, IN_ZERO = 22, 23, 24
 # Convolution
 OFFSETS, OFFSETS_PHASE, INDPTR, WEIGHTS, INITIAL, MULTIPLIER, BIAS = 25, 26, 27, 28, 29, 30, 31
-GROUPS, GROUPS_PER_TASK, TILES, ROWS = 32, 33, 34, 35
+GROUPS, GROUPS_PER_TASK, TILES, KERNEL, TILE_VECTORS, TAIL_KERNEL = 32, 33, 34, 35, 48, 49
 INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
 # Others
 HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47
 
-# Kinds of operand
-NONE, CODES, REAL = 0, 1, 2
+# Kinds of operand, and values of OUT_REAL: FUSED is a tile of real values in the scratch memory of the thread
+NONE, CODES, REAL, FUSED = 0, 1, 2, 3
 
 MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: adding it rounds |x| < 2**22 to an integer, half to even
 MAGIC_BITS = np.int32(0x4B400000)

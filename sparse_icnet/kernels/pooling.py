@@ -71,19 +71,18 @@ def _window_sums(row, pitch, step_x, y0, y1, x0, x1, sums):
 
 
 @njit
-def _bin_values(step, group, rows, columns, multiplier, zero, out):
-    """Mean of every bin for four channels in the unit of `multiplier` (Q6): out float32 (4, rows, columns)."""
+def _bin_sums(step, group, rows, columns, sums):
+    """Sums of stored codes over every bin for four channels: int64 (rows, columns, 4) into `sums`."""
     height, width = field(step, f.HEIGHT), field(step, f.WIDTH)  # of the whole map
     ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)  # phases of the input
     source = field(step, f.IN) + group * field(step, f.IN_GROUP)
     planes, pitch = field(step, f.IN_PLANES), field(step, f.PITCH)
-    count = (height // rows) * (width // columns)
-    sums = np.empty(4, np.int64)
     for i in range(rows):
         for j in range(columns):
             y0, y1 = i * (height // rows), (i + 1) * (height // rows)
             x0, x1 = j * (width // columns), (j + 1) * (width // columns)
-            sums[:] = 0
+            cell = sums[i, j]
+            cell[:] = 0
             for py in range(ky):
                 for px in range(kx):
                     plane = source + get_i64(planes + 8 * (py * kx + px))
@@ -96,10 +95,26 @@ def _bin_values(step, group, rows, columns, multiplier, zero, out):
                         (y1 - py + ky - 1) // ky,
                         (x0 - px + kx - 1) // kx,
                         (x1 - px + kx - 1) // kx,
-                        sums,
+                        cell,
                     )
+
+
+@njit
+def _means(step, fine, fine_rows, fine_columns, rows, columns, multiplier, zero, out):
+    """Mean of every bin in the unit of `multiplier` (Q6) from the sums of finer bins: out float32 (4, rows, columns).
+
+    Every bin is a whole number of finer ones, and integer sums do not depend on their order.
+    """
+    count = (field(step, f.HEIGHT) // rows) * (field(step, f.WIDTH) // columns)
+    high, wide = fine_rows // rows, fine_columns // columns
+    for i in range(rows):
+        for j in range(columns):
             for r in range(4):
-                mean = np.float32(sums[r] - count * zero) * multiplier
+                total = np.int64(0)
+                for y in range(i * high, (i + 1) * high):
+                    for x in range(j * wide, (j + 1) * wide):
+                        total += fine[y, x, r]
+                mean = np.float32(total - count * zero) * multiplier
                 put_f32(out + 4 * ((r * rows + i) * columns + j), mean)
 
 
@@ -108,7 +123,9 @@ def average_pool(step, task, scratch):
     """One task: the bins of one group, as float32 (C, rows, columns)."""
     rows, columns = field(step, f.COUNT), field(step, f.EXTRA)
     out = field(step, f.OUT) + task * 16 * rows * columns
-    _bin_values(step, task, rows, columns, field_f32(step, f.IN_SCALE), field(step, f.IN_ZERO), out)
+    sums = np.empty((rows, columns, 4), np.int64)
+    _bin_sums(step, task, rows, columns, sums)
+    _means(step, sums, rows, columns, rows, columns, field_f32(step, f.IN_SCALE), field(step, f.IN_ZERO), out)
 
 
 @njit(inline="always")
@@ -138,10 +155,14 @@ def pyramid(step, task, scratch):
     values = scratch
     spread = scratch + 4 * 4 * MAX_BINS * MAX_BINS
     place = spread
+    # The bins of the finest stage; where they divide the bins of the others, one pass over the map serves all.
+    fine_rows, fine_columns = field(step, f.CHANNELS), field(step, f.EXTRA)
+    sums = np.empty((fine_rows, fine_columns, 4), np.int64)
+    _bin_sums(step, task, fine_rows, fine_columns, sums)
     for i in range(stages):
         stage = table + 4 * STAGE_WORDS * i
         rows, columns = np.int64(get_i32(stage)), np.int64(get_i32(stage + 4))
-        _bin_values(step, task, rows, columns, get_f32(stage + 8), zero, values)
+        _means(step, sums, fine_rows, fine_columns, rows, columns, get_f32(stage + 8), zero, values)
         quantized = get_i32(stage + 12)
         low, high, scale = get_f32(stage + 16), get_f32(stage + 20), get_f32(stage + 24)
         for line in range(4 * rows):
@@ -157,7 +178,8 @@ def pyramid(step, task, scratch):
     low, high = splat_f32(field_f32(step, f.LOW)), splat_f32(field_f32(step, f.HIGH))
     constant = splat_i32(np.int32(field(step, f.PACK)))
     for y in range(height):
-        for x in range(0, pitch, 64):
+        for first_byte in range(0, pitch, 64):
+            x = min(first_byte, pitch - 64)  # rows without a gap end with a vector that overlaps the one before
             word = load_i32(source + y * pitch + x)
             a = to_f32((word & byte) - zeros) * first
             b = to_f32(((word >> splat_i32(np.int32(8))) & byte) - zeros) * first

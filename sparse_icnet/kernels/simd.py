@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
@@ -66,6 +67,12 @@ def _target_features() -> dict[str, bool]:
     }
 
 
+def target_cpu() -> str:
+    """LLVM's name of the CPU that Numba compiles for."""
+    name = os.environ.get("NUMBA_CPU_NAME", "")
+    return name if name not in ("", "host") else binding.get_host_cpu_name()
+
+
 def _is_x86() -> bool:
     return binding.get_process_triple().split("-")[0] in ("x86_64", "i386", "i686", "amd64")
 
@@ -98,9 +105,11 @@ class _Vector(types.Type):
 
 
 class _Tile(types.Type):
-    def __init__(self, rows: int, vectors: int) -> None:
-        self.rows, self.vectors = rows, vectors
-        super().__init__(f"tile{rows}x{vectors}")
+    """rows x vectors registers of int32 or float32."""
+
+    def __init__(self, rows: int, vectors: int, real: bool = False) -> None:
+        self.rows, self.vectors, self.real = rows, vectors, real
+        super().__init__(f"{'f32' if real else 'i32'}tile{rows}x{vectors}")
 
 
 i32x16 = _Vector("i32x16", _I32X16)
@@ -116,7 +125,8 @@ class _VectorModel(models.PrimitiveModel):
 @register_model(_Tile)
 class _TileModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: _Tile) -> None:
-        super().__init__(manager, fe_type, ir.ArrayType(_I32X16, fe_type.rows * fe_type.vectors))
+        vector = _F32X16 if fe_type.real else _I32X16
+        super().__init__(manager, fe_type, ir.ArrayType(vector, fe_type.rows * fe_type.vectors))
 
 
 # --- building blocks of code generation ------------------------------------------------------------------------------
@@ -263,22 +273,191 @@ def tile_dot(typing, tile, activations, weights):
     return tile(tile, types.intp, types.intp), emit
 
 
+def _map_tile(
+    context: Any,
+    builder: ir.IRBuilder,
+    source: _Tile,
+    target: _Tile,
+    tile: ir.Value,
+    generate: Callable[[ir.Value, int, int], ir.Value],
+) -> ir.Value:
+    """The tile whose vector (r, p) is generate(vector (r, p) of `tile`, r, p)."""
+    result = ir.Constant(context.get_value_type(target), ir.Undefined)
+    for p in range(source.vectors):
+        for r in range(source.rows):
+            index = r * source.vectors + p
+            result = builder.insert_value(result, generate(builder.extract_value(tile, index), r, p), index)
+    return result
+
+
+def _clip(builder: ir.IRBuilder, x: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
+    """min(max(x, low), high); a NaN gives low."""
+    x = builder.select(builder.fcmp_ordered(">", x, low), x, low)
+    return builder.select(builder.fcmp_ordered("<", x, high), x, high)
+
+
+# 1.5 * 2**23: adding it to |x| < 2**22 leaves no fraction bits, so the addition rounds x to an integer, half to even.
+_ROUNDING = 12582912.0
+
+
+@intrinsic
+def tile_scale(typing, tile, multipliers, biases):
+    """f32(f32(x) * multipliers[r]) + biases[r] for every row r (Q4): two float32 arrays at addresses."""
+
+    def emit(context, builder, signature, arguments):
+        rows = [
+            tuple(_splat(builder, _load(builder, a, _F32, 4 * r), _F32X16) for a in arguments[1:])
+            for r in range(tile.rows)
+        ]
+
+        def scale(x, r, p):
+            return builder.fadd(builder.fmul(builder.sitofp(x, _F32X16), rows[r][0]), rows[r][1])
+
+        return _map_tile(context, builder, tile, signature.return_type, arguments[0], scale)
+
+    return _Tile(tile.rows, tile.vectors, True)(tile, types.intp, types.intp), emit
+
+
+@intrinsic
+def tile_requantize(typing, tile, low, high, scale):
+    """Clip, round half to even, times scale: an inner quantizer (Q1) and its (Q2)."""
+
+    def emit(context, builder, signature, arguments):
+        low, high, scale = (_splat(builder, a, _F32X16) for a in arguments[1:])
+        magic = _constant(_F32X16, _ROUNDING)
+
+        def requantize(x, r, p):
+            rounded = builder.fsub(builder.fadd(_clip(builder, x, low, high), magic), magic)
+            return builder.fmul(rounded, scale)
+
+        return _map_tile(context, builder, tile, tile, arguments[0], requantize)
+
+    return tile(tile, types.float32, types.float32, types.float32), emit
+
+
 @intrinsic(prefer_literal=True)
-def tile_store(typing, address, row_bytes, tile):
-    """Store vector (r, p) of the tile at address + r * row_bytes + 64 * p; row_bytes is a literal."""
-    if not isinstance(tile, _Tile):
-        return None
+def tile_add_codes(typing, tile, address, first, zero, scale):
+    """x[r, p] += f32(code - zero) * scale, codes in byte first + r of the lanes at address + 64 * p (Q2), (Q5)."""
+
+    def emit(context, builder, signature, arguments):
+        zero = _splat(builder, arguments[3], _I32X16)
+        scale = _splat(builder, arguments[4], _F32X16)
+        words = [_load(builder, arguments[1], _I32X16, VECTOR_BYTES * p) for p in range(tile.vectors)]
+
+        def add(x, r, p):
+            code, byte = words[p], first.literal_value + r
+            if byte:
+                code = builder.lshr(code, _constant(_I32X16, 8 * byte))
+            if byte < 3:
+                code = builder.and_(code, _constant(_I32X16, 255))
+            real = builder.fmul(builder.sitofp(builder.sub(code, zero), _F32X16), scale)
+            return builder.fadd(x, real)
+
+        return _map_tile(context, builder, tile, tile, arguments[0], add)
+
+    return tile(tile, types.intp, first, types.int32, types.float32), emit
+
+
+@intrinsic
+def tile_add_real(typing, tile, address, stride):
+    """x[r, p] += float32 vector at address + r * stride + 64 * p."""
+
+    def emit(context, builder, signature, arguments):
+        rows = [
+            builder.add(arguments[1], builder.mul(arguments[2], ir.Constant(_I64, r))) for r in range(tile.rows)
+        ]
+
+        def add(x, r, p):
+            return builder.fadd(x, _load(builder, rows[r], _F32X16, VECTOR_BYTES * p))
+
+        return _map_tile(context, builder, tile, tile, arguments[0], add)
+
+    return tile(tile, types.intp, types.intp), emit
+
+
+@intrinsic
+def tile_relu(typing, tile):
+    """max(x, 0)."""
+
+    def emit(context, builder, signature, arguments):
+        zero = _constant(_F32X16, 0.0)
+
+        def relu(x, r, p):
+            return builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
+
+        return _map_tile(context, builder, tile, tile, arguments[0], relu)
+
+    return tile(tile), emit
+
+
+@intrinsic
+def tile_store_real(typing, address, stride, tile):
+    """Store vector (r, p) at address + r * stride + 64 * p."""
 
     def emit(context, builder, signature, arguments):
         for r in range(tile.rows):
+            row = builder.add(arguments[0], builder.mul(arguments[1], ir.Constant(_I64, r)))
             for p in range(tile.vectors):
-                place = _pointer(
-                    builder, arguments[0], _I32X16, r * row_bytes.literal_value + VECTOR_BYTES * p
-                )
+                place = _pointer(builder, row, _F32X16, VECTOR_BYTES * p)
                 builder.store(builder.extract_value(arguments[2], r * tile.vectors + p), place, align=1)
         return context.get_dummy_value()
 
-    return types.void(types.intp, row_bytes, tile), emit
+    return types.void(types.intp, types.intp, tile), emit
+
+
+@intrinsic(prefer_literal=True)
+def tile_pack(typing, tile, low, high, first):
+    """Clip and round every value (Q1), its bits to byte first + r of the lanes: an i32 tile of one row.
+
+    Four such sums of rounded values, shifted by 0, 8, 16 and 24 bits and added modulo 2**32, hold four codes plus a
+    constant that `sparse_icnet.kernels.epilogue.pack_constant` gives.  No conversion instruction is needed, and none
+    whose rounding differs between CPUs.
+    """
+    target = _Tile(1, tile.vectors)
+
+    def emit(context, builder, signature, arguments):
+        low, high = (_splat(builder, a, _F32X16) for a in arguments[1:3])
+        magic = _constant(_F32X16, _ROUNDING)
+        result = ir.Constant(context.get_value_type(target), ir.Undefined)
+        for p in range(tile.vectors):
+            total = None
+            for r in range(tile.rows):
+                x = builder.extract_value(arguments[0], r * tile.vectors + p)
+                bits = builder.bitcast(builder.fadd(_clip(builder, x, low, high), magic), _I32X16)
+                if first.literal_value + r:
+                    bits = builder.shl(bits, _constant(_I32X16, 8 * (first.literal_value + r)))
+                total = bits if total is None else builder.add(total, bits)
+            result = builder.insert_value(result, total, p)
+        return result
+
+    return target(tile, types.float32, types.float32, first), emit
+
+
+@intrinsic
+def tile_add_words(typing, tile, address):
+    """x[p] += int32 vector at address + 64 * p, modulo 2**32."""
+
+    def emit(context, builder, signature, arguments):
+        def add(x, r, p):
+            return builder.add(x, _load(builder, arguments[1], _I32X16, VECTOR_BYTES * p))
+
+        return _map_tile(context, builder, tile, tile, arguments[0], add)
+
+    return tile(tile, types.intp), emit
+
+
+@intrinsic
+def tile_store_words(typing, address, tile, constant):
+    """Store x[p] - constant at address + 64 * p, modulo 2**32."""
+
+    def emit(context, builder, signature, arguments):
+        constant = _splat(builder, arguments[2], _I32X16)
+        for p in range(tile.vectors):
+            word = builder.sub(builder.extract_value(arguments[1], p), constant)
+            builder.store(word, _pointer(builder, arguments[0], _I32X16, VECTOR_BYTES * p), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, tile, types.int32), emit
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------------

@@ -51,13 +51,15 @@ def _scatter(step, phase, vector, source, channel):
     ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
     pixels = field(step, f.PITCH) // 4
     height, width = field(step, f.HEIGHT), field(step, f.WIDTH)  # of the result
-    y = (vector * 16 // pixels) * ky + phase // kx
-    first = vector * 16 % pixels
-    row = field(step, f.OUT) + 4 * ((channel * height + y) * width)
+    out = field(step, f.OUT) + 4 * channel * height * width
+    y, x = vector * 16 // pixels * ky + phase // kx, vector * 16 % pixels * kx + phase % kx
     for lane in range(16):
-        x = (first + lane) * kx + phase % kx
         if x < width:
-            put_f32(row + 4 * x, get_f32(source + 4 * lane))
+            put_f32(out + 4 * (y * width + x), get_f32(source + 4 * lane))
+        x += kx
+        if x >= pixels * kx:
+            x -= pixels * kx
+            y += ky
 
 
 @njit

@@ -7,6 +7,8 @@ between its two precisions is the noise floor of any comparison with another run
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -187,12 +189,23 @@ def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def evaluate_float(
-    graph: Graph, blob: NDArray, dtype: type[np.floating] = np.float64
+    graph: Graph,
+    blob: NDArray,
+    dtype: type[np.floating] = np.float64,
+    keep: Collection[str] | None = None,
 ) -> dict[str, NDArray[np.floating]]:
-    """Every tensor of `graph` as real values, quantizers as FakeQuantize, in `dtype`: name -> (C, H, W)."""
+    """Tensors of `graph` as real values, quantizers as FakeQuantize, in `dtype`: name -> (C, H, W).
+
+    keep  names to return, None for all; the others are dropped after their last reader, which saves gigabytes
+    """
     values: dict[str, NDArray] = {}
+    last_reader = {source: op.name for op in graph.ops for source in op.inputs}
     for op in graph.ops:
         values[op.name] = _float_value(op, values, blob, dtype)
+        if keep is not None:
+            for source in {*op.inputs, op.name}.difference(keep):
+                if last_reader.get(source, op.name) == op.name:
+                    del values[source]
     return values
 
 
@@ -228,10 +241,21 @@ def _float_value(op: Op, values: dict[str, NDArray], blob: NDArray, dtype: type[
 
 
 def _float_convolution(x: NDArray, op: Convolution, dtype: type[np.floating]) -> NDArray:
+    """Convolution of real values (I, H, W) in `dtype`: a matrix product for each tap, the bias last."""
     weight = op.weight.astype(dtype) * op.weight_scale.astype(dtype)[:, None, None, None]
     top, left, bottom, right = op.padding
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
-    windows = np.lib.stride_tricks.sliding_window_view(
-        padded, [d * (k - 1) + 1 for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)], (1, 2)
-    )[:, :: op.stride[0], :: op.stride[1], :: op.dilation[0], :: op.dilation[1]]
-    return np.einsum("chwij,ocij->ohw", windows, weight, optimize=True) + op.bias.astype(dtype)[:, None, None]
+    outputs, inputs, kernel_height, kernel_width = weight.shape
+    rows = (padded.shape[1] - op.dilation[0] * (kernel_height - 1) - 1) // op.stride[0] + 1
+    columns = (padded.shape[2] - op.dilation[1] * (kernel_width - 1) - 1) // op.stride[1] + 1
+    total = np.zeros((outputs, rows * columns), dtype)
+    for y in range(kernel_height):
+        for x_tap in range(kernel_width):
+            first, left_x = y * op.dilation[0], x_tap * op.dilation[1]
+            window = padded[
+                :,
+                first : first + op.stride[0] * (rows - 1) + 1 : op.stride[0],
+                left_x : left_x + op.stride[1] * (columns - 1) + 1 : op.stride[1],
+            ]
+            total += weight[:, :, y, x_tap] @ window.reshape(inputs, -1)
+    return total.reshape(outputs, rows, columns) + op.bias.astype(dtype)[:, None, None]

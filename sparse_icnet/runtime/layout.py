@@ -17,15 +17,19 @@ Codes are u8, four channels in a 32-bit lane: [channel / 4][plane][row][column][
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.kernels.simd import ISA, target_cpu
 from sparse_icnet.network.graph import Quantizer, Shape
 
 LINE = 64
+# Zen 4 runs the 4-row kernels at full speed on loads that cross cache lines (bench/kernels.py); Intel cores do not.
+FREE_UNALIGNED_LOADS = target_cpu().startswith("znver") or not ISA.startswith("avx512")
 VECTOR_PIXELS = 16
 # A load may run past the last row of a buffer by a tile of vectors, a shifted load before the first row.
 SLACK = 4096
@@ -33,15 +37,27 @@ SLACK = 4096
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The common grid: rows and columns of every plane."""
+    """The common grid: rows and columns of every plane.
+
+    pitch_pixels  columns of storage in one row, at least 16 and at least `columns`
+    """
 
     rows: int
     columns: int
+    pitch_pixels: int
 
-    @property
-    def pitch_pixels(self) -> int:
-        """Columns with their padding to whole vectors."""
-        return -(-self.columns // VECTOR_PIXELS) * VECTOR_PIXELS
+    @classmethod
+    def for_size(cls, rows: int, columns: int, dense: bool | None = None) -> Grid:
+        """Grid with rows padded to whole vectors, or `dense`: row after row without a gap.
+
+        Dense rows waste no arithmetic on padding but make taps of other rows read unaligned.  They need planes
+        of whole vectors.  By default they are used where unaligned loads were measured to cost nothing.
+        """
+        padded = -(-columns // VECTOR_PIXELS) * VECTOR_PIXELS
+        if dense is None:
+            dense = FREE_UNALIGNED_LOADS
+        fits = columns >= VECTOR_PIXELS and rows * columns % VECTOR_PIXELS == 0
+        return cls(rows, columns, columns if dense and fits else padded)
 
     @property
     def pitch(self) -> int:
@@ -92,7 +108,13 @@ class Buffer:
 
     @property
     def plane_bytes(self) -> int:
-        return (self.grid.rows + 2 * self.pad_rows) * self.grid.pitch
+        """Bytes of a plane with its padding rows, whole cache lines: outputs are stored aligned."""
+        return self._front + -(-(self.grid.rows + self.pad_rows) * self.grid.pitch // LINE) * LINE
+
+    @property
+    def _front(self) -> int:
+        """Bytes of padding above a plane: its rows of padding, rounded up to whole cache lines."""
+        return -(-self.pad_rows * self.grid.pitch // LINE) * LINE
 
     @property
     def stride(self) -> int:
@@ -100,7 +122,7 @@ class Buffer:
 
         A power of two here would map the same tile of every group to the same few sets of the cache.
         """
-        lines = (self.planes + len(self.shifts)) * self.plane_bytes // LINE
+        lines = -(-(self.planes + len(self.shifts)) * self.plane_bytes // LINE)
         return (lines | 1) * LINE
 
     @property
@@ -110,7 +132,7 @@ class Buffer:
     def plane_offset(self, plane: int, shift: int = 0) -> int:
         """Bytes from the start of a group to the first grid row of a plane, or of its copy shifted by `shift` columns."""
         index = plane if shift == 0 else self.planes + self.shifts[plane, shift]
-        return index * self.plane_bytes + self.pad_rows * self.grid.pitch
+        return index * self.plane_bytes + self._front
 
     def place(self, arena: Arena) -> None:
         """Take memory and fill it with the stored zero, which the padding keeps for ever."""
@@ -176,8 +198,6 @@ class View:
 
 def memory_at(address: int, size: int) -> NDArray[np.uint8]:
     """uint8 view of memory that the caller keeps alive."""
-    import ctypes
-
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 

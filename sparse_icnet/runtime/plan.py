@@ -39,15 +39,15 @@ from sparse_icnet.network.graph import (
 from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View
 from sparse_icnet.sparse.block_csr import BlockCSR
 
-# Throughput of the micro-kernels relative to 4 rows, measured by bench/kernels.py: with fewer rows the loads
-# of activations are shared by fewer dot products.
+# Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
+# fewer rows the loads of activations are shared by fewer dot products.
 RELATIVE_SPEED = {
-    "avx512vnni": {4: 1.0, 2: 0.9},
-    "avx512bw": {4: 1.0, 2: 0.9},
-    "avxvnni": {4: 1.0, 2: 0.8},
-    "avx2": {4: 1.0, 2: 0.85},
-    "sse2": {4: 1.0, 2: 0.8},
-    "generic": {4: 1.0, 2: 0.8},
+    "avx512vnni": {(4, 6): 1.0, (4, 3): 0.8, (2, 12): 0.87, (2, 9): 0.84},
+    "avx512bw": {(4, 4): 1.0, (2, 6): 0.9},
+    "avxvnni": {(4, 1): 1.0, (2, 3): 0.8},
+    "avx2": {(4, 1): 1.0, (2, 2): 0.85},
+    "sse2": {(4, 1): 1.0, (2, 1): 0.8},
+    "generic": {(4, 1): 1.0, (2, 2): 0.8},
 }
 
 
@@ -76,6 +76,7 @@ class Step:
     block_density: dict[int, float] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
     weight_bytes: int = 0
+    fused: Step | None = None  # a residual convolution computed inside this step
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +111,15 @@ class Plan:
     output_shape: tuple[int, int, int]
     scratch_bytes: int
 
-    def table(self, steps: list[Step]) -> NDArray[np.int64]:
-        """The int64 rows (n, ROW_FIELDS) of `steps`."""
-        rows = np.zeros((len(steps), ROW_FIELDS), np.int64)
-        for row, step in zip(rows, steps, strict=True):
-            row[f.KIND], row[f.TASKS] = int(step.kind), step.tasks
-            for index, value in step.fields.items():
-                row[index] = value
-        return rows
+
+def step_rows(steps: list[Step]) -> NDArray[np.int64]:
+    """The int64 rows (n, ROW_FIELDS) of `steps`, as the kernels read them."""
+    rows = np.zeros((len(steps), ROW_FIELDS), np.int64)
+    for row, step in zip(rows, steps, strict=True):
+        row[f.KIND], row[f.TASKS] = int(step.kind), step.tasks
+        for index, value in step.fields.items():
+            row[index] = value
+    return rows
 
 
 def f32_bits(value: float) -> int:
@@ -125,13 +127,26 @@ def f32_bits(value: float) -> int:
     return int(np.float32(value).view(np.int32))
 
 
-def choose_kernel(op: Convolution) -> tuple[MicroKernel, str]:
-    """The micro-kernel with the least estimated time for these weights: stored products over relative speed."""
+def tail_kernel(kernel: MicroKernel, vectors: int) -> MicroKernel:
+    """The narrowest micro-kernel with as many rows for the vectors that whole tiles of `kernel` leave over."""
+    rest = vectors % kernel.vectors
+    fitting = [k for k in REGISTRY if k.rows == kernel.rows and rest <= k.vectors <= kernel.vectors]
+    return min(fitting, key=lambda k: k.vectors)
+
+
+def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
+    """The micro-kernel with the least estimated time for these weights on planes of `vectors` vectors.
+
+    Estimate: stored products, times vectors in whole tiles, over the relative speed of the kernel.
+    """
     costs = {}
     for kernel in REGISTRY:
         blocks = BlockCSR.from_dense(op.weight, kernel.rows).blocks
-        costs[kernel] = blocks * kernel.rows * 4 / RELATIVE_SPEED[ISA][kernel.rows]
-    best = min(costs, key=lambda kernel: (costs[kernel], -kernel.rows))
+        whole, rest = divmod(vectors, kernel.vectors)
+        computed = whole * kernel.vectors + (tail_kernel(kernel, vectors).vectors if rest else 0)
+        speed = RELATIVE_SPEED[ISA][kernel.rows, kernel.vectors]
+        costs[kernel] = blocks * kernel.rows * computed / speed
+    best = min(costs, key=costs.__getitem__)
     others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
     return best, f"least estimated time; {others}"
 
@@ -165,7 +180,7 @@ class _Planner:
         sizes = [graph.shape(op.name)[1:] for op in graph.convolutions]
         if not sizes:
             raise PlanError("the graph has no convolution: it is not an ICNet")
-        self.grid = Grid(min(h for h, _ in sizes), min(w for _, w in sizes))
+        self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
         self.buffers: list[Buffer] = []
         self.body: list[Step] = []
         self.codes_views: dict[str, View] = {}
@@ -368,7 +383,14 @@ class _Planner:
         for main, other in ((op.left, op.right), (op.right, op.left)):
             convolution, inner = self._fusible(main)
             if convolution is not None:
-                residual = self._operand(other, unit)
+                projection, projection_inner = self._fusible(other)
+                if projection is not None:
+                    # Computed tile by tile inside the step that adds it, so with the same tiles.
+                    choice = choose_kernel(convolution, self.grid.vectors)
+                    residual = self._convolution_step(projection, unit, projection_inner, choice)
+                    residual.fields[f.OUT_REAL] = f.FUSED
+                else:
+                    residual = self._operand(other, unit)
                 return self._convolution(convolution, target, quantize, unit, inner, residual, relu)
         left, right = self._operand(op.left, unit), self._operand(op.right, unit)
         return self._combine(target, quantizer, left, right, relu, unit)
@@ -395,9 +417,38 @@ class _Planner:
         quantize: Quantize | None,
         unit: float,
         inner: Quantizer | None = None,
-        residual: Operand | None = None,
+        residual: Operand | Step | None = None,
         relu: bool = False,
     ) -> View:
+        """Append the step that computes `op`, then adds `residual`, into a new buffer."""
+        quantizer = quantize.quantizer if quantize else None
+        kernel = choose_kernel(op, self.grid.vectors)
+        step = self._convolution_step(op, unit, inner, kernel)
+        out = self._buffer(target, op.weight.shape[0], self._phases(op.name), quantizer)
+        step.output = View.of(out)
+        step.fields[f.RELU] = int(relu)
+        self._set_bounds(step, quantizer, relu)
+        fill_weights = step.fill
+
+        def fill(step: Step, arena: Arena) -> None:
+            fill_weights(step, arena)
+            self._output(step, arena, View.of(out))
+            if isinstance(residual, Step):
+                residual.fill(residual, arena)
+                step.fields[f.RESIDUAL] = arena.put(step_rows([residual]))
+                step.fields[f.RESIDUAL_KIND] = f.FUSED
+            else:
+                self._residual(step, arena, residual)
+
+        step.fill = fill
+        if isinstance(residual, Step):
+            step.fused = residual
+        return self._append(step, out)
+
+    def _convolution_step(
+        self, op: Convolution, unit: float, inner: Quantizer | None, choice: tuple[MicroKernel, str]
+    ) -> Step:
+        """The step of `op` up to its rescaled accumulators: geometry, packed weights, constants; no output yet."""
         source = self._codes(op.input)
         outputs = op.weight.shape[0]
         phases = self._phases(op.name)
@@ -406,23 +457,19 @@ class _Planner:
                 f"convolution {op.name!r}: input {self._size(op.input)} must be stride {op.stride} times the output "
                 f"{self._size(op.name)}"
             )
-        quantizer = quantize.quantizer if quantize else None
         taps = self._taps(op, source, phases)
-        out = self._buffer(target, outputs, phases, quantizer)
-        kernel, reason = choose_kernel(op)
+        kernel, reason = choice
         blocks, words = pack_weights(op, kernel)
         groups = -(-outputs // 4)
         tiles = -(-self.grid.vectors // kernel.vectors)
         # Enough tasks that every thread finds work until the end, whatever the size of the map.
         chunks = min(groups, max(1, -(-8 * self.threads // (tiles * math.prod(phases)))))
         per_task = -(-groups // chunks)
-        chunks = -(-groups // per_task)
         pixels = math.prod(self.graph.shape(op.name)[1:])
         step = Step(
             op.name,
             Kind.CONVOLUTION,
-            tiles * math.prod(phases) * chunks,
-            output=View.of(out),
+            tiles * math.prod(phases) * -(-groups // per_task),
             macs=blocks.data.size * pixels,
             dense_macs=op.weight.size * pixels,
             kernel=kernel.name,
@@ -438,19 +485,18 @@ class _Planner:
             f.TILES: tiles,
             f.GROUPS: groups,
             f.GROUPS_PER_TASK: per_task,
-            f.ROWS: kernel.rows,
-            f.RELU: int(relu),
+            f.KERNEL: REGISTRY.index(kernel),
+            f.TILE_VECTORS: kernel.vectors,
+            f.TAIL_KERNEL: REGISTRY.index(tail_kernel(kernel, self.grid.vectors)),
         }
-        self._set_bounds(step, quantizer, relu)
-        inner_unit = unit
         if inner is not None:
-            inner_unit = inner.scale
             step.fields |= {
                 f.INNER: 1,
                 f.INNER_LOW: f32_bits(inner.low - inner.zero_point),
                 f.INNER_HIGH: f32_bits(inner.high - inner.zero_point),
                 f.INNER_SCALE: f32_bits(arithmetic.dequantize_multiplier(inner, unit)),
             }
+            unit = inner.scale
 
         def fill(step: Step, arena: Arena) -> None:
             padded = 4 * groups
@@ -458,8 +504,8 @@ class _Planner:
             initial = np.zeros(padded, np.int32)
             initial[:outputs] = -source.buffer.stored_zero * weight_sums
             constants = np.zeros((2, padded), np.float32)
-            constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.buffer.quantizer, inner_unit)
-            constants[1, :outputs] = arithmetic.convolution_bias(op, inner_unit)
+            constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.buffer.quantizer, unit)
+            constants[1, :outputs] = arithmetic.convolution_bias(op, unit)
             offsets = self._offsets(op, source, taps, blocks)
             step.fields |= {
                 f.IN: source.buffer.address,
@@ -471,11 +517,9 @@ class _Planner:
                 f.MULTIPLIER: arena.put(constants[0]),
                 f.BIAS: arena.put(constants[1]),
             }
-            self._output(step, arena, View.of(out))
-            self._residual(step, arena, residual)
 
         step.fill = fill
-        return self._append(step, out)
+        return step
 
     def _taps(
         self, op: Convolution | MaxPool, source: View, phases: tuple[int, int]
@@ -671,6 +715,8 @@ class _Planner:
             all(stage[0].input == source for stage in stages)
             and len(stages) <= MAX_STAGES
             and max(map(max, rows)) <= MAX_BINS
+            # One pass over the map: every bin is a whole number of the finest bins, those of the common multiple.
+            and all(n % b == 0 for n, b in zip(self.graph.shape(source)[1:], _finest(rows), strict=True))
             and self._phases(source) == (1, 1)
         )
         return (source, stages) if simple else None
@@ -726,6 +772,7 @@ class _Planner:
             f.IN_SCALE: f32_bits(arithmetic.dequantize_multiplier(quantizer, units[0])),
         }
         self._set_bounds(step, quantize.quantizer, False)
+        step.fields[f.CHANNELS], step.fields[f.EXTRA] = _finest([pool.bins for pool, _, _ in stages])
         bin_rows = sum(pool.bins[0] for pool, _, _ in stages)
         self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, bin_rows))
 
@@ -824,6 +871,11 @@ class _Planner:
                 f.RESIDUAL_SCALE: f32_bits(residual.scale),
                 f.RESIDUAL_ZERO: residual.zero,
             }
+
+
+def _finest(bins: list[tuple[int, int]]) -> tuple[int, int]:
+    """The coarsest grid of bins (rows, columns) that divides all of `bins`."""
+    return math.lcm(*(rows for rows, _ in bins)), math.lcm(*(columns for _, columns in bins))
 
 
 def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.int32]:

@@ -15,7 +15,7 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.run import run
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.network.rewrite import optimize
-from sparse_icnet.runtime.plan import Plan, Step, build_plan
+from sparse_icnet.runtime.plan import Plan, Step, build_plan, step_rows
 
 
 def default_threads() -> int:
@@ -59,7 +59,7 @@ class Session:
             for image in (False, True)
             for classes in (False, True)
         }
-        self._tables = {key: plan.table(steps) for key, steps in self._programs.items()}
+        self._tables = {key: step_rows(steps) for key, steps in self._programs.items()}
         longest = max(map(len, self._tables.values()))
         self._sync = np.zeros(longest + 9, np.int64)
         self._scratch = [plan.arena.take(plan.scratch_bytes) for _ in range(self.threads)]
@@ -137,8 +137,8 @@ class Session:
                 step.kind.name.lower(),
                 step.kernel,
                 float(np.median(times)),
-                step.macs,
-                step.dense_macs,
+                step.macs + (step.fused.macs if step.fused else 0),
+                step.dense_macs + (step.fused.dense_macs if step.fused else 0),
                 min(step.block_density.values(), default=0.0),
             )
             for step, times in zip(steps, seconds, strict=True)

@@ -15,8 +15,8 @@ def merge_resizes(graph: Graph) -> Graph:
     the source, and the merged resize would take pixel i * a // c.  They agree whenever
 
     * b = k * a, the first enlarges by a whole number:
-      ((i * k * a // c) * a) // (k * a) = (i * k * a // c) // k = i * a // c, as floor(floor(v) / k) =
-      floor(v / k);
+      ((i * k * a // c) * a) // (k * a) = (i * k * a // c) // k = i * a // c, for
+      floor(floor(v) / k) = floor(v / k);
     * b = k * c, the second shrinks by a whole number:
       ((i * k * c // c) * a) // (k * c) = (i * k * a) // (k * c) = i * a // c.
 

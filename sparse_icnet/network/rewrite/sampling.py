@@ -55,7 +55,7 @@ def pull_sampling(graph: Graph) -> Graph:
     changed = False
     for name in reversed([op.name for op in graph.ops]):
         op = ops[name]
-        if name == graph.output or not readers[name] or not _can_pull(op, ops, readers, graph.output):
+        if name == graph.output or not readers[name] or not _can_pull(op, ops, readers):
             continue
         step = _common_step([ops[reader] for reader in readers[name]], sizes, sizes[name])
         if step == (1, 1):
@@ -84,21 +84,21 @@ def pull_sampling(graph: Graph) -> Graph:
     return rebuilt(graph, ops, graph.output) if changed else graph
 
 
-def _can_pull(op: Op, ops: Mapping[str, Op], readers: Mapping[str, list[str]], output: str) -> bool:
+def _can_pull(op: Op, ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -> bool:
     """Whether `op` may be computed at fewer positions."""
     match op:
         case Convolution() | MaxPool() | Resize():
             return True
         case Quantize() | Relu() | Softmax() | Argmax() | Add():
-            return all(_can_sample(source, ops, readers, output) for source in op.inputs)
+            return all(_can_sample(source, ops, readers) for source in op.inputs)
     return False
 
 
-def _can_sample(name: str, ops: Mapping[str, Op], readers: Mapping[str, list[str]], output: str) -> bool:
+def _can_sample(name: str, ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -> bool:
     """Whether reading `name` at fewer positions leaves no new resize of a real tensor behind."""
     if held_quantizer(ops, name) is not None or isinstance(ops[name], Resize):
         return True
-    return name != output and len(set(readers[name])) == 1 and _can_pull(ops[name], ops, readers, output)
+    return len(set(readers[name])) == 1 and _can_pull(ops[name], ops, readers)
 
 
 def _common_step(readers: list[Op], sizes: Mapping[str, Size], size: Size) -> Size:
@@ -159,12 +159,12 @@ def quantize_before_sampling(graph: Graph) -> Graph:
         if not isinstance(op, Quantize) or not isinstance(resize := graph[op.input], Resize):
             continue
         source = resize.input
-        if graph.quantizer(source) is not None or isinstance(graph[source], Resize):
+        if graph.quantizer(source) is not None:
             continue
         before = size_of(graph, source)
         if factor(before, resize.size) is not None:
             continue  # push_upsampling moves it
-        if factor(resize.size, before) is not None and _can_sample(source, ops, readers, graph.output):
+        if factor(resize.size, before) is not None and _can_sample(source, ops, readers):
             continue  # pull_sampling moves it
         key = source, op.quantizer
         if key not in existing:
