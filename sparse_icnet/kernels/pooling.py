@@ -24,8 +24,9 @@ from sparse_icnet.kernels.simd import (
 
 MAX_BINS = 16  # rows or columns of bins in a pyramid stage
 MAX_STAGES = 8
-# One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, multiplier of the sum, then
-# (flag, low, high, scale) of the quantizer on the pooled value and of the quantizer on the running sum.
+# One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, byte offset in the table of its
+# multipliers (float32 for each bin) and counts (int32 for each bin), (flag, low, high, scale) of the quantizer on the
+# pooled value and of the quantizer on the running sum, and whether the finest bins divide its bins.
 STAGE_WORDS = 12
 
 
@@ -79,8 +80,8 @@ def _bin_sums(step, group, rows, columns, sums):
     planes, pitch = field(step, f.IN_PLANES), field(step, f.PITCH)
     for i in range(rows):
         for j in range(columns):
-            y0, y1 = i * (height // rows), (i + 1) * (height // rows)
-            x0, x1 = j * (width // columns), (j + 1) * (width // columns)
+            y0, y1 = i * height // rows, ((i + 1) * height + rows - 1) // rows
+            x0, x1 = j * width // columns, ((j + 1) * width + columns - 1) // columns
             cell = sums[i, j]
             cell[:] = 0
             for py in range(ky):
@@ -100,32 +101,38 @@ def _bin_sums(step, group, rows, columns, sums):
 
 
 @njit
-def _means(step, fine, fine_rows, fine_columns, rows, columns, multiplier, zero, out):
-    """Mean of every bin in the unit of `multiplier` (Q6) from the sums of finer bins: out float32 (4, rows, columns).
+def _means(fine, fine_rows, fine_columns, rows, columns, multipliers, counts, zero, out):
+    """Mean of every bin (Q6) from the sums of finer bins: out float32 (4, rows, columns).
 
     Every bin is a whole number of finer ones, and integer sums do not depend on their order.
+    multipliers  float32 (rows, columns), counts int32 (rows, columns): pixels of the window of each bin
     """
-    count = (field(step, f.HEIGHT) // rows) * (field(step, f.WIDTH) // columns)
     high, wide = fine_rows // rows, fine_columns // columns
     for i in range(rows):
         for j in range(columns):
+            multiplier = get_f32(multipliers + 4 * (i * columns + j))
+            offset = np.int64(get_i32(counts + 4 * (i * columns + j))) * zero
             for r in range(4):
                 total = np.int64(0)
                 for y in range(i * high, (i + 1) * high):
                     for x in range(j * wide, (j + 1) * wide):
                         total += fine[y, x, r]
-                mean = np.float32(total - count * zero) * multiplier
+                mean = np.float32(total - offset) * multiplier
                 put_f32(out + 4 * ((r * rows + i) * columns + j), mean)
 
 
 @njit
 def average_pool(step, task, scratch):
-    """One task: the bins of one group, as float32 (C, rows, columns)."""
+    """One task: the bins of one group, as float32 (C, rows, columns).
+
+    TABLE  float32 multipliers (rows, columns), then int32 counts (rows, columns)
+    """
     rows, columns = field(step, f.COUNT), field(step, f.EXTRA)
-    out = field(step, f.OUT) + task * 16 * rows * columns
+    table, out = field(step, f.TABLE), field(step, f.OUT) + task * 16 * rows * columns
     sums = np.empty((rows, columns, 4), np.int64)
     _bin_sums(step, task, rows, columns, sums)
-    _means(step, sums, rows, columns, rows, columns, field_f32(step, f.IN_SCALE), field(step, f.IN_ZERO), out)
+    counts = table + 4 * rows * columns
+    _means(sums, rows, columns, rows, columns, table, counts, field(step, f.IN_ZERO), out)
 
 
 @njit(inline="always")
@@ -155,14 +162,21 @@ def pyramid(step, task, scratch):
     values = scratch
     spread = scratch + 4 * 4 * MAX_BINS * MAX_BINS
     place = spread
-    # The bins of the finest stage; where they divide the bins of the others, one pass over the map serves all.
+    # Sums of the finest bins: for a stage whose bins are whole numbers of them, one pass over the map serves both.
     fine_rows, fine_columns = field(step, f.CHANNELS), field(step, f.EXTRA)
     sums = np.empty((fine_rows, fine_columns, 4), np.int64)
     _bin_sums(step, task, fine_rows, fine_columns, sums)
     for i in range(stages):
         stage = table + 4 * STAGE_WORDS * i
         rows, columns = np.int64(get_i32(stage)), np.int64(get_i32(stage + 4))
-        _means(step, sums, fine_rows, fine_columns, rows, columns, get_f32(stage + 8), zero, values)
+        multipliers = table + np.int64(get_i32(stage + 8))
+        counts = multipliers + 4 * rows * columns
+        if get_i32(stage + 44):
+            _means(sums, fine_rows, fine_columns, rows, columns, multipliers, counts, zero, values)
+        else:
+            own = np.empty((rows, columns, 4), np.int64)
+            _bin_sums(step, task, rows, columns, own)
+            _means(own, rows, columns, rows, columns, multipliers, counts, zero, values)
         quantized = get_i32(stage + 12)
         low, high, scale = get_f32(stage + 16), get_f32(stage + 20), get_f32(stage + 24)
         for line in range(4 * rows):
@@ -170,7 +184,8 @@ def pyramid(step, task, scratch):
                 value = get_f32(values + 4 * (line * columns + j))
                 if quantized:
                     value = np.float32(_round_scalar(value, low, high) * scale)
-                for x in range(j * (width // columns), (j + 1) * (width // columns)):
+                # pixels x with x * columns // width == j (Q7)
+                for x in range((j * width + columns - 1) // columns, ((j + 1) * width + columns - 1) // columns):
                     put_f32(place + 4 * x, value)
             place += row_floats
     first = splat_f32(field_f32(step, f.IN_SCALE))
@@ -189,7 +204,7 @@ def pyramid(step, task, scratch):
             for i in range(stages):
                 stage = table + 4 * STAGE_WORDS * i
                 rows = np.int64(get_i32(stage))
-                line = place + (y // (height // rows)) * row_floats + x
+                line = place + (y * rows // height) * row_floats + x
                 a = a + load_f32(line)
                 b = b + load_f32(line + rows * row_floats)
                 c = c + load_f32(line + 2 * rows * row_floats)

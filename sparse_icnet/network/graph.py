@@ -18,7 +18,7 @@ is the scale of the quantizer that reads it, or 1 for a network output.
 (Q3) convolution    a = sum over taps and channels of (q - z) * w         exact int32; padding holds z
 (Q4) rescale        [a]_u = f32(f32(a) * f32(s_in * s_w / u)) + f32(b / u)         two roundings, never fused
 (Q5) add, ReLU      [x + y]_u = f32([x]_u + [y]_u),   [relu(x)]_u = max([x]_u, 0)
-(Q6) average pool   [mean(q)]_u = f32(sum of (q - z)) * f32(s / (n * u))         n codes in the window
+(Q6) average pool   [mean(q)]_u = f32(sum of (q - z)) * f32(s / (n * u))         n codes in the window of the bin
 (Q7) nearest        resize(x)[i] = x[i * size_in // size_out]
 (Q8) softmax        e_c = exp([x_c]_1 - max_c [x_c]_1), p_c = f32(e_c * f32(1 / sum of e_c)), c ascending;
                     exp is the polynomial of `sparse_icnet.network.arithmetic`
@@ -188,10 +188,10 @@ class MaxPool:
 
 @dataclass(frozen=True, slots=True)
 class AveragePool:
-    """Mean over a grid of `bins` (rows, columns) equal windows that tile the map, equation (Q6).
+    """Mean over a grid of `bins` (rows, columns) windows, equation (Q6); the windows are those of `pool_windows`.
 
-    Takes a quantized tensor; height and width must be multiples of the bins.  Covers adaptive average
-    pooling, average pooling with stride = kernel, and the mean over the whole map (bins 1 x 1).
+    Takes a quantized tensor.  Covers adaptive average pooling, average pooling with stride = kernel, and the
+    mean over the whole map (bins 1 x 1).
     """
 
     name: str
@@ -399,6 +399,15 @@ def resized(graph: Graph, size: Size) -> Graph:
     return replace(graph, ops=tuple(ops))
 
 
+def pool_windows(length: int, bins: int) -> tuple[tuple[int, int], ...]:
+    """(start, end) of each bin along one axis: floor(i * length / bins) to ceil((i + 1) * length / bins).
+
+    The rule of adaptive average pooling in PyTorch and OpenVINO: equal windows that tile the map where bins divides
+    length, else overlapping ones.
+    """
+    return tuple((i * length // bins, -(-(i + 1) * length // bins)) for i in range(bins))
+
+
 def convolution_output_size(length: int, kernel: int, stride: int, dilation: int, padding: int) -> int:
     """Output length of one axis; `padding` is the sum of both ends."""
     return (length + padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -444,8 +453,8 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
         case AveragePool():
             if quantizer is None:
                 raise fail("a quantized input", f"the real tensor {op.input!r}")
-            if min(op.bins) < 1 or height % op.bins[0] or width % op.bins[1]:
-                raise fail("bins that divide the map", f"{op.bins} on {height}x{width}")
+            if min(op.bins) < 1 or max(op.bins) > 1 << 12:
+                raise fail("a positive number of bins", op.bins)
             return channels, *op.bins
         case Resize():
             if len(op.size) != 2 or min(op.size) < 1 or max(op.size) > 1 << 16:

@@ -59,7 +59,7 @@ PALETTE = (
     (0, 0, 0),
 )
 DEFAULT_SIZE: Size = (768, 960)
-SIZE_MULTIPLE = 96  # 32 for the low branch, times 3 so that its map divides into 1, 2, 3 and 6 bins
+SIZE_MULTIPLE = 96  # 32 for the low branch, times 3 for the bins of its pyramid
 PYRAMID_BINS = (1, 2, 3, 6)
 
 

@@ -7,7 +7,7 @@ between its two precisions is the noise floor of any comparison with another run
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator, Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from sparse_icnet.network.graph import (
     Relu,
     Resize,
     Softmax,
+    pool_windows,
 )
 
 
@@ -131,11 +132,19 @@ class Oracle:
         quantizer = self.graph.quantizer(source)
         assert quantizer is not None
         codes = self.codes(source).astype(np.int64) - quantizer.zero_point
-        channels, height, width = codes.shape
-        windows = codes.reshape(channels, bins[0], height // bins[0], bins[1], width // bins[1])
-        count = (height // bins[0]) * (width // bins[1])
-        sums = windows.sum((2, 4)).astype(np.float32)
-        return sums * arithmetic.mean_multiplier(quantizer, count, unit)
+        result = np.empty((codes.shape[0], *bins), np.float32)
+        for i, j, window in pooled_windows(codes, bins):
+            count = window.shape[1] * window.shape[2]
+            sums = window.sum((1, 2)).astype(np.float32)
+            result[:, i, j] = sums * arithmetic.mean_multiplier(quantizer, count, unit)
+        return result
+
+
+def pooled_windows(x: NDArray, bins: tuple[int, int]) -> Iterator[tuple[int, int, NDArray]]:
+    """(row, column, window (C, h, w)) of every bin of an average pool over (C, H, W)."""
+    for i, (top, bottom) in enumerate(pool_windows(x.shape[1], bins[0])):
+        for j, (left, right) in enumerate(pool_windows(x.shape[2], bins[1])):
+            yield i, j, x[:, top:bottom, left:right]
 
 
 def convolve(codes: NDArray[np.int16], op: Convolution, quantizer: Quantizer) -> NDArray[np.int32]:
@@ -228,8 +237,10 @@ def _float_value(op: Op, values: dict[str, NDArray], blob: NDArray, dtype: type[
         case MaxPool(input=source):
             return max_pool(values[source], op)
         case AveragePool(input=source, bins=bins):
-            c, h, w = values[source].shape
-            return values[source].reshape(c, bins[0], h // bins[0], bins[1], w // bins[1]).mean((2, 4))
+            result = np.empty((values[source].shape[0], *bins), dtype)
+            for i, j, window in pooled_windows(values[source], bins):
+                result[:, i, j] = window.mean((1, 2))
+            return result
         case Resize(input=source, size=size):
             return nearest(values[source], size)
         case Softmax(input=source):

@@ -34,7 +34,9 @@ from sparse_icnet.network.graph import (
     Quantizer,
     Relu,
     Resize,
+    Size,
     Softmax,
+    pool_windows,
 )
 from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View
 from sparse_icnet.sparse.block_csr import BlockCSR
@@ -320,7 +322,6 @@ class _Planner:
         height, width = self.graph.shape(op.input)[1:]
         source = self._codes(op.input)
         quantizer = source.buffer.quantizer
-        count = (height // rows) * (width // columns)
         pool = Step(f"{name}/mean", Kind.AVERAGE_POOL, -(-channels // 4))
         pool.fields = {
             f.COUNT: rows,
@@ -331,8 +332,8 @@ class _Planner:
             f.STEP_Y: source.phases[0],
             f.STEP_X: source.phases[1],
             f.IN_ZERO: source.buffer.stored_zero,
-            f.IN_SCALE: f32_bits(arithmetic.mean_multiplier(quantizer, count, unit)),
         }
+        table = _bin_table(quantizer, (height, width), (rows, columns), unit)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
         expand.fields = {
@@ -347,6 +348,7 @@ class _Planner:
 
         def fill(step: Step, arena: Arena) -> None:
             self._operand_in(step, arena, source)
+            step.fields[f.TABLE] = arena.put(table)
             step.fields[f.OUT] = arena.take(4 * (channels + 3) * rows * columns).ctypes.data
             expand.fields[f.IN] = step.fields[f.OUT]
             self._output(expand, arena, View.of(out))
@@ -715,8 +717,6 @@ class _Planner:
             all(stage[0].input == source for stage in stages)
             and len(stages) <= MAX_STAGES
             and max(map(max, rows)) <= MAX_BINS
-            # One pass over the map: every bin is a whole number of the finest bins, those of the common multiple.
-            and all(n % b == 0 for n, b in zip(self.graph.shape(source)[1:], _finest(rows), strict=True))
             and self._phases(source) == (1, 1)
         )
         return (source, stages) if simple else None
@@ -747,11 +747,16 @@ class _Planner:
         for i in reversed(range(len(stages))):
             unit = units[i] = units[i] or unit
         table = np.zeros((len(stages), STAGE_WORDS), np.int32)
+        bin_tables: list[NDArray[np.int32]] = []
+        finest = max((pool.bins for pool, _, _ in stages), key=math.prod)
         for i, (pool, pooled, running) in enumerate(stages):
-            count = (height // pool.bins[0]) * (width // pool.bins[1])
             table[i, :2] = pool.bins
+            table[i, 2] = table.nbytes + sum(t.nbytes for t in bin_tables)
+            table[i, 11] = all(
+                n % fine == 0 and fine % b == 0 for n, fine, b in zip((height, width), finest, pool.bins, strict=True)
+            )
             mean_unit = pooled.scale if pooled else units[i]
-            table[i, 2] = f32_bits(arithmetic.mean_multiplier(quantizer, count, mean_unit))
+            bin_tables.append(_bin_table(quantizer, (height, width), pool.bins, mean_unit))
             next_unit = units[i + 1] if i + 1 < len(stages) else quantize.quantizer.scale
             for place, q, target in ((3, pooled, units[i]), (7, running, next_unit)):
                 if q is not None:
@@ -772,12 +777,12 @@ class _Planner:
             f.IN_SCALE: f32_bits(arithmetic.dequantize_multiplier(quantizer, units[0])),
         }
         self._set_bounds(step, quantize.quantizer, False)
-        step.fields[f.CHANNELS], step.fields[f.EXTRA] = _finest([pool.bins for pool, _, _ in stages])
+        step.fields[f.CHANNELS], step.fields[f.EXTRA] = finest
         bin_rows = sum(pool.bins[0] for pool, _, _ in stages)
         self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, bin_rows))
 
         def fill(step: Step, arena: Arena) -> None:
-            step.fields[f.TABLE] = arena.put(table)
+            step.fields[f.TABLE] = arena.put(np.concatenate([table.reshape(-1), *bin_tables]))
             self._operand_in(step, arena, source)
             self._output(step, arena, View.of(out))
 
@@ -873,9 +878,14 @@ class _Planner:
             }
 
 
-def _finest(bins: list[tuple[int, int]]) -> tuple[int, int]:
-    """The coarsest grid of bins (rows, columns) that divides all of `bins`."""
-    return math.lcm(*(rows for rows, _ in bins)), math.lcm(*(columns for _, columns in bins))
+def _bin_table(quantizer: Quantizer, size: Size, bins: tuple[int, int], unit: float) -> NDArray[np.int32]:
+    """Multipliers of (Q6) as float32 bits (rows * columns,), then the pixels of the window of each bin."""
+    heights, widths = (
+        np.array([end - start for start, end in pool_windows(n, b)]) for n, b in zip(size, bins, strict=True)
+    )
+    counts = np.outer(heights, widths).reshape(-1)
+    multipliers = [arithmetic.mean_multiplier(quantizer, int(count), unit) for count in counts]
+    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts.astype(np.int32)])
 
 
 def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.int32]:
