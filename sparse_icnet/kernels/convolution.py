@@ -144,11 +144,13 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         @njit
         def tile(step, group, phase, start, count, activations, offsets, scratch):
             """Four output channels x P vectors in two halves of two channels: the first waits in scratch."""
-            stride = field(step, f.OUT_GROUP)
-            out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
+            stride, out, partial = field(step, f.OUT_GROUP), field(step, f.OUT), scratch
             real = field(step, f.OUT_REAL)
-            out += stride * group * 4 if real else stride * group
-            partial = scratch + _TILE_BYTES if real == f.FUSED else scratch
+            if real == f.FUSED:  # no planes of its own
+                partial += _TILE_BYTES
+            else:
+                out += get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
+                out += stride * group * 4 if real else stride * group
             weights, initial = field(step, f.WEIGHTS), field(step, f.INITIAL) + 16 * group
             place = field(step, f.INDPTR) + 8 * group
             first, middle, last = get_i32(place), get_i32(place + 4), get_i32(place + 8)

@@ -111,10 +111,11 @@ def upsample(step, task, scratch):
     """
     ky, kx, width = field(step, f.STEP_Y), field(step, f.STEP_X), field(step, f.WIDTH)
     source = field(step, f.IN) + task * 4 * width
+    # Each pixel is written as whole vectors of 16; what is too much the next pixel overwrites.
     for x in range(width):
-        value = get_f32(source + 4 * x)
-        for i in range(kx):
-            put_f32(scratch + 4 * (x * kx + i), value)
+        value = splat_f32(get_f32(source + 4 * x))
+        for i in range(0, kx, 16):
+            store(scratch + 4 * (x * kx + i), value)
     row = 4 * width * kx
     out = field(step, f.OUT) + task * ky * row
     if row % 64 == 0 and out % 64 == 0:
@@ -122,6 +123,11 @@ def upsample(step, task, scratch):
             for x in range(0, row, 64):
                 store_streaming(out + y * row + x, load_f32(scratch + x))
         fence()
+    elif row >= 64:
+        for y in range(ky):
+            for first in range(0, row, 64):
+                x = min(first, row - 64)
+                store(out + y * row + x, load_f32(scratch + x))
     else:
         for y in range(ky):
             for x in range(0, row, 4):

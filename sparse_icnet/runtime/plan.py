@@ -75,7 +75,7 @@ class Step:
     kernel: str = ""
     reason: str = ""
     sparsity: float = 0.0
-    block_density: dict[int, float] = field(default_factory=dict)
+    block_density: float = 0.0
     shape: tuple[int, ...] = ()
     weight_bytes: int = 0
     fused: Step | None = None  # a residual convolution computed inside this step
@@ -112,6 +112,11 @@ class Plan:
     logits_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
     scratch_bytes: int
+
+    def convolutions(self) -> list[Step]:
+        """The step of every convolution, those computed inside another step included."""
+        steps = [step for step in self.body if step.kind == Kind.CONVOLUTION]
+        return [s for step in steps for s in ((step.fused, step) if step.fused else (step,))]
 
 
 def step_rows(steps: list[Step]) -> NDArray[np.int64]:
@@ -477,7 +482,7 @@ class _Planner:
             kernel=kernel.name,
             reason=reason,
             sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
-            block_density={1: BlockCSR.from_dense(op.weight, 1).density, kernel.rows: blocks.density},
+            block_density=blocks.density,
             shape=op.weight.shape,
             weight_bytes=words.nbytes + blocks.indices.nbytes,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.run import run
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.network.rewrite import optimize
+from sparse_icnet.runtime.layout import LINE
 from sparse_icnet.runtime.plan import Plan, Step, build_plan, step_rows
 
 
@@ -77,7 +79,7 @@ class Session:
         """float32 (3, H, W) -> float32 (C, H, W), written into `out` if given."""
         blob = self._checked(blob, np.float32, self.input_shape)
         if out is None:
-            out = np.empty(self.plan.output_shape, np.float32)
+            out = _aligned_empty(self.plan.output_shape)
         elif out.dtype != np.float32 or out.shape != self.plan.output_shape or not out.flags.c_contiguous:
             raise ValueError(
                 f"out must be C-contiguous float32 of shape {self.plan.output_shape}, found {out.dtype} {out.shape}"
@@ -104,7 +106,7 @@ class Session:
     ) -> NDArray[np.float32]:
         """RGB uint8 (H, W, 3) of the network's size -> float32 (C, H, W)."""
         if out is None:
-            out = np.empty(self.plan.output_shape, np.float32)
+            out = _aligned_empty(self.plan.output_shape)
         self._run(True, False, self._checked_image(image), out)
         return out
 
@@ -139,7 +141,7 @@ class Session:
                 float(np.median(times)),
                 step.macs + (step.fused.macs if step.fused else 0),
                 step.dense_macs + (step.fused.dense_macs if step.fused else 0),
-                min(step.block_density.values(), default=0.0),
+                step.block_density,
             )
             for step, times in zip(steps, seconds, strict=True)
         ]
@@ -181,3 +183,11 @@ class Session:
             wait(others)
         for other in others:
             other.result()
+
+
+def _aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Uninitialised float32 array that begins at a cache line, so that whole lines can be streamed into it."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size].view(np.float32).reshape(shape)
