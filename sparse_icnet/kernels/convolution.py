@@ -69,6 +69,25 @@ _TILE_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
 SCRATCH_BYTES = 2 * _TILE_BYTES  # a tile on its way out, and the tile of a fused residual convolution
 
 
+@njit
+def _store_copies(step, phase, start, count, out):
+    """Store the codes just written at `out` again into each shifted copy of their plane.
+
+    The pixels land `d` places earlier in the flat plane; those that would cross into another row become padding.
+    COPIES  int64 (phases + 1,): range of entries of each phase; then entries of two int64: byte distance from the
+            plane to the first pixel in the copy, address of the masks (vectors, 2, 64 bytes): lanes to keep, padding
+    """
+    table = field(step, f.COPIES)
+    if table:
+        entries = table + 8 * (field(step, f.PHASES) + 1)
+        for i in range(get_i64(table + 8 * phase), get_i64(table + 8 * phase + 8)):
+            copy = out + get_i64(entries + 16 * i)
+            masks = get_i64(entries + 16 * i + 8) + 128 * start
+            for p in range(count):
+                keep, padding = load_i32(masks + 128 * p), load_i32(masks + 128 * p + 64)
+                store(copy + 64 * p, (load_i32(out + 64 * p) & keep) | padding)
+
+
 def _micro_kernel(rows: int, vectors: int) -> Any:
     """The loop over the stored blocks of one row group, and the epilogue, for one tile shape."""
     words_bytes = 4 * rows * WORDS_PER_BLOCK_ROW
@@ -138,6 +157,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                     tile_store_words(scratch, words, constant)
                     for p in range(count):
                         store(out + 64 * p, load_i32(scratch + 64 * p))
+                _store_copies(step, phase, start, count, out)
 
     else:
 
@@ -183,6 +203,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                     tile_store_words(scratch, words, constant)
                     for p in range(count):
                         store(out + 64 * p, load_i32(scratch + 64 * p))
+                _store_copies(step, phase, start, count, out)
 
     return tile
 

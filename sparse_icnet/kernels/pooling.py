@@ -184,9 +184,11 @@ def pyramid(step, task, scratch):
                 value = get_f32(values + 4 * (line * columns + j))
                 if quantized:
                     value = np.float32(_round_scalar(value, low, high) * scale)
-                # pixels x with x * columns // width == j (Q7)
-                for x in range((j * width + columns - 1) // columns, ((j + 1) * width + columns - 1) // columns):
-                    put_f32(place + 4 * x, value)
+                # Pixels x with x * columns // width == j (Q7), in whole vectors: what is too much the next bin overwrites.
+                vector = splat_f32(value)
+                first_x = (j * width + columns - 1) // columns
+                for x in range(first_x, ((j + 1) * width + columns - 1) // columns, 16):
+                    store(place + 4 * x, vector)
             place += row_floats
     first = splat_f32(field_f32(step, f.IN_SCALE))
     zeros, byte = splat_i32(np.int32(zero)), splat_i32(np.int32(255))
@@ -222,4 +224,4 @@ def pyramid(step, task, scratch):
 
 def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:
     """Scratch of one thread for a pyramid with `bin_rows` rows of bins in all stages together; pitch in bytes."""
-    return 4 * 4 * MAX_BINS * MAX_BINS + 4 * bin_rows * pitch
+    return 4 * 4 * MAX_BINS * MAX_BINS + 4 * bin_rows * pitch + 64

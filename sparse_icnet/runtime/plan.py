@@ -38,7 +38,7 @@ from sparse_icnet.network.graph import (
     Softmax,
     pool_windows,
 )
-from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View
+from sparse_icnet.runtime.layout import VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.sparse.block_csr import BlockCSR
 
 # Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
@@ -440,6 +440,8 @@ class _Planner:
         def fill(step: Step, arena: Arena) -> None:
             fill_weights(step, arena)
             self._output(step, arena, View.of(out))
+            if out.shifts:
+                step.fields[f.COPIES] = self._copies(out, arena)
             if isinstance(residual, Step):
                 residual.fill(residual, arena)
                 step.fields[f.RESIDUAL] = arena.put(step_rows([residual]))
@@ -450,7 +452,8 @@ class _Planner:
         step.fill = fill
         if isinstance(residual, Step):
             step.fused = residual
-        return self._append(step, out)
+        self.body.append(step)  # stores the shifted copies of its output itself
+        return View.of(out)
 
     def _convolution_step(
         self, op: Convolution, unit: float, inner: Quantizer | None, choice: tuple[MicroKernel, str]
@@ -820,6 +823,27 @@ class _Planner:
         if out.quantizer is not None:
             self.body.append(self._shift_step(out))
         return View.of(out)
+
+    def _copies(self, buffer: Buffer, arena: Arena) -> int:
+        """Address of the table by which a convolution stores the shifted copies of its output."""
+        grid = self.grid
+        masks: dict[int, int] = {}
+        columns = np.arange(grid.vectors * VECTOR_PIXELS) % grid.pitch_pixels
+        padding = np.uint32(buffer.stored_zero * 0x01010101)
+        for _, shift in buffer.shifts:
+            if shift not in masks:
+                # A pixel of column x lands in column x - shift; padding columns hold no pixel.
+                keep = (columns < grid.columns) & (columns >= shift) & (columns - shift < grid.columns)
+                lanes = np.where(keep, np.uint32(0xFFFFFFFF), np.uint32(0)).reshape(-1, 1, VECTOR_PIXELS)
+                masks[shift] = arena.put(np.concatenate([lanes, ~lanes & padding], 1))
+        ranges, entries = [0], []
+        for plane in range(buffer.planes):
+            for (source, shift) in buffer.shifts:
+                if source == plane:
+                    distance = buffer.plane_offset(plane, shift) - buffer.plane_offset(plane) - 4 * shift
+                    entries.append((distance, masks[shift]))
+            ranges.append(len(entries))
+        return arena.put(np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)]))
 
     def _shift_step(self, buffer: Buffer) -> Step:
         """Makes the shifted copies of `buffer`; dropped from the plan if no consumer asks for one."""
