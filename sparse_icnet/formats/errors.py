@@ -13,7 +13,7 @@ class FormatError(ValueError):
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The bytes of `path`; FormatError if it is no regular file or larger than `limit` bytes, else OSError."""
+    """The bytes of `path`; FormatError if it is no regular file or larger than `limit`, else OSError."""
     if path.exists() and not path.is_file():
         raise FormatError(f"{path}: expected a file, found a folder or a device")
     with path.open("rb") as stream:

@@ -38,7 +38,7 @@ from sparse_icnet.network.graph import (
     Softmax,
     pool_windows,
 )
-from sparse_icnet.runtime.layout import VECTOR_PIXELS, Arena, Buffer, Grid, View
+from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.sparse.block_csr import BlockCSR
 
 # Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
@@ -51,6 +51,10 @@ RELATIVE_SPEED = {
     "sse2": {(4, 1): 1.0, (2, 1): 0.8},
     "generic": {(4, 1): 1.0, (2, 2): 0.8},
 }
+
+
+LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
+MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
 
 
 class PlanError(ValueError):
@@ -187,6 +191,7 @@ class _Planner:
         sizes = [graph.shape(op.name)[1:] for op in graph.convolutions]
         if not sizes:
             raise PlanError("the graph has no convolution: it is not an ICNet")
+        _check_magnitudes(graph)
         self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
         self.buffers: list[Buffer] = []
         self.body: list[Step] = []
@@ -198,15 +203,19 @@ class _Planner:
     # --- the whole ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        end = self.graph[self.graph.output]
+        end, resizes = self.graph[self.graph.output], 0
         while isinstance(end, Resize):
-            end = self.graph[end.input]
+            end, resizes = self.graph[end.input], resizes + 1
         if not isinstance(end, Softmax | Argmax):
             raise PlanError(
                 f"output {self.graph.output!r} must be a softmax or an argmax, found {type(end).__name__}"
             )
-        logits = self._real(end.input, 1.0)
+        if resizes > 1:  # what equals a single one was merged before
+            raise PlanError(f"output {self.graph.output!r}: its {resizes} resizes must equal a single nearest resize")
         logits_shape = self.graph.shape(end.input)
+        if logits_shape[0] > 256:
+            raise PlanError(f"operation {end.name!r}: expected at most 256 classes, found {logits_shape[0]}")
+        logits = self._real(end.input, 1.0)
         output_shape = (logits_shape[0], *self.graph.shape(self.graph.output)[1:])
         probabilities, classes = self._tails(logits, logits_shape, output_shape)
         if self.heads is None:
@@ -565,7 +574,15 @@ class _Planner:
         )
         taps = taps.reshape(phases[0] * phases[1], kernel[0] * kernel[1], 3)
         buffer = source.buffer
-        buffer.pad_rows = max(buffer.pad_rows, int(np.abs(taps[:, :, 1]).max()))
+        columns = int(np.abs(taps[:, :, 2]).max())
+        if columns > MAX_SHIFT:
+            raise PlanError(
+                f"operation {op.name!r}: a tap may reach at most {MAX_SHIFT} columns of the {self.grid.rows}x"
+                f"{self.grid.columns} grid away, found {columns}"
+            )
+        # A convolution that stores a shifted copy of its output writes up to `columns` pixels before or behind it.
+        rows = max(int(np.abs(taps[:, :, 1]).max()), -(-columns // self.grid.pitch_pixels))
+        buffer.pad_rows = max(buffer.pad_rows, rows)
         for tap_plane, shift in sorted({(int(p), int(s)) for p, s in taps[:, :, (0, 2)].reshape(-1, 2) if s}):
             buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
         return taps
@@ -731,8 +748,11 @@ class _Planner:
 
     def _pooled(self, name: str) -> tuple[AveragePool, Quantizer | None] | None:
         """Nearest-up(average pool) with at most one quantizer anywhere on the way, or None."""
-        node, quantizer = self.graph[name], None
+        node, quantizer, resizes = self.graph[name], None, 0
         while isinstance(node, Resize | Quantize):
+            resizes += isinstance(node, Resize)
+            if resizes > 1:  # not one nearest resize: those that are were merged
+                return None
             if isinstance(node, Quantize):
                 if quantizer is not None:
                     return None
@@ -905,6 +925,24 @@ class _Planner:
                 f.RESIDUAL_SCALE: f32_bits(residual.scale),
                 f.RESIDUAL_ZERO: residual.zero,
             }
+
+
+def _check_magnitudes(graph: Graph) -> None:
+    """Refuse a graph whose real values, in any unit that a quantizer reads them in, could leave float32.
+
+    Infinities would make NaN in sums, and what maxima do with NaN differs between instructions.
+    """
+    scales = [op.quantizer.scale for op in graph if isinstance(op, Quantize)]
+    unit, scale = min([1.0, *scales]), max([1.0, *scales])
+    largest, name = 255 * scale / unit, "any quantizer"
+    for op in graph.convolutions:
+        weight_scale, bias = (float(np.abs(x).max()) for x in (op.weight_scale, op.bias))
+        bound = 255 * 128 * op.weight[0].size * weight_scale * scale / unit + bias / unit
+        largest, name = max((largest, name), (bound, f"convolution {op.name!r}"))
+    if largest > LARGEST_VALUE:
+        raise PlanError(
+            f"{name}: its scales allow values of {largest:.1e} units of a quantizer, expected at most {LARGEST_VALUE:.0e}"
+        )
 
 
 def _bin_table(quantizer: Quantizer, size: Size, bins: tuple[int, int], unit: float) -> NDArray[np.int32]:

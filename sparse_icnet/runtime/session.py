@@ -77,15 +77,7 @@ class Session:
         self, blob: NDArray[np.float32], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """float32 (3, H, W) -> float32 (C, H, W), written into `out` if given."""
-        blob = self._checked(blob, np.float32, self.input_shape)
-        if out is None:
-            out = _aligned_empty(self.plan.output_shape)
-        elif out.dtype != np.float32 or out.shape != self.plan.output_shape or not out.flags.c_contiguous:
-            raise ValueError(
-                f"out must be C-contiguous float32 of shape {self.plan.output_shape}, found {out.dtype} {out.shape}"
-            )
-        elif not out.flags.writeable:
-            raise ValueError("out must be writeable")
+        blob, out = self._checked(blob, np.float32, self.input_shape), self._checked_out(out)
         self._run(False, False, blob, out)
         return out
 
@@ -104,10 +96,9 @@ class Session:
     def probabilities_of_image(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """RGB uint8 (H, W, 3) of the network's size -> float32 (C, H, W)."""
-        if out is None:
-            out = _aligned_empty(self.plan.output_shape)
-        self._run(True, False, self._checked_image(image), out)
+        """RGB uint8 (H, W, 3) of the network's size -> float32 (C, H, W), written into `out` if given."""
+        image, out = self._checked_image(image), self._checked_out(out)
+        self._run(True, False, image, out)
         return out
 
     def tensor(self, name: str) -> NDArray[np.int16]:
@@ -158,6 +149,18 @@ class Session:
     def _checked_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         channels, height, width = self.input_shape
         return self._checked(image, np.uint8, (height, width, channels))
+
+    def _checked_out(self, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """`out` if the probabilities may be written into it, a new array for None."""
+        shape = self.plan.output_shape
+        if out is None:
+            return _aligned_empty(shape)
+        if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
+            found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ValueError(f"out must be float32 of shape {shape}, found {found}")
+        if not out.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError("out must be C-contiguous and writeable")
+        return out
 
     def _run(self, image: bool, classes: bool, source: NDArray, out: NDArray) -> None:
         table = self._tables[image, classes]

@@ -1,0 +1,31 @@
+"""A folder of pictures -> a folder of class maps with OpenVINO: the simple loop that one would write.
+
+    python _folder.py MODEL.xml FOLDER THREADS OUT
+
+Decoding and encoding are those of `sparse-icnet segment --no-overlay`.  All pictures must be of one size.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main(model: str, folder: str, threads: str, out: str) -> None:
+    from sparse_icnet.image import class_image, save_png, to_rgb
+    from sparse_icnet.reference import openvino_peer
+
+    sources = sorted(Path(folder).iterdir())
+    picture = to_rgb(sources[0])
+    classes = openvino_peer.image_to_classes(model, int(threads), (picture.height, picture.width))
+    for source in sources:
+        result = classes(np.asarray(to_rgb(source)))
+        save_png(class_image(result), Path(out) / f"{source.stem}.classes.png")
+    print(json.dumps({"pictures": len(sources)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,113 @@
+"""The models of a comparison, each in the form that each engine likes best, and the pictures they see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sparse_icnet import bundled, formats
+from sparse_icnet.formats import onnx_write, openvino_ir_write
+from sparse_icnet.image import fit, to_rgb
+from sparse_icnet.network.graph import Graph, Size, resized
+from sparse_icnet.reference import onnxruntime_peer
+from sparse_icnet.sparse.block_csr import block_density
+
+BLOCK_MODEL = "icnet-camvid-int8-block4x4"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model to compare.
+
+    path       what this engine loads
+    only_size  the one size it is for, or None: any
+    """
+
+    name: str
+    path: Path
+    only_size: Size | None = None
+
+    def graph(self, size: Size) -> Graph:
+        """The model at `size`."""
+        return resized(formats.load(self.path), size)
+
+    def about(self) -> dict[str, Any]:
+        """Share of zero weights and of blocks that hold a non-zero, weighted by multiply-accumulates."""
+        graph = formats.load(self.path)
+        macs = np.array(
+            [op.weight.size * np.prod(graph.shape(op.name)[1:]) for op in graph.convolutions], float
+        )
+        sizes = np.array([op.weight.size for op in graph.convolutions], float)
+        zeros = [1 - np.count_nonzero(op.weight) / op.weight.size for op in graph.convolutions]
+        facts = {"name": self.name, "zeros": _mean(zeros, sizes), "work_zeros": _mean(zeros, macs)}
+        for rows in (1, 2, 4):
+            density = [block_density(op.weight, rows) for op in graph.convolutions]
+            facts[f"work_blocks_{rows}x4"] = _mean(density, macs)
+        return facts
+
+
+def _mean(values: list[float], weights: NDArray) -> float:
+    return round(float(np.average(values, weights=weights)), 4)
+
+
+def default_entries() -> list[Entry]:
+    """The bundled models: the default one, and that with 4x4 blocks if it is there."""
+    entries = [Entry(bundled.DEFAULT_WEIGHTS.stem, bundled.DEFAULT_WEIGHTS)]
+    block = bundled.WEIGHTS / f"{BLOCK_MODEL}.npz"
+    return entries + ([Entry(BLOCK_MODEL, block)] if block.is_file() else [])
+
+
+def export(entry: Entry, size: Size, folder: Path, engines: list[str]) -> dict[str, str]:
+    """Write what each engine loads at `size` into `folder`; engine -> path.
+
+    An .xml stays what it is for OpenVINO: its own quantizers, where its own tool put them.
+    """
+    stem = f"{entry.name}-{size[0]}x{size[1]}"
+    paths = {"sparse-icnet": str(entry.path)}
+    graph = entry.graph(size)
+    if "openvino" in engines:
+        xml = entry.path
+        if entry.path.suffix != ".xml":
+            xml = folder / f"{stem}.xml"
+            openvino_ir_write.save(graph, xml)
+        paths["openvino"] = str(xml)
+    if "onnxruntime" in engines:
+        onnx_write.save(graph, folder / f"{stem}.onnx")
+        image = onnxruntime_peer._with_image_and_classes(graph, None)
+        (folder / f"{stem}.image.onnx").write_bytes(image)
+        paths["onnxruntime"] = str(folder / f"{stem}.onnx")
+    return paths
+
+
+def write_inputs(graph: Graph, size: Size, folder: Path) -> dict[str, str]:
+    """The bundled photo at `size`: case -> .npy file, and "picture" -> .png file."""
+    pixels = fit(to_rgb(bundled.SAMPLE_IMAGE), size)
+    levels = graph.normalization.table()
+    blob = np.stack([levels[c][pixels[..., c]] for c in range(3)])[None]
+    stem = f"input-{size[0]}x{size[1]}"
+    paths = {"classes": folder / f"{stem}.u8.npy", "probabilities": folder / f"{stem}.f32.npy"}
+    np.save(paths["classes"], pixels)
+    np.save(paths["probabilities"], np.ascontiguousarray(blob, np.float32))
+    picture = folder / f"{stem}.png"
+    Image.fromarray(pixels).save(picture)
+    return {case: str(path) for case, path in (*paths.items(), ("picture", picture))}
+
+
+def write_pictures(folder: Path, count: int, size: Size = (720, 960)) -> None:
+    """`count` JPEG files of CamVid's size: crops of the bundled photo, so that decoding is real work."""
+    photo = to_rgb(bundled.SAMPLE_IMAGE)
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(count):
+        width = int(rng.integers(photo.width // 2, photo.width))
+        height = min(photo.height, width * size[0] // size[1])
+        left, top = (int(rng.integers(0, n + 1)) for n in (photo.width - width, photo.height - height))
+        crop = photo.crop((left, top, left + width, top + height)).resize(
+            (size[1], size[0]), Image.Resampling.BICUBIC
+        )
+        crop.save(folder / f"{number:04d}.jpg", quality=90)

@@ -1,0 +1,105 @@
+"""The most multiply-accumulates a second that the dot-product instruction of this CPU can give, measured.
+
+A loop over a tile that never leaves the registers: no loads, no stores, enough independent sums to hide the
+latency.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from sparse_icnet.kernels import simd
+from sparse_icnet.kernels.simd import HAS_VNNI, ISA, tile_dot, tile_scale, tile_start, tile_store_real
+
+# Rows x vectors of 16 lanes: as many sums as fit beside the operands.
+_SHAPES = {
+    "avx512vnni": (4, 3),
+    "avxvnni": (5, 1),
+    "avx512bw": (4, 3),
+    "avx2": (6, 1),
+    "sse2": (3, 1),
+    "generic": (4, 1),
+}
+ROWS, VECTORS = _SHAPES[ISA]
+# Seconds of one turn, short enough to fall between two interruptions, and turns of one measurement.
+TURN, TURNS = 0.004, 8
+# Products of one step: of a vector of 16 lanes four to a lane with VNNI, else those of one pair of int16.
+MACS = ROWS * VECTORS * (64 if HAS_VNNI else 32)
+
+
+@intrinsic
+def _tile_pairs(typing, tile):
+    """tile[r, p] += pairs of int16 of tile[r, p] times themselves: one multiply-add of pairs, one addition.
+
+    The sums are their own operands, so that no product is the same twice and none moves out of the loop.
+    """
+
+    def emit(context, builder, signature, arguments):
+        result = arguments[0]
+        for index in range(tile.rows * tile.vectors):
+            total = builder.extract_value(result, index)
+            pairs = builder.bitcast(total, simd._I16X32)
+            product = simd._multiply_add_pairs(builder, pairs, pairs)
+            result = builder.insert_value(result, builder.add(total, product), index)
+        return result
+
+    return tile(tile), emit
+
+
+def _loop() -> Any:
+    if HAS_VNNI:
+        # The addresses stay the same and nothing is stored: the operands are loaded once, before the loop.
+        @njit(nogil=True)
+        def loop(count, activations, weights, constants, out):
+            tile = tile_start(ROWS, VECTORS, constants)
+            for _ in range(count):
+                tile = tile_dot(tile, activations, weights)
+            tile_store_real(out, 64 * VECTORS, tile_scale(tile, constants, constants))
+
+    else:
+
+        @njit(nogil=True)
+        def loop(count, activations, weights, constants, out):
+            tile = tile_start(ROWS, VECTORS, constants)
+            for _ in range(count):
+                tile = _tile_pairs(tile)
+            tile_store_real(out, 64 * VECTORS, tile_scale(tile, constants, constants))
+
+    return loop
+
+
+class Peak:
+    """Measures the peak on a number of threads at once; `rates` collects GMAC/s of all of them together."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.rates: list[float] = []
+        self._loop = _loop()
+        self._pool = ThreadPoolExecutor(threads)
+        self._memory = [np.ones(1 << 12, np.uint8) for _ in range(threads)]
+        self._count = 1000
+        self._run(self._memory[0])  # compiles
+        while (taken := self._run(self._memory[0])) < TURN:
+            self._count = int(self._count * min(10.0, 1.2 * TURN / max(taken, 1e-6)) + 1)
+
+    def _run(self, memory: NDArray[np.uint8]) -> float:
+        base = -(-memory.ctypes.data // 64) * 64
+        start = time.perf_counter()
+        self._loop(self._count, base, base + 512, base + 1024, base + 2048)
+        return time.perf_counter() - start
+
+    def _best(self, memory: NDArray[np.uint8]) -> float:
+        return min(self._run(memory) for _ in range(TURNS))
+
+    def measure(self) -> float:
+        """GMAC/s of all threads together: of each the best of a few short turns, all at the same time."""
+        best = self._pool.map(self._best, self._memory)
+        self.rates.append(sum(self._count * MACS / seconds for seconds in best) / 1e9)
+        return self.rates[-1]

@@ -1,0 +1,353 @@
+"""Every micro-kernel on every layer shape of ICNet, against the peak of the dot-product instruction.
+
+    python bench/kernels.py                     half a minute
+    python bench/kernels.py --isa avx2 --json FILE
+
+Prints the whole network against the peak, which is measured between the other measurements; for each
+micro-kernel and share of blocks kept, on one thread, executed GMAC/s on each layer shape and, in brackets,
+what a dense kernel would have to reach to take the same time; and the constants of the cost model in
+`sparse_icnet/runtime/plan.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from _common import (
+    ISA_ENVIRONMENT,
+    cpus,
+    describe,
+    exit_code,
+    machine,
+    now,
+    say,
+    size_argument,
+    summary,
+    table,
+    write_json,
+)
+
+from sparse_icnet import bundled, formats
+from sparse_icnet.network.graph import Convolution, Graph, Quantizer, Size, resized
+from sparse_icnet.network.icnet import LayerWeights, activation_names, icnet, layer_specs
+
+# Numba reads its environment when it is imported, so whatever imports it stays inside the functions.
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", type=Path, metavar="FILE", help="for the whole network; default: the bundled one")
+    add("--size", type=size_argument, default=(768, 960), metavar="HxW", help="default: 768x960")
+    add(
+        "--threads", type=int, nargs="+", metavar="N", help="of the whole network; default: 1 and 2, if there"
+    )
+    add(
+        "--density", type=float, nargs="+", default=[1.0, 0.5, 0.25], metavar="D", help="share of blocks kept"
+    )
+    add("--repeats", type=int, default=7, metavar="N", help="rounds (default: 7)")
+    add("--isa", choices=tuple(ISA_ENVIRONMENT), default="native", help="the CPU to compile for")
+    add("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    return parser
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One convolution step.
+
+    shape     (outputs, inputs, kernel, stride, dilation, height, width of the output)
+    seconds   of the fastest round
+    macs      executed, those of the blocks stored; dense_macs as if all were
+    computed  as `macs`, with the pixels of whole tiles: what the cost model counts
+    outputs   values written, those of whole tiles
+    """
+
+    shape: tuple[int, ...]
+    seconds: float
+    macs: int
+    dense_macs: int
+    computed: float
+    outputs: float
+
+
+def random_network(size: Size) -> Graph:
+    """ICNet with dense random weights: only shapes matter here."""
+    rng = np.random.default_rng(0)
+    weights = {}
+    for layer in layer_specs():
+        shape = (layer.outputs, layer.inputs, layer.kernel, layer.kernel)
+        codes = rng.integers(1, 128, shape).astype(np.int8)
+        weights[layer.name] = LayerWeights(
+            codes, np.full(layer.outputs, 1e-4, np.float32), np.zeros(layer.outputs, np.float32)
+        )
+    return icnet(weights, {name: Quantizer(0.05) for name in activation_names()}, size)
+
+
+def with_blocks(graph: Graph, rows: int, density: float) -> Graph:
+    """`graph` with random weights in `density` of the (rows x 4) blocks of each convolution, no others."""
+    rng = np.random.default_rng(1)
+    ops = []
+    for op in graph.ops:
+        if isinstance(op, Convolution):
+            outputs, inputs, *kernel = op.weight.shape
+            grid = (-(-outputs // rows), -(-inputs // 4), *kernel)
+            keep = np.zeros(int(np.prod(grid)), bool)
+            keep[: max(1, round(density * keep.size))] = True
+            keep = rng.permutation(keep).reshape(grid).repeat(rows, 0)[:outputs].repeat(4, 1)[:, :inputs]
+            op = replace(op, weight=(rng.integers(1, 128, op.weight.shape) * keep).astype(np.int8))
+        ops.append(op)
+    return replace(graph, ops=tuple(ops))
+
+
+def layer_times(
+    base: Graph, kernels: Sequence[Any], density: float, rounds: int
+) -> dict[Any, list[LayerTime]]:
+    """Every convolution step of `base` with each kernel in place of the planner's choice.
+
+    The kernels take turns, so that noise hits all alike; of each step the fastest round counts.
+    """
+    from sparse_icnet.runtime import plan
+    from sparse_icnet.runtime.session import Session
+
+    sessions = {}
+    for kernel in kernels:
+        with mock.patch.object(plan, "choose_kernel", return_value=(kernel, "chosen by the benchmark")):
+            sessions[kernel] = Session(with_blocks(base, kernel.rows, density), 1)
+    profiles: dict[Any, list[Any]] = {kernel: [] for kernel in kernels}
+    for _ in range(rounds):
+        for kernel, session in sessions.items():
+            profiles[kernel].append([step for step in session.profile(3) if step.macs])
+    times: dict[Any, list[LayerTime]] = {}
+    for kernel, session in sessions.items():
+        grid = session.plan.grid
+        whole, rest = divmod(grid.vectors, kernel.vectors)
+        computed = whole * kernel.vectors + (plan.tail_kernel(kernel, grid.vectors).vectors if rest else 0)
+        padding = computed * 16 / (grid.rows * grid.columns)
+        times[kernel] = []
+        for same in zip(*profiles[kernel], strict=True):
+            op = session.graph[same[0].name]
+            outputs, inputs, side, _ = op.weight.shape
+            shape = (outputs, inputs, side, op.stride[0], op.dilation[0], *session.graph.shape(op.name)[1:])
+            seconds, macs = min(step.seconds for step in same), same[0].macs
+            values = outputs * shape[-2] * shape[-1] * padding
+            times[kernel].append(LayerTime(shape, seconds, macs, same[0].dense_macs, macs * padding, values))
+    return times
+
+
+def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
+    """Image -> class map and blob -> probabilities as the planner plans them, against the peak."""
+    from _peak import Peak
+
+    from sparse_icnet.runtime.session import Session
+
+    peak = Peak(threads)
+    session = Session(graph, threads)
+    rng = np.random.default_rng(0)
+    channels, height, width = session.input_shape
+    image = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
+    blob = rng.standard_normal((channels, height, width)).astype(np.float32)
+    out = np.empty(session.plan.output_shape, np.float32)
+    calls: dict[str, Callable[[], Any]] = {
+        "image -> class map": lambda: session.classes_of_image(image),
+        "blob -> probabilities": lambda: session.probabilities(blob, out),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        peak.measure()
+        for name, call in calls.items():
+            call()
+            for _ in range(5):
+                start = time.perf_counter()
+                call()
+                times[name].append(1e3 * (time.perf_counter() - start))
+    steps = session.profile(repeats)
+    if threads == 1:  # on more, starting the threads for one step alone would count
+        times["convolutions alone"] = [1e3 * sum(step.seconds for step in steps if step.macs)]
+    macs, dense = sum(step.macs for step in steps), sum(step.dense_macs for step in steps)
+    cases = []
+    for name, values in times.items():
+        ms = summary(values)
+        gmacs = macs / ms["median"] / 1e6
+        cases.append(
+            {
+                "case": name,
+                "ms": ms,
+                "gmacs": round(gmacs, 1),
+                "share_of_peak": round(gmacs / max(peak.rates), 3),
+                "dense_gmacs": round(dense / ms["median"] / 1e6, 1),
+            }
+        )
+    return {
+        "threads": threads,
+        "peak_gmacs": summary(peak.rates) | {"max": round(max(peak.rates), 2)},
+        "gmac": round(macs / 1e9, 3),
+        "dense_gmac": round(dense / 1e9, 3),
+        "cases": cases,
+    }
+
+
+def shape_name(shape: tuple[int, ...]) -> str:
+    """(outputs, inputs, kernel, stride, dilation, height, width) -> '256<-512 1x1 24x30'."""
+    outputs, inputs, side, stride, dilation, height, width = shape
+    extras = (f" s{stride}" if stride > 1 else "") + (f" d{dilation}" if dilation > 1 else "")
+    return f"{outputs}<-{inputs} {side}x{side}{extras} at {height}x{width}"
+
+
+def relative_speeds(times: dict[tuple[str, float], list[LayerTime]]) -> dict[str, dict[str, float]]:
+    """Kernel -> density -> products computed a second, over those of the first kernel."""
+    speeds = {
+        key: sum(t.computed for t in rows) / sum(t.seconds for t in rows) for key, rows in times.items()
+    }
+    first = next(iter(times))[0]
+    result: dict[str, dict[str, float]] = {}
+    for (kernel, density), speed in speeds.items():
+        result.setdefault(kernel, {})[str(density)] = round(speed / speeds[first, density], 3)
+    return result
+
+
+def fitted(times: dict[tuple[str, float], list[LayerTime]]) -> dict[str, dict[str, float]]:
+    """Kernel -> rate and cost in seconds = products / rate + outputs * cost, by least relative squares."""
+    result = {}
+    for kernel in dict.fromkeys(kernel for kernel, _ in times):
+        rows = [row for (name, _), rows in times.items() if name == kernel for row in rows]
+        seconds = np.array([row.seconds for row in rows])
+        terms = np.array([[row.computed, row.outputs] for row in rows]) / seconds[:, None]
+        (product, output), *_ = np.linalg.lstsq(terms, np.ones(len(rows)), rcond=None)
+        errors = np.abs(terms @ (product, output) - 1)
+        result[kernel] = {
+            "loop_gmacs": round(1e-9 / product, 1),
+            "picoseconds_an_output": round(1e12 * output, 1),
+            "median_error": round(float(np.median(errors)), 3),
+        }
+    return result
+
+
+def report(results: dict[str, Any]) -> str:
+    """The figures as text."""
+    parts = [
+        f"{results['date']}  isa: {results['isa']}, dot product: {results['dot_product']}",
+        describe(results["machine"]),
+        f"\n{results['model']}: {results['network'][0]['gmac']:.2f} GMAC executed of "
+        f"{results['network'][0]['dense_gmac']:.2f}; the peak is the best of what the dot product reached in "
+        "registers between the other measurements\n",
+    ]
+    rows = [
+        (
+            case["case"],
+            network["threads"],
+            f"{case['ms']['median']:.2f}",
+            f"{case['gmacs']:.0f}",
+            f"{network['peak_gmacs']['max']:.0f}",
+            f"{case['share_of_peak']:.0%}",
+            f"{case['dense_gmacs']:.0f}",
+        )
+        for network in results["network"]
+        for case in network["cases"]
+    ]
+    header = ("whole network as planned", "threads", "ms", "GMAC/s executed", "peak", "share", "as if dense")
+    parts.append(table(header, rows))
+    kernels = list(dict.fromkeys(row["kernel"] for row in results["layers"]))
+    densities = list(dict.fromkeys(row["density"] for row in results["layers"]))
+    cells = {(row["shape"], row["kernel"], row["density"]): row for row in results["layers"]}
+    shapes = list(dict.fromkeys(row["shape"] for row in results["layers"]))
+    for density in densities:
+        rows = []
+        for shape in shapes:
+            found = [cells[shape, kernel, density] for kernel in kernels]
+            rows.append(
+                [shape, found[0]["layers"]]
+                + [f"{row['gmacs']:.0f} ({row['dense_gmacs']:.0f})" for row in found]
+            )
+        title = f"GMAC/s, {density:.0%} of blocks kept"
+        parts.append("\n" + table((title, "layers", *kernels), rows))
+    rows = [
+        [kernel, *(f"{speeds[str(density)]:.2f}" for density in densities), known]
+        for (kernel, speeds), known in zip(
+            results["relative_speed"].items(), results["known_speed"], strict=True
+        )
+    ]
+    header = ["relative speed", *(f"{density:.0%}" for density in densities), "in plan.py"]
+    parts.append("\n" + table(header, rows))
+    rows = [
+        (kernel, fit["loop_gmacs"], fit["picoseconds_an_output"], f"{fit['median_error']:.0%}")
+        for kernel, fit in results["fitted"].items()
+    ]
+    header = ["fitted: seconds = products / rate + outputs * cost", "GMAC/s", "ps an output", "error"]
+    parts.append("\n" + table(header, rows))
+    return "\n".join(parts)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything; the environment is set already."""
+    from sparse_icnet.kernels.convolution import REGISTRY
+    from sparse_icnet.kernels.simd import ISA
+    from sparse_icnet.runtime.plan import RELATIVE_SPEED
+
+    model = arguments.model or bundled.DEFAULT_WEIGHTS
+    graph = resized(formats.load(model), arguments.size)
+    network = []
+    for threads in arguments.threads or [n for n in (1, 2) if n <= cpus()]:
+        say(f"{model.stem}: the whole network, {threads} thread{'s' * (threads > 1)}")
+        network.append(whole_network(graph, threads, arguments.repeats))
+    base = random_network(arguments.size)
+    times: dict[tuple[str, float], list[LayerTime]] = {}
+    for density in arguments.density:
+        say(f"every micro-kernel on every layer, {density:.0%} of blocks")
+        for kernel, rows in layer_times(base, REGISTRY, density, arguments.repeats).items():
+            times[kernel.name, density] = rows
+    layers = []
+    for (name, density), rows in times.items():
+        for shape in dict.fromkeys(row.shape for row in rows):
+            same = [row for row in rows if row.shape == shape]
+            seconds = sum(row.seconds for row in same)
+            layers.append(
+                {
+                    "shape": shape_name(shape),
+                    "layers": len(same),
+                    "kernel": name,
+                    "density": density,
+                    "ms": round(1e3 * seconds / len(same), 4),
+                    "gmacs": round(sum(row.macs for row in same) / seconds / 1e9, 1),
+                    "dense_gmacs": round(sum(row.dense_macs for row in same) / seconds / 1e9, 1),
+                }
+            )
+    return {
+        "date": now(),
+        "machine": machine(),
+        "isa": arguments.isa,
+        "dot_product": ISA,
+        "size": list(arguments.size),
+        "model": model.stem,
+        "network": network,
+        "layers": layers,
+        "relative_speed": relative_speeds(times),
+        "fitted": fitted(times),
+        "known_speed": [RELATIVE_SPEED[ISA][kernel.rows, kernel.vectors] for kernel in REGISTRY],
+    }
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    arguments = parser().parse_args()
+    os.environ.update(ISA_ENVIRONMENT[arguments.isa])
+    results = run(arguments)
+    print(report(results))
+    if arguments.json:
+        write_json(arguments.json, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,41 @@
+"""INT8 sparse inference of ICNet: a road scene in, a class map out, in NumPy and Numba.
+
+>>> import sparse_icnet
+>>> net = sparse_icnet.load()                    # the bundled weights
+>>> class_map = net.segment("street.jpg")        # uint8, the size of the image   # doctest: +SKIP
+
+Importing this package imports neither NumPy nor Numba; the first inference does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparse_icnet.bundled import DEFAULT_WEIGHTS
+    from sparse_icnet.model import Model, load
+    from sparse_icnet.network.icnet import CLASSES, PALETTE
+
+__version__ = "0.1.0"
+__all__ = ["CLASSES", "DEFAULT_WEIGHTS", "PALETTE", "Model", "__version__", "load"]
+
+_HOMES = {
+    "CLASSES": "sparse_icnet.network.icnet",
+    "DEFAULT_WEIGHTS": "sparse_icnet.bundled",
+    "Model": "sparse_icnet.model",
+    "PALETTE": "sparse_icnet.network.icnet",
+    "load": "sparse_icnet.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,69 @@
+"""The files that come with the package: where they are, and the digests that prove them whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from sparse_icnet.formats.errors import FormatError
+
+PACKAGE = Path(__file__).resolve().parent
+DIGESTS = "SHA256SUMS"
+_NAME = "icnet-camvid-int8-sparse-60"
+
+
+def _weights_folder() -> Path:
+    """sparse_icnet/weights in an installed package, else weights/ beside the package in a source checkout."""
+    installed = PACKAGE / "weights"
+    return installed if installed.is_dir() else PACKAGE.parent / "weights"
+
+
+WEIGHTS = _weights_folder()
+DEFAULT_WEIGHTS = WEIGHTS / f"{_NAME}.npz"
+SAMPLE_IMAGE = PACKAGE / "sample" / "china.jpg"
+
+
+def names() -> list[str]:
+    """Names of the bundled models, the default first."""
+    found = sorted(path.stem for path in WEIGHTS.glob("*.npz"))
+    return sorted(found, key=lambda name: name != _NAME)
+
+
+def resolve(model: str | os.PathLike[str] | None) -> Path:
+    """The file of `model`: the default for None, a bundled model for its name, else the path itself."""
+    if model is None:
+        return DEFAULT_WEIGHTS
+    path = Path(model)
+    if str(model) in names() and not path.exists():
+        return WEIGHTS / f"{model}.npz"
+    return path
+
+
+def check_digest(path: Path) -> None:
+    """Compare a bundled weight file with the table of SHA-256 digests beside it; other files pass unread.
+
+    The table has the form of sha256sum: `cd weights && sha256sum *.npz > SHA256SUMS` renews it.
+
+    Raises FormatError where the digest differs or the table has no line for the file.
+    """
+    path = path.resolve()
+    if path.parent != WEIGHTS.resolve() or not path.is_file():
+        return
+    table = path.parent / DIGESTS
+    if not table.is_file():
+        raise FormatError(
+            f"{path}: expected the digest table {table.name} beside the bundled weights, found none"
+        )
+    digests = dict(
+        reversed(line.split(None, 1)) for line in table.read_text("ascii").splitlines() if line.strip()
+    )
+    expected = {name.lstrip("*").strip(): digest for name, digest in digests.items()}.get(path.name)
+    if expected is None:
+        raise FormatError(f"{path}: expected a SHA-256 digest in {table.name}, found none for this file")
+    with open(path, "rb") as file:
+        found = hashlib.sha256(file.read()).hexdigest()
+    if found != expected.lower():
+        raise FormatError(
+            f"{path}: the bundled weights are damaged or changed: expected SHA-256 {expected}, found {found}"
+        )

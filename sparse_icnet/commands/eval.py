@@ -1,0 +1,111 @@
+"""`sparse-icnet eval`: mean intersection over union on CamVid-style folders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import sparse_icnet
+from sparse_icnet import bundled
+from sparse_icnet.commands.inputs import in_order, model_of, pictures_in
+from sparse_icnet.files import replacing
+from sparse_icnet.image import MAX_PIXELS, ImageError
+from sparse_icnet.metrics import IGNORED, Score, confusion_matrix, score
+from sparse_icnet.model import Model
+
+
+def run(arguments: argparse.Namespace) -> int:
+    pairs = _pairs(Path(arguments.data), arguments.split)[: arguments.limit]
+    model = model_of(arguments)
+    count = len(model.classes)
+    confusion = np.zeros((count, count), np.int64)
+    start = time.perf_counter()
+    for done, one in enumerate(in_order(lambda pair: _confusion_of(model, *pair), pairs), 1):
+        confusion += one
+        if not arguments.quiet and (done % 10 == 0 or done == len(pairs)):
+            rate = done / (time.perf_counter() - start)
+            print(f"[{done}/{len(pairs)}] {rate:.1f} frames a second", file=sys.stderr)
+    result = score(confusion, _ignored(count))
+    _report(result, model, len(pairs))
+    if arguments.json:
+        _write_json(Path(arguments.json), result, model, len(pairs), bundled.resolve(arguments.model))
+    return 0
+
+
+def _ignored(classes: int) -> int | None:
+    return IGNORED if classes > IGNORED else None
+
+
+def _pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
+    """(frame, label) of every frame in data/split.  Raises where a folder or a label is missing."""
+    labels = data / f"{split}annot"
+    for folder in (data / split, labels):
+        if not folder.is_dir():
+            raise ValueError(
+                f"{folder}: expected a folder (frames in SPLIT/, labels in SPLITannot/), found none"
+            )
+    pairs = []
+    for frame in pictures_in(data / split):
+        label = labels / f"{frame.stem}.png"
+        if not label.is_file():
+            raise ValueError(f"{label}: expected the label image of {frame.name}, found none")
+        pairs.append((frame, label))
+    return pairs
+
+
+def _confusion_of(model: Model, frame: Path, label: Path) -> NDArray[np.int64]:
+    truth, count = _read_label(label, model), len(model.classes)
+    if truth.max() >= count:
+        raise ValueError(f"{label}: expected classes 0..{count - 1}, found {truth.max()}")
+    return confusion_matrix(truth, model.segment_at_network_size(frame), count)
+
+
+def _read_label(path: Path, model: Model) -> NDArray[np.uint8]:
+    """Class indices (H, W) at network size, nearest neighbour; a palette is not looked at."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P") or image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{path}: expected an 8-bit image of class indices (mode L or P), "
+                    f"found mode {image.mode}, {image.width} x {image.height}"
+                )
+            resized = image.resize((model.size[1], model.size[0]), Image.Resampling.NEAREST)
+            return np.asarray(resized)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders of broken files raise nearly anything
+        raise ImageError(f"{path}: expected a label image, found damaged data ({error})") from error
+
+
+def _report(result: Score, model: Model, frames: int) -> None:
+    for name, iou in zip(model.classes, result.iou, strict=True):
+        if iou is not None:
+            print(f"{name:12} {100 * iou:6.2f} %")
+    if result.absent:
+        absent = ", ".join(model.classes[c] for c in result.absent)
+        print(f"not in the labels, left out of the mean: {absent}")
+    print(f"{'pixels right':12} {100 * result.accuracy:6.2f} %")
+    print(f"{'mIoU':12} {100 * result.mean:6.2f} %  ({frames} frames at {model.size[0]}x{model.size[1]})")
+
+
+def _write_json(path: Path, result: Score, model: Model, frames: int, weights: Path) -> None:
+    document = {
+        "version": sparse_icnet.__version__,
+        "model": weights.name,
+        "size": list(model.size),
+        "frames": frames,
+        "mean_iou": result.mean,
+        "pixel_accuracy": result.accuracy,
+        "iou": dict(zip(model.classes, result.iou, strict=True)),
+        "absent": [model.classes[c] for c in result.absent],
+        "labelled_pixels": result.pixels,
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8")

@@ -1,0 +1,67 @@
+"""`sparse-icnet verify`: the engine against the oracle, OpenVINO or ONNX Runtime on the same pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet import bundled
+from sparse_icnet.commands.inputs import pictures_in, split_model
+from sparse_icnet.model import Model, load
+from sparse_icnet.network.graph import Graph
+from sparse_icnet.reference import compare
+
+OK, MISMATCH = 0, 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    model, files = split_model(arguments.files)
+    pictures = [picture for file in files for picture in _pictures(Path(file))] or [bundled.SAMPLE_IMAGE]
+    net = load(model, arguments.size, arguments.threads)
+    blobs = [net.blob(picture)[0] for picture in pictures]
+    print(
+        f"{bundled.resolve(model)} at {net.size[0]}x{net.size[1]} against {arguments.against}, "
+        f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"
+    )
+    report = compare.verify(
+        net.graph,
+        blobs,
+        arguments.against,
+        _Traced(net),
+        names=[picture.name for picture in pictures],
+        threads=arguments.threads,
+        progress=_progress if len(pictures) > 1 else None,
+    )
+    print(report)
+    return OK if report.passed else MISMATCH
+
+
+def _pictures(path: Path) -> list[Path]:
+    return pictures_in(path) if path.is_dir() else [path]
+
+
+def _progress(picture: str) -> None:
+    print(f"{picture} ...", file=sys.stderr)
+
+
+class _Traced:
+    """A model that shows the tensors of its session, as `compare.first_divergence` wants it."""
+
+    def __init__(self, net: Model) -> None:
+        self._net = net
+
+    @property
+    def executed(self) -> Graph:
+        return self._net.session.graph
+
+    def probabilities(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._net.session.probabilities(blob)
+
+    def trace(self, blob: NDArray[np.float32]) -> dict[str, NDArray[np.integer]]:
+        session = self._net.session
+        session.probabilities(blob)
+        return {name: session.tensor(name) for name in session.tensors()}

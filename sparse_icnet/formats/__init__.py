@@ -1,0 +1,77 @@
+"""Model files: `load` and `save` choose the format; each format has a file of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.network.graph import Graph
+
+SUFFIXES = (".npz", ".xml", ".onnx")
+
+
+def load(path: str | os.PathLike[str]) -> Graph:
+    """Read a model: native .npz, OpenVINO IR (.xml, its .bin beside it) or ONNX.
+
+    Raises FileNotFoundError (or another OSError), FormatError for a file that is not a model that this
+    package can run, ModuleNotFoundError for ONNX without the package onnx.
+    """
+    path = Path(path)
+    match kind(path):
+        case ".npz":
+            from sparse_icnet.formats import npz
+
+            return npz.load(path)
+        case ".xml":
+            from sparse_icnet.formats import openvino_ir
+
+            return openvino_ir.load(path)
+    from sparse_icnet.formats import onnx_file
+
+    return onnx_file.load(path)
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a model in the format of the suffix: .npz, .xml (with .bin beside it) or .onnx."""
+    path = Path(path)
+    match path.suffix.lower():
+        case ".npz":
+            from sparse_icnet.formats import npz
+
+            npz.save(graph, path)
+        case ".xml":
+            from sparse_icnet.formats import openvino_ir_write
+
+            openvino_ir_write.save(graph, path)
+        case ".onnx":
+            from sparse_icnet.formats import onnx_write
+
+            onnx_write.save(graph, path)
+        case suffix:
+            raise FormatError(
+                f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, found {suffix or 'none'!r}"
+            )
+
+
+def kind(path: Path) -> str:
+    """The suffix of the format that `path` holds, by its first bytes where they tell, else by its name."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        raise FormatError(f"{path}: expected a model, found an empty file")
+    if start.startswith(b"PK"):
+        return ".npz"
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+        return ".xml"
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return ".onnx"
+    if suffix == ".bin" and path.with_suffix(".xml").is_file():
+        raise FormatError(
+            f"{path}: expected the .xml of an OpenVINO model, found its weights: give {path.stem}.xml"
+        )
+    expected = {".npz": "a zip archive (.npz)", ".xml": "XML (OpenVINO IR)"}.get(suffix)
+    raise FormatError(
+        f"{path}: expected {expected or 'a model (.npz, OpenVINO .xml or .onnx)'}, found {start[:8]!r}..."
+    )

@@ -1,0 +1,242 @@
+"""The graph under construction: tensors of a foreign file and the operations made of them.
+
+Two kinds of tensor stay pending until something reads them as activations, because per-channel scales and
+shifts that follow belong to them:
+* a convolution takes its bias and batch norm (a negative gamma gives a negative weight scale),
+* the network input takes its normalization, also behind a nearest resize, which commutes with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.formats.foreign import Node, UniqueNames
+from sparse_icnet.formats.foreign_constants import Constant
+from sparse_icnet.network.graph import (
+    Affine,
+    Argmax,
+    Convolution,
+    Input,
+    Normalization,
+    Op,
+    Quantizer,
+    Resize,
+    Shape,
+    Size,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingConvolution:
+    """A convolution whose scale and bias (float64) may still change."""
+
+    op: Convolution
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingInput:
+    """The network input, scaled and shifted per channel (float64), then resized."""
+
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    affine: str  # name for the Affine
+    resizes: tuple[tuple[str, Size], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """An activation.
+
+    name     the operation of the graph that holds it; of a pending one, the name it shall have
+    shape    (channels, height, width)
+    axes     what each dimension of the file's tensor is: C, H or W, and 1 wherever the size is 1
+    codes    its quantizer, between QuantizeLinear and DequantizeLinear
+    """
+
+    name: str
+    shape: Shape
+    axes: str
+    pending: PendingConvolution | PendingInput | None = None
+    codes: Quantizer | None = None
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """Shape of the tensor in the file."""
+        sizes = dict(zip("CHW", self.shape, strict=True))
+        return tuple(sizes.get(axis, 1) for axis in self.axes)
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether the file's tensor is (1, channels, height, width)."""
+        return self.axes == planar(self.shape)
+
+
+Value = Constant | Tensor
+
+
+def planar(shape: Shape) -> str:
+    """The axes of a (1, channels, height, width) tensor."""
+    return "1" + "".join(axis if size != 1 else "1" for axis, size in zip("CHW", shape, strict=True))
+
+
+def is_ordered(tensor: Tensor) -> bool:
+    """Whether the file's tensor keeps the order channels, height, width, whatever axes of size 1 it has."""
+    return tensor.axes.replace("1", "") == planar(tensor.shape).replace("1", "")
+
+
+def required(node: Node, value: Value | None, what: str = "an input") -> Constant:
+    """`value` as a constant; FormatError if it is none."""
+    if not isinstance(value, Constant):
+        raise FormatError(f"{node.where}: expected {what} to be a constant, found an activation or nothing")
+    return value
+
+
+class Builder:
+    """Operations so far, and how tensors become operations.
+
+    ops      name -> operation, as emitted
+    unique   hands out operation names
+    input    the network input, once met
+    """
+
+    def __init__(self) -> None:
+        self.ops: dict[str, Op] = {}
+        self.unique = UniqueNames()
+        self.input: Input | None = None
+        self._emitted: dict[object, str] = {}  # pending value -> its operation
+        self._affines: list[Affine] = []
+
+    def activation(self, node: Node, value: Value | None, codes_allowed: bool = False) -> Tensor:
+        """`value` as an activation in (1, channels, height, width) order."""
+        if not isinstance(value, Tensor):
+            raise FormatError(f"{node.where}: expected an activation as input, found a constant or nothing")
+        if value.codes is not None and not codes_allowed:
+            raise FormatError(
+                f"{node.where}: expected DequantizeLinear between QuantizeLinear and this operation"
+            )
+        if isinstance(self.ops.get(value.name), Argmax):
+            raise FormatError(f"{node.where}: expected nothing but the result after ArgMax")
+        return value
+
+    def planar_activation(self, node: Node, value: Value | None, codes_allowed: bool = False) -> Tensor:
+        tensor = self.activation(node, value, codes_allowed)
+        if not tensor.is_planar:
+            raise FormatError(
+                f"{node.where}: expected an input of shape (1, channels, height, width), found "
+                f"{tensor.dimensions}, axes {tensor.axes}"
+            )
+        return tensor
+
+    def emit(self, op: Op) -> str:
+        """Append `op`, renamed if its name is taken; its name."""
+        name = self.unique(op.name)
+        self.ops[name] = op if name == op.name else replace(op, name=name)
+        return name
+
+    def tensor(self, op: Op, shape: Shape, axes: str | None = None, codes: Quantizer | None = None) -> Tensor:
+        return Tensor(self.emit(op), shape, planar(shape) if axes is None else axes, codes=codes)
+
+    def operand(self, tensor: Tensor) -> str:
+        """The operation that holds `tensor`, emitted now if it was pending."""
+        if isinstance(tensor.pending, PendingConvolution):
+            return self._emit_convolution(tensor.pending.op)
+        if isinstance(tensor.pending, PendingInput):
+            return self._emit_input(tensor.pending)
+        return tensor.name
+
+    def _emit_convolution(self, op: Convolution) -> str:
+        key = (op.name, op.weight_scale.tobytes(), op.bias.tobytes())
+        if key not in self._emitted:
+            # A channel scaled by 0 (batch norm with gamma 0) is a channel of zero weights.
+            dead = op.weight_scale.astype(np.float32) == 0
+            weight = np.where(dead[:, None, None, None], np.int8(0), op.weight) if dead.any() else op.weight
+            with np.errstate(over="ignore"):  # infinity is refused by Graph
+                scale = np.where(dead, 1, op.weight_scale).astype(np.float32)
+                bias = op.bias.astype(np.float32)
+            self._emitted[key] = self.emit(replace(op, weight=weight, weight_scale=scale, bias=bias))
+        return self._emitted[key]
+
+    def _emit_input(self, pending: PendingInput) -> str:
+        assert self.input is not None
+        name = self.input.name
+        if (pending.scale != 1).any() or pending.shift.any():
+            key = (pending.scale.tobytes(), pending.shift.tobytes())
+            if key not in self._emitted:
+                with np.errstate(over="ignore"):
+                    scale, shift = pending.scale.astype(np.float32), pending.shift.astype(np.float32)
+                affine = Affine(pending.affine, name, scale, shift)
+                self._affines.append(affine)
+                self._emitted[key] = self.emit(affine)
+            name = self._emitted[key]
+        for resize, size in pending.resizes:
+            key = (name, resize, size)
+            if key not in self._emitted:
+                self._emitted[key] = self.emit(Resize(resize, name, size))
+            name = self._emitted[key]
+        return name
+
+    def per_channel(self, node: Node, constant: Constant, tensor: Tensor) -> NDArray[np.float64]:
+        """(C,) float64: a constant that broadcasts over `tensor`, the same for every pixel."""
+        values = constant.values().astype(np.float64)
+        channel = tensor.axes.find("C")
+        aligned = (1,) * (len(tensor.axes) - values.ndim) + values.shape
+        fits = len(aligned) == len(tensor.axes) and all(
+            size == 1 or (axis == channel and size == tensor.shape[0]) for axis, size in enumerate(aligned)
+        )
+        if not fits:
+            raise FormatError(
+                f"{node.where}: expected a constant per channel or a single one for an input of shape "
+                f"{tensor.dimensions}, found shape {values.shape}"
+            )
+        if not np.isfinite(values).all():
+            raise FormatError(f"{node.where}: expected finite constants, found NaN or infinity")
+        return np.broadcast_to(values.ravel(), (tensor.shape[0],))
+
+    def scaled(
+        self,
+        node: Node,
+        tensor: Tensor,
+        scale: NDArray[np.float64] | float,
+        shift: NDArray[np.float64] | float,
+        name: str | None = None,
+    ) -> Tensor:
+        """tensor * scale + shift per channel, taken over by the convolution or network input before it.
+
+        name  for the Affine of the network input, that of the node if None
+        """
+        scale, shift = (np.broadcast_to(np.float64(part), tensor.shape[:1]) for part in (scale, shift))
+        if (scale == 1).all() and not shift.any():
+            return tensor
+        match tensor.pending:
+            case PendingConvolution(op):
+                op = replace(op, weight_scale=op.weight_scale * scale, bias=op.bias * scale + shift)
+                return replace(tensor, pending=PendingConvolution(op))
+            case PendingInput() as pending:
+                pending = replace(
+                    pending,
+                    scale=pending.scale * scale,
+                    shift=pending.shift * scale + shift,
+                    affine=name or node.name,
+                )
+                return replace(tensor, pending=pending)
+        raise FormatError(
+            f"{node.where}: expected constants to scale or shift a convolution or the network input, "
+            f"found {tensor.name!r}"
+        )
+
+    def normalization(self) -> Normalization:
+        """How an image becomes the input: as the model card says, unless the file normalizes by itself.
+
+        y = (x - mean) / std in the file: mean and std of the size of pixel values (0..255) expect the raw
+        image, small ones expect image / 255.
+        """
+        if not self._affines or not self._affines[0].scale.all():
+            return Normalization()
+        scale, shift = self._affines[0].scale, self._affines[0].shift
+        unit = bool((np.abs(shift / scale) < 1.5).all() and (np.abs(scale) > 1 / 16).all())
+        count = len(scale)
+        return Normalization(255.0 if unit else 1.0, (0.0,) * count, (1.0,) * count)

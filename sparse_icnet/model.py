@@ -1,0 +1,187 @@
+"""The network as a user sees it: load once, then segment pictures or run blobs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet import bundled, formats
+from sparse_icnet.image import ImageLike, enlarge, fit, to_rgb
+from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Size, Softmax, resized
+from sparse_icnet.network.icnet import CLASSES, DEFAULT_SIZE
+
+if TYPE_CHECKING:
+    from sparse_icnet.runtime.session import Session
+
+MAX_THREADS = 256
+MAX_SIDE = 1 << 14
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    size: Size | None = DEFAULT_SIZE,
+    threads: int | None = None,
+) -> Model:
+    """Load a network.
+
+    path     native .npz, OpenVINO IR (.xml) or ONNX file; the name of a bundled model
+             (`sparse_icnet.bundled.names()`); None: the default bundled weights, DEFAULT_WEIGHTS
+    size     (height, width) of the network input, multiples of 96; None: as the file says
+    threads  of one inference; None: one for each core this process may use
+
+    Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
+    FormatError (a ValueError) for one that is not a model, ValueError for an impossible size or threads.
+    """
+    file = bundled.resolve(path)
+    bundled.check_digest(file)
+    return Model(_at_size(formats.load(file), size), threads)
+
+
+def _at_size(graph: Graph, size: Size | None) -> Graph:
+    if size is None:
+        return graph
+    if (
+        not isinstance(size, Sequence)
+        or len(size) != 2
+        or not all(isinstance(n, int | np.integer) for n in size)
+    ):
+        raise TypeError(f"size must be two integers (height, width), found {size!r}")
+    height, width = (int(n) for n in size)
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise ValueError(f"size must be (height, width) within 1..{MAX_SIDE}, found {height}x{width}")
+    try:
+        return resized(graph, (height, width))
+    except GraphError as error:
+        raise GraphError(f"size {height}x{width} does not suit this network: {error}") from error
+
+
+def _class_count(graph: Graph) -> int:
+    op = graph[graph.output]
+    while isinstance(op, Resize | Softmax | Argmax):
+        op = graph[op.input]
+    return graph.shape(op.name)[0]
+
+
+class Model:
+    """A network ready to run; safe to call from several Python threads at once.
+
+    graph    the network as loaded
+    size     (height, width) of its input
+    classes  names of its classes
+    """
+
+    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+        if threads is not None:
+            if not isinstance(threads, int | np.integer) or isinstance(threads, bool):
+                raise TypeError(f"threads must be an integer or None, found {threads!r}")
+            if not 1 <= threads <= MAX_THREADS:
+                raise ValueError(f"threads must lie in 1..{MAX_THREADS}, found {threads}")
+        channels, height, width = graph.input.shape
+        if channels != 3:
+            raise GraphError(f"input {graph.input.name!r}: expected 3 channels (RGB), found {channels}")
+        self.graph = graph
+        self.threads = None if threads is None else int(threads)
+        self.size: Size = (height, width)
+        count = _class_count(graph)
+        self.classes = CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+
+    def __repr__(self) -> str:
+        return f"Model(size={self.size}, classes={len(self.classes)}, threads={self.threads})"
+
+    @property
+    def session(self) -> Session:
+        """The engine; made (and Numba imported) when first asked for."""
+        if self._session is None:
+            with self._lock:
+                if self._session is None:
+                    from sparse_icnet.runtime.session import Session
+
+                    self._session = Session(self.graph, threads=self.threads)
+        return self._session
+
+    @overload
+    def segment(self, image: ImageLike) -> NDArray[np.uint8]: ...
+    @overload
+    def segment(self, image: Sequence[ImageLike]) -> list[NDArray[np.uint8]]: ...
+    def segment(self, image):
+        """Class of every pixel: uint8 (H, W), H and W those of the image itself (upright, as its EXIF says).
+
+        image  path, PIL image, uint8 RGB array (H, W, 3), or a list of these, which gives a list
+
+        The image is stretched to the network size (bilinear), the map brought back by nearest neighbour.
+        """
+        if isinstance(image, list | tuple):
+            return [self.segment(one) for one in image]
+        picture = to_rgb(image)
+        small = self.session.classes_of_image(fit(picture, self.size))
+        return enlarge(small, self.size, (picture.height, picture.width))
+
+    def segment_at_network_size(self, image: ImageLike) -> NDArray[np.uint8]:
+        """Class map uint8 of `size`, as the metrics want it."""
+        return enlarge(self.session.classes_of_image(fit(to_rgb(image), self.size)), self.size, self.size)
+
+    @overload
+    def probabilities(self, image: ImageLike) -> NDArray[np.float32]: ...
+    @overload
+    def probabilities(self, image: Sequence[ImageLike]) -> list[NDArray[np.float32]]: ...
+    def probabilities(self, image):
+        """Probabilities float32 (classes, H, W) of an image, H and W those of the network (`size`).
+
+        image  as for `segment`
+        """
+        if isinstance(image, list | tuple):
+            return [self.probabilities(one) for one in image]
+        return self.session.probabilities_of_image(fit(to_rgb(image), self.size))
+
+    def blob(self, image: ImageLike) -> NDArray[np.float32]:
+        """The network input for an image: float32 (1, 3, H, W), stretched to `size` and normalized."""
+        pixels = fit(to_rgb(image), self.size)
+        table = self.graph.normalization.table()
+        return np.stack([table[c][pixels[..., c]] for c in range(3)])[None]
+
+    def __call__(
+        self, blob: NDArray[np.float32], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Run normalized input: float32 (N, 3, H, W) -> probabilities float32 (N, classes, H, W).
+
+        blob  H and W those of `size`; as `blob()` makes it: (RGB / 255 - mean) / deviation.
+              Infinities count as the nearest value the input quantizer knows, NaN as its lowest.
+        out   C-contiguous array for the result, not overlapping `blob`; also returned
+        """
+        blob = self._checked_blob(blob)
+        shape = (len(blob), len(self.classes), *self.size)
+        if out is None:
+            out = np.empty(shape, np.float32)
+        else:
+            _check_out(out, shape, blob)
+        for one, result in zip(blob, out, strict=True):
+            self.session.probabilities(np.ascontiguousarray(one), out=result)
+        return out
+
+    def _checked_blob(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
+        expected = f"float32 of shape (N, 3, {self.size[0]}, {self.size[1]})"
+        if not isinstance(blob, np.ndarray):
+            raise TypeError(f"a blob must be a NumPy array, {expected}, found {type(blob).__name__}")
+        if blob.dtype != np.float32:
+            raise TypeError(f"a blob must be {expected}, found {blob.dtype}; for a picture call segment()")
+        if blob.ndim != 4 or blob.shape[1:] != (3, *self.size):
+            raise ValueError(f"a blob must be {expected}, found {blob.shape}")
+        return blob
+
+
+def _check_out(out: NDArray[np.float32], shape: tuple[int, ...], blob: NDArray[np.float32]) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != np.float32:
+        raise TypeError(f"out must be a float32 array, found {getattr(out, 'dtype', type(out).__name__)}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, found {out.shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be C-contiguous and writable")
+    if np.may_share_memory(out, blob):
+        raise ValueError("out must not overlap the blob")

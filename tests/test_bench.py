@@ -1,0 +1,159 @@
+"""The benchmarks run and produce figures: tiny settings, nothing is measured here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparse_icnet.sparse.block_csr import block_density
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+
+
+@pytest.fixture(autouse=True)
+def _bench_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The script, as a user would start it."""
+    command = [sys.executable, str(BENCH / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_compare_times_every_engine_in_every_case(tiny_file, tmp_path):
+    for module in ("openvino", "onnxruntime", "onnx"):
+        pytest.importorskip(module, reason=f"the comparison needs {module}")
+    result, picture = tmp_path / "result.json", tmp_path / "result.png"
+    options = ["--quick", "--rounds", 2, "--seconds", 0.01, "--threads", 1, "--pictures", 2]
+    parts = [word for part in ("latency", "sizes", "start", "folder") for word in ("--part", part)]
+    draw = ["--png", picture] if _has("matplotlib") else []
+    sizes = ["--size", "192x192", "--size", "192x384"]
+    done = run("compare.py", "--model", tiny_file, *options, *parts, *sizes, *draw, "--json", result)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(result.read_text())
+    engines = ["sparse-icnet", "openvino", "onnxruntime"]
+    cases = [(row["case"], tuple(row["size"])) for row in found["latency"]]
+    assert cases == [(c, s) for s in ((192, 192), (192, 384)) for c in ("probabilities", "classes")]
+    for row in found["latency"]:
+        assert list(row["ms"]) == engines
+        assert all(0 < ms["min"] <= ms["q1"] <= ms["median"] <= ms["q3"] for ms in row["ms"].values())
+        assert all(ms["runs"] >= 6 for ms in row["ms"].values())
+        for peer in engines[1:]:
+            quotient = row["ms"][peer]["median"] / row["ms"]["sparse-icnet"]["median"]
+            assert row["ratio"][peer] == pytest.approx(quotient, rel=0.02)
+            assert row["agreement"][peer] >= 0.95
+    starts = [row["engine"].partition(",")[0] for row in found["start"]]
+    assert set(starts) == set(engines)
+    assert all(row["peak_mib"]["median"] > 30 for row in found["start"])
+    assert [row["engine"] for row in found["folder"]] == engines[:2]
+    assert {"openvino", "onnxruntime", "numba"} <= set(found["machine"]["versions"])
+    assert "blob -> probabilities" in done.stdout
+    if draw:
+        assert np.asarray(Image.open(picture).convert("L")).std() > 10
+
+
+def test_compare_fails_where_engines_disagree(monkeypatch, tmp_path):
+    import compare
+
+    class Fake:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def ask(self, do: str, **arguments):
+            if do == "classes":
+                np.save(arguments["path"], np.arange(4, dtype=np.uint8) * (1 + self.value))
+            return {"ms": [1.0, 2.0, 3.0]}
+
+    arguments = compare.parser().parse_args(["--rounds", "1"])
+    entry = compare.Entry("fake", tmp_path)
+    run = compare.Comparison(arguments, tmp_path, [], [entry], [1], [(96, 96)], ["classes"], {})
+    monkeypatch.setattr(run, "files", lambda entry, size: (dict.fromkeys(run.workers, ""), {"classes": ""}))
+    run.workers = {"sparse-icnet": Fake(0), "openvino": Fake(0)}
+    run.time(entry, "classes", (96, 96), 1)
+    assert run.problems == []
+    run.workers["openvino"] = Fake(1)
+    run.time(entry, "classes", (96, 96), 1)
+    (problem,) = run.problems
+    assert "openvino" in problem
+    assert "25.0%" in problem
+
+
+def test_engines_take_turns():
+    from _processes import alternate
+
+    order = []
+
+    class Fake:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def ask(self, do: str, **arguments):
+            order.append(self.name)
+            return {"ms": [1.0]}
+
+    times = alternate({name: Fake(name) for name in "abc"}, rounds=3, seconds=0, least=1)
+    assert "".join(order) == "abcbcacab"
+    assert times == {name: [[1.0]] * 3 for name in "abc"}
+
+
+def test_a_worker_reports_what_went_wrong(tmp_path):
+    from _processes import Worker, WorkerError
+
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 96, 96), np.float32))
+    worker = Worker("sparse-icnet", {})
+    try:
+        with pytest.raises(WorkerError, match=r"sparse-icnet: FileNotFoundError: .*missing\.npz"):
+            worker.ask(
+                "open",
+                case="probabilities",
+                model=str(tmp_path / "missing.npz"),
+                size=(96, 96),
+                threads=1,
+                input=str(tmp_path / "x.npy"),
+            )
+    finally:
+        worker.stop()
+
+
+def test_kernels_measures_every_kernel_on_every_shape(tiny_file, tmp_path):
+    result = tmp_path / "kernels.json"
+    options = ["--size", "192x192", "--density", 1.0, 0.5, "--repeats", 1, "--threads", 1]
+    done = run("kernels.py", "--model", tiny_file, *options, "--json", result)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(result.read_text())
+    (network,) = found["network"]
+    assert network["peak_gmacs"]["max"] > 0
+    assert {case["case"] for case in network["cases"]} >= {"image -> class map", "blob -> probabilities"}
+    assert all(0 < case["share_of_peak"] < 1 for case in network["cases"])
+    kernels, shapes = list(found["relative_speed"]), {row["shape"] for row in found["layers"]}
+    assert len(shapes) > 20
+    assert len(found["layers"]) == 2 * len(kernels) * len(shapes)
+    for row in found["layers"]:
+        assert row["gmacs"] > 0
+        if "<-3 " not in row["shape"]:  # three input channels fill three quarters of a block
+            assert row["gmacs"] / row["dense_gmacs"] == pytest.approx(row["density"], rel=0.1)
+    assert found["relative_speed"][kernels[0]] == {"1.0": 1.0, "0.5": 1.0}
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize("density", [1.0, 0.25])
+def test_with_blocks_keeps_the_share_asked_for(rows, density):
+    import kernels
+
+    graph = kernels.with_blocks(kernels.random_network((96, 96)), rows, density)
+    for op in graph.convolutions:
+        tolerance = 1 / np.prod(op.weight.shape) * 4 * rows
+        assert block_density(op.weight, rows) == pytest.approx(density, abs=tolerance)
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None

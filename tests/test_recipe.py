@@ -1,0 +1,257 @@
+"""The training recipe on synthetic frames: what it exports is what it trained, exactly as sparse as asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sparse_icnet
+from sparse_icnet import formats
+from sparse_icnet.metrics import confusion_matrix, score
+from sparse_icnet.network.graph import Graph, resized
+from sparse_icnet.reference.oracle import Oracle, evaluate_float
+
+torch = pytest.importorskip("torch", reason="the recipe needs the extra 'train'")
+
+from weights.recipe import calibration, data, export, prune, pruning, qat, training  # noqa: E402
+from weights.recipe.model import ICNet, layer_macs, normalize  # noqa: E402
+
+SIZE = (192, 192)
+COLOURS = np.random.default_rng(7).integers(0, 256, (data.CLASSES, 3))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def synthetic_frame(seed: int) -> data.Frame:
+    """A 240x180 picture of noisy stripes and boxes whose colour tells the class."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(rng.integers(0, data.CLASSES, 6), 30)[:, None].repeat(240, 1).astype(np.uint8)
+    for _ in range(6):
+        y, x = rng.integers(0, 140), rng.integers(0, 180)
+        label[y : y + 40, x : x + 60] = rng.integers(0, data.CLASSES)
+    image = COLOURS[label] + rng.integers(-15, 16, (*label.shape, 3))
+    picture = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    return data.Frame(f"{seed}.png", picture, Image.fromarray(label))
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[data.Frame]:
+    return [synthetic_frame(seed) for seed in range(8)]
+
+
+def stage(pattern: str | None = "unstructured", epochs: int = 4, **changes) -> training.Stage:
+    options = {
+        "batch": 4,
+        "augmentation": data.Augmentation(SIZE, (0.25, 0.5)),
+        "rate": 2e-3,
+        "average": 0.8,
+        "warmup": 2,
+        "prune_until": 0.5,
+        "seed": 3,
+    } | changes
+    return training.Stage("stage", epochs, pattern=pattern, **options)
+
+
+def random_model() -> ICNet:
+    torch.manual_seed(5)
+    return ICNet()
+
+
+def new_trainer(frames: list[data.Frame], out: Path) -> training.Trainer:
+    return training.Trainer(random_model(), stage(), frames, out, log=lambda _: None)
+
+
+@pytest.fixture(scope="module", params=["unstructured", "block4x4"])
+def trained(request, frames, tmp_path_factory) -> tuple[str, ICNet]:
+    """A model trained and pruned for a moment, calibrated, then trained further with fake quantization."""
+    out = tmp_path_factory.mktemp(request.param)
+    model = training.Trainer(random_model(), stage(request.param, 12), frames, out, log=lambda _: None).run()
+    calibration.calibrate(model, frames[:2], SIZE)
+    quantized = stage(None, 2, quantize=True, rate=1e-4)
+    model = training.Trainer(model, quantized, frames, out / "qat", log=lambda _: None).run()
+    return request.param, model.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory) -> Graph:
+    path = tmp_path_factory.mktemp("export") / "icnet.npz"
+    export.export(trained[1], path, SIZE)
+    return formats.load(path)
+
+
+def blob(frame: data.Frame) -> np.ndarray:
+    return normalize(data.full_frame(frame, SIZE)[0][None])[0].numpy()
+
+
+def test_exported_file_computes_what_was_trained(trained, exported, frames) -> None:
+    model = trained[1]
+    assert model.quantize
+    differing = floor = pixels = 0
+    classes: list[np.ndarray] = []
+    matrices = [np.zeros((data.CLASSES, data.CLASSES), np.int64) for _ in range(2)]
+    for frame in frames[:4]:
+        image, label = data.full_frame(frame, SIZE)
+        x = blob(frame)
+        with torch.no_grad():
+            logits = model(normalize(image[None]))[0].numpy()
+        ours = logits.repeat(8, 1).repeat(8, 2).argmax(0)
+        engine = Oracle(exported, x).output().argmax(0)
+        single, double = (
+            evaluate_float(exported, x, dtype)[exported.output].argmax(0)
+            for dtype in (np.float32, np.float64)
+        )
+        differing += int((ours != engine).sum())
+        floor += int((single != double).sum())
+        pixels += engine.size
+        classes.append(engine)
+        for matrix, prediction in zip(matrices, (ours, engine), strict=True):
+            matrix += confusion_matrix(label, prediction)
+    shares = np.bincount(np.ravel(classes), minlength=data.CLASSES) / pixels
+    assert (shares > 0.02).sum() >= 3, f"class map too plain to tell anything: {shares}"
+    block = data.OUTPUT_STRIDE**2
+    assert differing <= 1.5 * floor + block * len(classes), (differing, floor, pixels)
+    means = [score(matrix).mean for matrix in matrices]
+    assert abs(means[0] - means[1]) <= 0.005, means
+
+
+def test_engine_runs_the_exported_file(exported, frames, tmp_path: Path) -> None:
+    pytest.importorskip("sparse_icnet.runtime.session", reason="the engine is not there")
+    path = tmp_path / "icnet.npz"
+    formats.save(exported, path)
+    net = sparse_icnet.load(path, size=SIZE, threads=1)
+    x = blob(frames[0])
+    classes = net(x[None])[0].argmax(0)
+    np.testing.assert_array_equal(classes, Oracle(exported, x).output().argmax(0))
+    assert len(np.unique(classes)) >= 3
+
+
+def test_sparsity_of_the_file_is_exact(trained, exported) -> None:
+    pattern, model = trained
+    zeros = sum(int((c.weight == 0).sum()) for c in exported.convolutions)
+    total = sum(c.weight.size for c in exported.convolutions)
+    masks = {name: layer.mask.numpy() for name, layer in model.named_layers()}
+    for convolution in exported.convolutions:
+        np.testing.assert_array_equal(convolution.weight != 0, masks[convolution.name])
+    if pattern == "unstructured":
+        assert zeros == round(0.6 * total)
+        return
+    pixels = layer_macs()
+    skipped = sum(int((c.weight == 0).sum()) * pixels[c.name] for c in exported.convolutions)
+    macs = sum(c.weight.size * pixels[c.name] for c in exported.convolutions)
+    assert 0.6 <= skipped / macs < 0.6005
+    for c in exported.convolutions:
+        outputs, inputs, *kernel = c.weight.shape
+        whole = np.pad(c.weight, ((0, -outputs % 4), (0, -inputs % 4), (0, 0), (0, 0))) != 0
+        kept = whole.reshape(-(-outputs // 4), 4, -(-inputs // 4), 4, *kernel).sum((1, 3))
+        full = min(4, outputs) * 4 if inputs % 4 == 0 else 4 * inputs
+        assert set(np.unique(kept)) <= {0, full}, c.name
+    high = {c.name: (c.weight == 0).mean() for c in exported.convolutions if c.name in ("conv1_2", "conv1_3")}
+    assert min(high.values()) > 0.3, f"the high-resolution layers must take part: {high}"
+
+
+def test_macs_are_those_of_the_rewritten_network(exported) -> None:
+    """10.01 GMAC as written, 7.93 after the rewrites; per layer where the engine's rewrites are at hand."""
+    full = resized(exported, data.FULL_SIZE)
+    assert round(full.macs() / 1e9, 2) == 10.01
+    pixels = layer_macs()
+    assert round(sum(c.weight.size * pixels[c.name] for c in full.convolutions) / 1e9, 2) == 7.93
+
+
+def test_resumed_training_gives_the_same_weights(frames, tmp_path) -> None:
+    for until in (None, 1, 3):
+        if until is not None:
+            first = training.Trainer(
+                random_model(), stage(), frames, tmp_path / str(until), log=lambda _: None
+            )
+            first.run(until)
+        # A fresh model, as in a new process: everything must come from the checkpoint.
+        trainer = training.Trainer(random_model(), stage(), frames, tmp_path / str(until), log=lambda _: None)
+        assert trainer.epoch == (until or 0)
+        average = trainer.run()
+        states = [{k: v.clone() for k, v in m.state_dict().items()} for m in (trainer.model, average)]
+        if until is None:
+            expected = states
+        for before, after in zip(expected, states, strict=True):
+            different = [key for key in before if not torch.equal(before[key], after[key])]
+            assert not different
+    moved = random_model().state_dict()
+    assert all(not torch.equal(moved[k], expected[0][k]) for k in moved if k.endswith(".weight"))
+
+
+def test_class_shares_give_the_loss_of_all_pixels(frames) -> None:
+    _, label = data.full_frame(frames[1], SIZE)
+    weights = torch.from_numpy(data.class_weights(frames))
+    logits = torch.randn(1, data.CLASSES, SIZE[0] // 8, SIZE[1] // 8, generator=torch.manual_seed(0))
+    shares = torch.from_numpy(data.histograms(label))[None]
+    enlarged = torch.nn.functional.interpolate(logits, scale_factor=8, mode="nearest")
+    wanted = torch.nn.functional.cross_entropy(
+        enlarged, torch.from_numpy(label.astype(np.int64))[None], weights
+    )
+    torch.testing.assert_close(training.cross_entropy(logits, shares, weights), wanted)
+    assert weights[data.UNLABELLED] == 0
+    assert weights[: data.UNLABELLED].max() > weights[: data.UNLABELLED].min() > 0
+
+
+def test_augmentation_keeps_labels_on_their_pixels(frames) -> None:
+    augmentation = data.Augmentation(SIZE, (0.1, 0.6), 0, 0, 0)
+    for seed in range(20):
+        image, label = augmentation(frames[seed % 8], np.random.default_rng(seed))
+        assert image.shape == (*SIZE, 3)
+        assert label.shape == SIZE
+        nearest = np.abs(image[:, :, None].astype(int) - COLOURS).sum(3).argmin(2)
+        inside = label != data.UNLABELLED
+        # Edges blend and noise misleads; most pixels still show the colour of their class.
+        assert (nearest == label)[inside].mean() > 0.7
+
+
+def test_ranges_come_from_the_least_squared_error() -> None:
+    counts = np.zeros(4096)
+    counts[:400] = 1000
+    counts[4000] = 1e-3  # a lone value ten times as far out is not worth a coarser step for all others
+    assert 0.08 < calibration.best_upper(counts, 1.0) < 0.25
+    counts[3000:4000] = 1000
+    assert calibration.best_upper(counts, 1.0) > 0.9
+
+
+def test_uncalibrated_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be calibrated"):
+        export.export(random_model(), tmp_path / "x.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_masks_follow_the_schedule() -> None:
+    model = random_model()
+    for share in (0.0, 0.3, 0.6):
+        pruning.apply_masks(model, pruning.unstructured_masks(model, share))
+        assert pruning.sparsity(model)[0] == pytest.approx(share, abs=1e-6)
+        pruning.apply_masks(model, pruning.block_masks(model, share))
+        assert share <= pruning.sparsity(model)[1] < share + 1e-3
+    with pytest.raises(ValueError, match="cannot skip"):
+        pruning.block_masks(model, 0.95)
+    assert [round(pruning.ramp(t, 0.2, 0.6), 3) for t in (0, 0.5, 1, 2)] == [0.2, 0.55, 0.6, 0.6]
+
+
+def test_commands_run_from_start_to_file(frames, tmp_path: Path) -> None:
+    """prune and qat as the README calls them, one epoch each."""
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+    for frame in frames:
+        frame.image.save(tmp_path / "train" / frame.name)
+        frame.label.save(tmp_path / "trainannot" / frame.name)
+    training.save_state(random_model(), tmp_path / "start.pt")
+    common = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--threads", "2"]
+    start = str(tmp_path / "start.pt")
+    epochs = ["--crop-epochs", "1", "--full-epochs", "1"]
+    prune.main([*common, "--start", start, "--pattern", "unstructured", *epochs])
+    start = str(tmp_path / "run" / "pruned.pt")
+    qat.main([*common, "--start", start, "--epochs", "1", "--calibration-frames", "1"])
+    graph = formats.load(tmp_path / "run" / "icnet.npz")
+    assert graph.input.shape == (3, *data.FULL_SIZE)
+    zeros = sum(int((c.weight == 0).sum()) for c in graph.convolutions)
+    assert zeros == round(0.6 * sum(c.weight.size for c in graph.convolutions))
