@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from _precision import openvino_precision
 
 
 def main(model: str, folder: str, threads: str, out: str) -> None:
@@ -20,7 +21,8 @@ def main(model: str, folder: str, threads: str, out: str) -> None:
 
     sources = sorted(Path(folder).iterdir())
     picture = to_rgb(sources[0])
-    classes = openvino_peer.image_to_classes(model, int(threads), (picture.height, picture.width))
+    size = picture.height, picture.width
+    classes = openvino_peer.image_to_classes(model, int(threads), size, precision=openvino_precision())
     for source in sources:
         result = classes(np.asarray(to_rgb(source)))
         save_png(class_image(result), Path(out) / f"{source.stem}.classes.png")

@@ -24,13 +24,15 @@ BLOCK_MODEL = "icnet-camvid-int8-block4x4"
 class Entry:
     """A model to compare.
 
-    path       what this engine loads
-    only_size  the one size it is for, or None: any
+    path            what this engine loads
+    only_size       the one size it is for, or None: any
+    narrow_weights  weights in half the range of int8, so that kernels without VNNI do not saturate
     """
 
     name: str
     path: Path
     only_size: Size | None = None
+    narrow_weights: bool = False
 
     def graph(self, size: Size) -> Graph:
         """The model at `size`."""

@@ -19,8 +19,8 @@ def quantize(graph: Graph, path: Path, narrow_weights: bool = False) -> None:
     """Write `graph` as NNCF quantizes it (.xml and .bin): weights made real again, quantizers dropped.
 
     NNCF's defaults, calibrated on the bundled photo, its mirror image and two of its quarters.
-    narrow_weights  NNCF's fix against overflow: weights take half the range of int8, because OpenVINO's kernels
-                    for CPUs without VNNI add pairs of products in 16 bits, which saturate
+    narrow_weights  NNCF's fix against overflow: weights take half the range of int8, because OpenVINO's
+                    kernels for CPUs without VNNI add pairs of products in 16 bits, which saturate
     Raises ImportError that names the extra to install.
     """
     try:

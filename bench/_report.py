@@ -55,6 +55,7 @@ def report(results: dict[str, Any]) -> str:
         rows = [(row["engine"], _times(row["pictures_per_second"], 1)) for row in results["folder"]]
         pictures = results["folder"][0]["pictures"]
         parts.append("\n" + table((f"{pictures} JPEG files -> class map files", "pictures a second"), rows))
+    parts += [f"note: {note}" for note in results["notes"]]
     parts += [f"PROBLEM: {problem}" for problem in results["problems"]]
     return "\n".join(parts)
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _precision import openvino_precision
+
 MORE = 5
 
 
@@ -39,7 +41,7 @@ def opened(
         if cache:  # the adapter has no option for it
             usual = openvino_peer.settings
             openvino_peer.settings = lambda **chosen: usual(**chosen) | {"CACHE_DIR": cache}
-        classes = openvino_peer.image_to_classes(model, threads)
+        classes = openvino_peer.image_to_classes(model, threads, precision=openvino_precision())
         return lambda path: classes(pixels(path))
     from sparse_icnet.reference import onnxruntime_peer
 

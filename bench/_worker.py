@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _precision import openvino_precision
 from numpy.typing import NDArray
 
 Call = Callable[[NDArray], NDArray]
@@ -42,8 +43,8 @@ def open_openvino(case: str, model: str, size: tuple[int, int], threads: int) ->
     from sparse_icnet.reference import openvino_peer
 
     if case == "classes":
-        return openvino_peer.image_to_classes(model, threads)
-    return openvino_peer.blob_to_probabilities(model, threads)
+        return openvino_peer.image_to_classes(model, threads, precision=openvino_precision())
+    return openvino_peer.blob_to_probabilities(model, threads, precision=openvino_precision())
 
 
 def open_onnxruntime(case: str, model: str, size: tuple[int, int], threads: int) -> Call:

@@ -106,6 +106,7 @@ class Comparison:
     start: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     _exported: dict[tuple[str, Size], tuple[dict[str, str], dict[str, str]]] = field(default_factory=dict)
 
     def files(self, entry: Entry, size: Size) -> tuple[dict[str, str], dict[str, str]]:
@@ -167,11 +168,14 @@ class Comparison:
             paired = [np.median(a) / np.median(b) for a, b in zip(times[engine], times[OURS], strict=True)]
             row["ratio_of_rounds"][engine] = summary(paired)
             row["agreement"][engine] = round(float((maps[engine] == maps[OURS]).mean()), 5)
-            if row["agreement"][engine] < LEAST_AGREEMENT:
-                self.problems.append(
-                    f"{entry.name}, {CASES[case]}: expected {engine} to give at least {LEAST_AGREEMENT:.0%} "
-                    f"of the pixels the class of {OURS}, found {row['agreement'][engine]:.1%}"
-                )
+            share = row["agreement"][engine]
+            if share < LEAST_AGREEMENT:
+                if engine == "openvino" and self.arguments.isa != "native" and not entry.narrow_weights:
+                    where, why = self.notes, ": its sums of products saturate in 16 bits without VNNI"
+                else:
+                    where, why = self.problems, f"; expected at least {LEAST_AGREEMENT:.0%}"
+                pixels = f"{engine} gives {share:.1%} of the pixels the class of {OURS}"
+                where.append(f"{entry.name}, {CASES[case]}: {pixels}{why}")
         if OURS in maps and np.unique(maps[OURS]).size < 2:
             self.problems.append(f"{entry.name}, {CASES[case]}: one class everywhere proves nothing")
         self.latency.append(row)
@@ -291,6 +295,7 @@ class Comparison:
             "start": self.start,
             "folder": self.pictures,
             "problems": self.problems,
+            "notes": self.notes,
         }
 
 
@@ -330,10 +335,11 @@ def main() -> int:
             sizes,
             arguments.case or list(CASES),
             ISA_ENVIRONMENT[arguments.isa],
+            notes=notes,
         )
         comparison.run(parts)
-        results = comparison.results() | {"notes": notes}
-    print(report(results), *notes, sep="\n")
+        results = comparison.results()
+    print(report(results))
     if arguments.json:
         write_json(arguments.json, results)
     if arguments.png:
@@ -349,7 +355,7 @@ def _nncf_entry(entry: Entry, size: Size, folder: Path, narrow_weights: bool) ->
     say(f"{entry.name}: quantizing with NNCF")
     path = folder / f"{entry.name}-nncf.xml"
     quantize(entry.graph(size), path, narrow_weights)
-    return Entry(path.stem, path, size)
+    return Entry(path.stem, path, size, narrow_weights)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_compare_fails_where_engines_disagree(monkeypatch, tmp_path):
     run.time(entry, "classes", (96, 96), 1)
     (problem,) = run.problems
     assert "openvino" in problem
-    assert "25.0%" in problem
+    assert "25.0% of the pixels" in problem
 
 
 def test_engines_take_turns():

@@ -89,7 +89,9 @@ def load(path: str | os.PathLike[str]) -> g.Graph:
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise FormatError(f"{path}: expected a sparse-icnet .npz file, found a damaged archive: {error}") from error
+        raise FormatError(
+            f"{path}: expected a sparse-icnet .npz file, found a damaged archive: {error}"
+        ) from error
     except FormatError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError, zipfile.error) as error:
@@ -166,7 +168,9 @@ def _graph(path: Path, file: Any, members: dict[str, int]) -> g.Graph:
         raise FormatError(f"{path}: expected a list of 1 to {MAX_OPS} operations")
     ops = tuple(_op_from_json(path, entry, array) for entry in entries)
     n = document["normalization"]
-    normalization = g.Normalization(float(n["divisor"]), tuple(map(float, n["mean"])), tuple(map(float, n["std"])))
+    normalization = g.Normalization(
+        float(n["divisor"]), tuple(map(float, n["mean"])), tuple(map(float, n["std"]))
+    )
     finite = all(map(math.isfinite, (normalization.divisor, *normalization.mean, *normalization.std)))
     if not finite or 0 in (normalization.divisor, *normalization.std):
         raise FormatError(f"{path}: normalization must be finite with non-zero divisor and std, found {n}")
@@ -199,7 +203,9 @@ def _op_from_json(path: Path, entry: Any, array: Any) -> g.Op:
         elif name == "weight":
             key, shape = value["csr"], tuple(map(_integer, value["shape"]))
             if len(shape) != 4 or min(shape) < 1 or math.prod(shape) > MAX_BYTES:
-                raise FormatError(f"{path}: layer {entry['name']!r}: weights of shape {shape} are not acceptable")
+                raise FormatError(
+                    f"{path}: layer {entry['name']!r}: weights of shape {shape} are not acceptable"
+                )
             value = CSR(
                 shape,
                 array(f"{key}.indptr", "int32", 1),

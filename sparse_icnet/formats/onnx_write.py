@@ -221,7 +221,7 @@ class _Writer:
         return self.node("DequantizeLinear", (codes, scale, zero_point), name, f"{name}/real")
 
     def average_pool(self, op: AveragePool, name: str, source: str) -> str:
-        """AveragePool where the windows tile the map; else two products with the matrices of the windows' means,
+        """AveragePool where the windows tile the map; else two products with the matrices of its means,
         since ONNX has no adaptive pooling."""
         _, height, width = self.graph.shape(op.input)
         if not (height % op.bins[0] or width % op.bins[1]):

@@ -97,7 +97,9 @@ def shift(step, task, scratch):
             row, out = source + y * pitch, target + y * pitch
             # The load may run past the row by |d| pixels: into a neighbour row or the slack of the buffer.
             for first in range(0, pitch, 64):
-                x = min(first, pitch - 64)  # rows without a gap end with a vector that overlaps the one before
+                x = min(
+                    first, pitch - 64
+                )  # rows without a gap end with a vector that overlaps the one before
                 store(out + x, load_i32(row + x + 4 * d))
             for x in range(max(0, width - d), width):
                 put_i32(out + 4 * x, zero)
@@ -131,7 +133,10 @@ def copy_codes(step, task, scratch):
     ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
     source = field(step, f.IN) + task * field(step, f.IN_GROUP)
     out = field(step, f.OUT) + task * field(step, f.OUT_GROUP)
-    planes, table = field(step, f.OUT_PLANES), field(step, f.TABLE)  # table: int64 source offset of each pixel
+    planes, table = (
+        field(step, f.OUT_PLANES),
+        field(step, f.TABLE),
+    )  # table: int64 source offset of each pixel
     for y in range(height):
         for x in range(width):
             plane = get_i64(planes + 8 * ((y % ky) * kx + x % kx))

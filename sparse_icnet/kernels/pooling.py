@@ -36,7 +36,9 @@ def max_pool(step, task, scratch):
     phases = field(step, f.PHASES)
     group, phase = task // phases, task % phases
     source = field(step, f.IN) + group * field(step, f.IN_GROUP)
-    out = field(step, f.OUT) + group * field(step, f.OUT_GROUP) + get_i64(field(step, f.OUT_PLANES) + 8 * phase)
+    out = (
+        field(step, f.OUT) + group * field(step, f.OUT_GROUP) + get_i64(field(step, f.OUT_PLANES) + 8 * phase)
+    )
     taps = field(step, f.COUNT)
     offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
     for p in range(field(step, f.VECTORS)):
@@ -196,7 +198,9 @@ def pyramid(step, task, scratch):
     constant = splat_i32(np.int32(field(step, f.PACK)))
     for y in range(height):
         for first_byte in range(0, pitch, 64):
-            x = min(first_byte, pitch - 64)  # rows without a gap end with a vector that overlaps the one before
+            x = min(
+                first_byte, pitch - 64
+            )  # rows without a gap end with a vector that overlaps the one before
             word = load_i32(source + y * pitch + x)
             a = to_f32((word & byte) - zeros) * first
             b = to_f32(((word >> splat_i32(np.int32(8))) & byte) - zeros) * first

@@ -364,7 +364,8 @@ def tile_add_real(typing, tile, address, stride):
 
     def emit(context, builder, signature, arguments):
         rows = [
-            builder.add(arguments[1], builder.mul(arguments[2], ir.Constant(_I64, r))) for r in range(tile.rows)
+            builder.add(arguments[1], builder.mul(arguments[2], ir.Constant(_I64, r)))
+            for r in range(tile.rows)
         ]
 
         def add(x, r, p):
@@ -532,7 +533,9 @@ def _unary(name: str, source: _Vector, target: _Vector, generate: Any) -> Any:
     return operation
 
 
-to_f32 = _unary("to_f32", i32x16, f32x16, lambda b, x: b.sitofp(x, _F32X16))  # exact below 2**24, else rounded
+to_f32 = _unary(
+    "to_f32", i32x16, f32x16, lambda b, x: b.sitofp(x, _F32X16)
+)  # exact below 2**24, else rounded
 bits_to_i32 = _unary("bits_to_i32", f32x16, i32x16, lambda b, x: b.bitcast(x, _I32X16))
 bits_to_f32 = _unary("bits_to_f32", i32x16, f32x16, lambda b, x: b.bitcast(x, _F32X16))
 

@@ -240,9 +240,7 @@ class Argmax:
         return (self.input,)
 
 
-Op = (
-    Input | Affine | Quantize | Convolution | Add | Relu | MaxPool | AveragePool | Resize | Softmax | Argmax
-)
+Op = Input | Affine | Quantize | Convolution | Add | Relu | MaxPool | AveragePool | Resize | Softmax | Argmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +428,9 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
             if not isinstance(graph[op.input], Input):
                 raise fail("the network input as its input", op.input)
             if op.scale.shape != (channels,) or op.shift.shape != (channels,):
-                raise fail(f"scale and shift of shape ({channels},)", f"{op.scale.shape} and {op.shift.shape}")
+                raise fail(
+                    f"scale and shift of shape ({channels},)", f"{op.scale.shape} and {op.shift.shape}"
+                )
             if not (np.isfinite(op.scale).all() and np.isfinite(op.shift).all()):
                 raise fail("finite scale and shift", "NaN or infinity")
         case Convolution():
@@ -443,10 +443,17 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
                 raise fail("a quantized input", f"the real tensor {op.input!r}")
             if min(op.kernel) < 1 or min(op.stride) < 1 or min(op.padding) < 0:
                 raise fail("positive kernel and stride, padding of at least 0", op)
-            if max(op.padding[0], op.padding[2]) >= op.kernel[0] or max(op.padding[1], op.padding[3]) >= op.kernel[1]:
+            if (
+                max(op.padding[0], op.padding[2]) >= op.kernel[0]
+                or max(op.padding[1], op.padding[3]) >= op.kernel[1]
+            ):
                 raise fail("padding smaller than the kernel", op.padding)
-            rows = convolution_output_size(height, op.kernel[0], op.stride[0], 1, op.padding[0] + op.padding[2])
-            columns = convolution_output_size(width, op.kernel[1], op.stride[1], 1, op.padding[1] + op.padding[3])
+            rows = convolution_output_size(
+                height, op.kernel[0], op.stride[0], 1, op.padding[0] + op.padding[2]
+            )
+            columns = convolution_output_size(
+                width, op.kernel[1], op.stride[1], 1, op.padding[1] + op.padding[3]
+            )
             if rows < 1 or columns < 1:
                 raise fail("a window no larger than the padded map", f"{op.kernel} on {height}x{width}")
             return channels, rows, columns
@@ -473,7 +480,12 @@ def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | Non
     channels, height, width = shape
     if quantizer is None:
         raise fail("a quantized input", f"the real tensor {op.input!r}")
-    if op.weight.dtype != np.int8 or op.weight.ndim != 4 or op.weight.shape[1] != channels or not op.weight.size:
+    if (
+        op.weight.dtype != np.int8
+        or op.weight.ndim != 4
+        or op.weight.shape[1] != channels
+        or not op.weight.size
+    ):
         raise fail(f"int8 weights of shape (O, {channels}, kh, kw)", f"{op.weight.dtype} {op.weight.shape}")
     outputs, _, kernel_height, kernel_width = op.weight.shape
     for label, array in (("weight_scale", op.weight_scale), ("bias", op.bias)):
@@ -484,7 +496,9 @@ def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | Non
     if not op.weight_scale.all():
         raise fail("non-zero weight scales", "0")
     if min(op.stride) < 1 or min(op.dilation) < 1 or min(op.padding) < 0 or max(op.padding) > 1 << 12:
-        raise fail("positive stride and dilation, padding of at least 0", (op.stride, op.dilation, op.padding))
+        raise fail(
+            "positive stride and dilation, padding of at least 0", (op.stride, op.dilation, op.padding)
+        )
     # |code - zero_point| <= 255 for any quantizer, so this bounds every partial sum in any order.
     # Few weights cannot reach the bound whatever they are, and need not be read.
     if op.weight[0].size * 128 * 255 >= 1 << 31:

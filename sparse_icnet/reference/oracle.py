@@ -7,7 +7,7 @@ between its two precisions is the noise floor of any comparison with another run
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray

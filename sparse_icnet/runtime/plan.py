@@ -211,7 +211,9 @@ class _Planner:
                 f"output {self.graph.output!r} must be a softmax or an argmax, found {type(end).__name__}"
             )
         if resizes > 1:  # what equals a single one was merged before
-            raise PlanError(f"output {self.graph.output!r}: its {resizes} resizes must equal a single nearest resize")
+            raise PlanError(
+                f"output {self.graph.output!r}: its {resizes} resizes must equal a single nearest resize"
+            )
         logits_shape = self.graph.shape(end.input)
         if logits_shape[0] > 256:
             raise PlanError(f"operation {end.name!r}: expected at most 256 classes, found {logits_shape[0]}")
@@ -299,7 +301,9 @@ class _Planner:
         # which gives the same codes pixel by pixel.
         source = self.graph[op.input]
         if not isinstance(source, Quantize):
-            raise PlanError(f"resize {op.name!r}: cannot resize the codes of {op.input!r} from {self._size(op.input)}")
+            raise PlanError(
+                f"resize {op.name!r}: cannot resize the codes of {op.input!r} from {self._size(op.input)}"
+            )
         real = self._resized_real(source.input, phases, source.quantizer.scale)
         return self._combine(op.name, source.quantizer, Operand(f.REAL, real), None, False)
 
@@ -540,9 +544,7 @@ class _Planner:
         step.fill = fill
         return step
 
-    def _taps(
-        self, op: Convolution | MaxPool, source: View, phases: tuple[int, int]
-    ) -> NDArray[np.int64]:
+    def _taps(self, op: Convolution | MaxPool, source: View, phases: tuple[int, int]) -> NDArray[np.int64]:
         """int64 (phases, kh * kw, 3): plane, grid row shift and grid column shift that each tap of each phase reads.
 
         Output pixel (k*Y + q) at tap t reads input row s*(k*Y + q) + d*t - pad = (s*k)*Y + r with
@@ -603,7 +605,9 @@ class _Planner:
         """int32 (phases, nnz): byte offset of the first pixel of each stored block, tap and padding included."""
         tap_count = op.weight.shape[2] * op.weight.shape[3]
         lane, tap = blocks.indices // tap_count, blocks.indices % tap_count
-        offsets = self._tap_offsets(source.buffer, taps)[:, tap] + lane.astype(np.int64) * source.buffer.stride
+        offsets = (
+            self._tap_offsets(source.buffer, taps)[:, tap] + lane.astype(np.int64) * source.buffer.stride
+        )
         if offsets.size and (offsets.max() >= 1 << 31 or offsets.min() < -(1 << 31)):
             raise PlanError(f"convolution {op.name!r}: the input map is too large for 32-bit offsets")
         return np.ascontiguousarray(offsets.astype(np.int32))
@@ -713,7 +717,9 @@ class _Planner:
 
     # --- pyramid pooling ---------------------------------------------------------------------------------------------
 
-    def _pyramid_stages(self, op: Add) -> tuple[str, list[tuple[AveragePool, Quantizer | None, Quantizer | None]]] | None:
+    def _pyramid_stages(
+        self, op: Add
+    ) -> tuple[str, list[tuple[AveragePool, Quantizer | None, Quantizer | None]]] | None:
         """The chain ((x + up(pool(x))) + up(pool(x))) + ... with its quantizers, or None if this is not one."""
         stages: list[tuple[AveragePool, Quantizer | None, Quantizer | None]] = []
         node: Op = op
@@ -781,7 +787,8 @@ class _Planner:
             table[i, :2] = pool.bins
             table[i, 2] = table.nbytes + sum(t.nbytes for t in bin_tables)
             table[i, 11] = all(
-                n % fine == 0 and fine % b == 0 for n, fine, b in zip((height, width), finest, pool.bins, strict=True)
+                n % fine == 0 and fine % b == 0
+                for n, fine, b in zip((height, width), finest, pool.bins, strict=True)
             )
             mean_unit = pooled.scale if pooled else units[i]
             bin_tables.append(_bin_table(quantizer, (height, width), pool.bins, mean_unit))
@@ -858,12 +865,14 @@ class _Planner:
                 masks[shift] = arena.put(np.concatenate([lanes, ~lanes & padding], 1))
         ranges, entries = [0], []
         for plane in range(buffer.planes):
-            for (source, shift) in buffer.shifts:
+            for source, shift in buffer.shifts:
                 if source == plane:
                     distance = buffer.plane_offset(plane, shift) - buffer.plane_offset(plane) - 4 * shift
                     entries.append((distance, masks[shift]))
             ranges.append(len(entries))
-        return arena.put(np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)]))
+        return arena.put(
+            np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
+        )
 
     def _shift_step(self, buffer: Buffer) -> Step:
         """Makes the shifted copies of `buffer`; dropped from the plan if no consumer asks for one."""

@@ -161,5 +161,3 @@ def _work(graph: Graph) -> float:
         block_density(op.weight, ROWS) * op.macs_per_pixel * math.prod(graph.shape(op.name)[1:])
         for op in graph.convolutions
     )
-
-
