@@ -30,7 +30,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     engines = list(dict.fromkeys(engine for row in rows for engine in row["ms"]))
     step = len(engines) + 0.9
     figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.27 * step * len(rows)), layout="constrained")
-    longest = max(sample["median"] for row in rows for sample in row["ms"].values())
+    longest = max(sample["q3"] for row in rows for sample in row["ms"].values())
     for group, row in enumerate(rows):
         for place, engine in enumerate(engines):
             if engine not in row["ms"]:

@@ -236,6 +236,49 @@ def test_class_map(tmp_path, squeeze):
     agrees(image, ops.squeeze(y, integers(1)) if squeeze else y, tmp_path)
 
 
+def test_free_sizes_are_those_of_the_model_card(tmp_path):
+    image = ops.parameter(openvino.PartialShape([-1, -1, -1, -1]), np.float32, name="image")
+    x = ops.fake_quantize(image, *(np.float32(v) for v in (-1.28, 1.27, -1.28, 1.27)), 256)
+    y = ops.interpolate(
+        x,
+        ops.constant(np.asarray([0.5, 0.25], np.float32)),
+        "nearest",
+        "scales",
+        axes=integers(2, 3),
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    graph = openvino_ir.load(saved(image, y, tmp_path))
+    assert graph.input.shape == (3, 768, 960)
+    assert graph.shape(graph.output) == (3, 384, 240)
+
+
+def test_preprocessing_that_openvino_puts_into_the_model(tmp_path):
+    """Bytes in rows of pixels, mean and scale of pixel values: the graph takes the raw image."""
+    image, x = quantized()
+    w = ops.multiply(
+        ops.convert(ops.constant(codes((4, 3, 1, 1))), np.float32),
+        ops.constant(scales(4).reshape(4, 1, 1, 1)),
+    )
+    model = openvino.Model([ops.convolution(x, w, [1, 1], [0, 0], [0, 0], [1, 1])], [image], "m")
+    steps = openvino.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    steps.input().preprocess().convert_element_type(openvino.Type.f32).mean([99, 103, 105]).scale(
+        [75, 77, 76]
+    )
+    path = tmp_path / "m.xml"
+    openvino.save_model(steps.build(), str(path))
+    graph = openvino_ir.load(path)
+    assert graph.input.shape == (3, 12, 12)
+    assert graph.normalization.divisor == 1
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    plain = {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"}
+    expected = CORE.compile_model(CORE.read_model(path), "CPU", plain)(pixels[None])[0][0]
+    found = Oracle(graph, pixels.transpose(2, 0, 1).astype(np.float32)).output()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_normalization_of_a_raw_image(tmp_path):
     image = ops.parameter((1, 3, 12, 12), np.float32, name="image")
     mean, deviation = (

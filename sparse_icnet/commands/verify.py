@@ -6,13 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sparse_icnet import bundled
 from sparse_icnet.commands.inputs import pictures_in, split_model
-from sparse_icnet.model import Model, load
-from sparse_icnet.network.graph import Graph
+from sparse_icnet.model import load
 from sparse_icnet.reference import compare
 
 OK, MISMATCH = 0, 1
@@ -31,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         net.graph,
         blobs,
         arguments.against,
-        _Traced(net),
+        compare.SessionEngine(net.session),
         names=[picture.name for picture in pictures],
         threads=arguments.threads,
         progress=_progress if len(pictures) > 1 else None,
@@ -46,22 +42,3 @@ def _pictures(path: Path) -> list[Path]:
 
 def _progress(picture: str) -> None:
     print(f"{picture} ...", file=sys.stderr)
-
-
-class _Traced:
-    """A model that shows the tensors of its session, as `compare.first_divergence` wants it."""
-
-    def __init__(self, net: Model) -> None:
-        self._net = net
-
-    @property
-    def executed(self) -> Graph:
-        return self._net.session.graph
-
-    def probabilities(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._net.session.probabilities(blob)
-
-    def trace(self, blob: NDArray[np.float32]) -> dict[str, NDArray[np.integer]]:
-        session = self._net.session
-        session.probabilities(blob)
-        return {name: session.tensor(name) for name in session.tensors()}

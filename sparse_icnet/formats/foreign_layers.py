@@ -18,12 +18,17 @@ from sparse_icnet.formats.foreign_builder import Builder, PendingInput, Tensor, 
 from sparse_icnet.formats.foreign_constants import Constant, integers
 from sparse_icnet.formats.foreign_resize import MAX_LENGTH
 from sparse_icnet.network.graph import Add, Argmax, Input, Quantize, Quantizer, Relu, Resize, Softmax
+from sparse_icnet.network.icnet import DEFAULT_SIZE
 
 
 def parameter(g: Builder, node: Node) -> Tensor:
+    """The network input; sizes that the file leaves free are those of the model card, 1 x 3 x 768 x 960."""
     if g.input is not None:
         raise FormatError(f"{node.where}: expected one input of the network, found a second")
-    shape = [1 if axis == 0 and size < 0 else size for axis, size in enumerate(node.attributes["shape"])]
+    shape = list(node.attributes["shape"])
+    if len(shape) == 4:
+        free = (1, *DEFAULT_SIZE, 3) if shape[3] == 3 else (1, 3, *DEFAULT_SIZE)
+        shape = [default if size == -1 else size for size, default in zip(shape, free, strict=True)]
     if len(shape) != 4 or shape[0] != 1 or not all(1 <= size <= MAX_LENGTH for size in shape):
         raise FormatError(
             f"{node.where}: expected an input of shape (1, channels, height, width), found "
@@ -43,6 +48,7 @@ def parameter(g: Builder, node: Node) -> Tensor:
 
 
 def fake_quantize_ranges(node: Node, ranges: Sequence[Value | None]) -> quantizers.FakeQuantize:
+    """The checked ranges of a FakeQuantize, given as four constants."""
     if len(ranges) != 4:
         raise FormatError(f"{node.where}: expected 5 inputs of FakeQuantize, found {len(ranges) + 1}")
     constants = [required(node, value, "a FakeQuantize range") for value in ranges]
@@ -50,6 +56,7 @@ def fake_quantize_ranges(node: Node, ranges: Sequence[Value | None]) -> quantize
 
 
 def fake_quantize(g: Builder, node: Node, x: Value | None, *ranges: Value | None) -> Tensor:
+    """Quantize; an input range other than the output range first scales and shifts what it reads."""
     fq = fake_quantize_ranges(node, ranges)
     tensor = g.activation(node, x)
     low, high, output_low, output_high = (
@@ -71,6 +78,7 @@ def fake_quantize(g: Builder, node: Node, x: Value | None, *ranges: Value | None
 def quantize_linear(
     g: Builder, node: Node, x: Value | None, scale: Value | None, zero_point: Value | None = None
 ) -> Tensor:
+    """Codes of a per-tensor quantizer, to be read by DequantizeLinear."""
     tensor = g.activation(node, x)
     quantizer = _linear_quantizer(node, scale, zero_point)
     op = Quantize(node.name, g.operand(tensor), quantizer)
@@ -80,6 +88,7 @@ def quantize_linear(
 def dequantize_linear(
     g: Builder, node: Node, x: Value | None, scale: Value | None, zero_point: Value | None = None
 ) -> Tensor:
+    """The real values of the codes; scale and zero point must be those of QuantizeLinear."""
     tensor = g.activation(node, x, codes_allowed=True)
     quantizer = _linear_quantizer(node, scale, zero_point)
     if tensor.codes is None or tensor.codes != quantizer:
@@ -96,6 +105,7 @@ def _linear_quantizer(node: Node, scale: Value | None, zero_point: Value | None)
 
 
 def arithmetic(g: Builder, node: Node, a: Value | None, b: Value | None) -> Tensor:
+    """Add, Subtract, Multiply or Divide: by a constant per channel, or the sum of two activations."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return _sum(g, node, a, b)
     if isinstance(a, Constant):
@@ -139,6 +149,7 @@ def _sum(g: Builder, node: Node, a: Tensor, b: Tensor) -> Tensor:
 
 
 def batch_norm(g: Builder, node: Node, x: Value | None, *parameters: Value | None) -> Tensor:
+    """Batch normalization for inference, float (C,) each: gamma * (x - mean) / sqrt(variance + eps) + beta."""
     tensor = g.planar_activation(node, x)
     arrays = []
     for value, what in zip(parameters, ("gamma", "beta", "mean", "variance"), strict=True):
@@ -157,6 +168,7 @@ def batch_norm(g: Builder, node: Node, x: Value | None, *parameters: Value | Non
 
 
 def relu(g: Builder, node: Node, x: Value | None) -> Tensor:
+    """max(x, 0)."""
     tensor = g.activation(node, x)
     return g.tensor(Relu(node.name, g.operand(tensor)), tensor.shape, tensor.axes)
 
@@ -164,6 +176,7 @@ def relu(g: Builder, node: Node, x: Value | None) -> Tensor:
 def clip(
     g: Builder, node: Node, x: Value | None, low: Value | None = None, high: Value | None = None
 ) -> Tensor:
+    """A clip from 0 to infinity, which is a ReLU; others are refused."""
     bounds = []
     for value, key, default in ((low, "low", -math.inf), (high, "high", math.inf)):
         if value is None:
@@ -177,6 +190,7 @@ def clip(
 
 
 def softmax(g: Builder, node: Node, x: Value | None) -> Tensor:
+    """Softmax over the channels."""
     tensor = g.activation(node, x)
     axis = _channel_axis(node, tensor)
     if node.attributes.get("flattens") and math.prod(tensor.dimensions[axis + 1 :]) != 1:
@@ -187,6 +201,7 @@ def softmax(g: Builder, node: Node, x: Value | None) -> Tensor:
 
 
 def argmax(g: Builder, node: Node, x: Value | None) -> Tensor:
+    """Index of the largest channel."""
     tensor = g.activation(node, x)
     axis = _channel_axis(node, tensor)
     axes = tensor.axes[:axis] + ("1" if node.attributes["keep_dims"] else "") + tensor.axes[axis + 1 :]
@@ -194,6 +209,7 @@ def argmax(g: Builder, node: Node, x: Value | None) -> Tensor:
 
 
 def topk(g: Builder, node: Node, x: Value | None, k: Value | None) -> Tensor:
+    """TopK that is an argmax; its output 1."""
     if integers(required(node, k, "k"), node.where, "k", 1) != [1] or node.attributes["mode"] != "max":
         raise FormatError(f"{node.where}: expected TopK to be an argmax (k 1, mode max)")
     return argmax(g, node, x)

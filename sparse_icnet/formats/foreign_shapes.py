@@ -24,17 +24,20 @@ from sparse_icnet.network.graph import Argmax
 
 
 def shape_of(g: Builder, node: Node, x: Value | None) -> Constant:
+    """int64 (rank,): the shape of a value, all sizes being known."""
     shape = x.dimensions if isinstance(x, Tensor) else required(node, x).shape
     return Constant(np.asarray(shape[node.attributes.get("start", 0) : node.attributes.get("end")], np.int64))
 
 
 def identity(g: Builder, node: Node, x: Value | None) -> Value:
+    """The input itself."""
     if x is None:
         raise FormatError(f"{node.where}: expected an input, found none")
     return x
 
 
 def convert(g: Builder, node: Node, x: Value | None) -> Tensor:
+    """A cast of real values to a float type, or of classes to any: nothing changes."""
     if not isinstance(x, Tensor) or x.codes is not None:
         raise FormatError(f"{node.where}: expected real values to convert")
     dtype = node.attributes["dtype"]
@@ -46,6 +49,7 @@ def convert(g: Builder, node: Node, x: Value | None) -> Tensor:
 
 
 def transpose(g: Builder, node: Node, x: Value | None, order: Value | None = None) -> Tensor:
+    """The same activation with its axes in another order."""
     tensor = _any_tensor(node, x)
     axes = order_of(node, len(tensor.axes), None if order is None else required(node, order, "the order"))
     return replace(tensor, axes="".join(tensor.axes[axis] for axis in axes))

@@ -39,6 +39,7 @@ MAX_CHANNELS = 1 << 16
 def convolution(
     g: Builder, node: Node, x: Value | None, w: Value | None, bias: Value | None = None
 ) -> Tensor:
+    """Convolution of one group with quantized weights (O, I, kh, kw) and an optional bias (O,); pending."""
     tensor = g.planar_activation(node, x)
     weight, scale = _weights(node, required(node, w, "the weights"))
     outputs, inputs, *kernel = weight.shape
@@ -118,6 +119,7 @@ def _window(
 
 
 def max_pool(g: Builder, node: Node, x: Value | None) -> Tensor:
+    """Max pooling; rounding the size up becomes padding below and right."""
     tensor = g.planar_activation(node, x, codes_allowed=True)
     kernel = tuple(node.attributes["kernel"])
     stride, dilation, padding = _window(node, tensor, kernel)
@@ -137,6 +139,7 @@ def max_pool(g: Builder, node: Node, x: Value | None) -> Tensor:
 
 
 def average_pool(g: Builder, node: Node, x: Value | None) -> Tensor:
+    """Average pooling whose windows tile the map."""
     tensor = g.planar_activation(node, x)
     kernel = tuple(node.attributes["kernel"])
     stride, dilation, padding = _window(node, tensor, kernel)
@@ -157,11 +160,13 @@ def average_pool(g: Builder, node: Node, x: Value | None) -> Tensor:
 
 
 def adaptive_average_pool(g: Builder, node: Node, x: Value | None, size: Value | None) -> Tensor:
+    """Adaptive average pooling to a constant (rows, columns)."""
     rows, columns = integers(required(node, size, "the output size"), node.where, "output size", 2)
     return _pooled(g, node, g.planar_activation(node, x), (rows, columns))
 
 
 def reduce_mean(g: Builder, node: Node, x: Value | None, axes: Value | None = None) -> Tensor:
+    """Mean over height and width."""
     tensor = g.activation(node, x)
     given = None if axes is None else required(node, axes, "the axes")
     reduced = axes_of(node, given, len(tensor.axes))
@@ -192,6 +197,7 @@ def interpolate(
     scales: Value | None,
     axes: Value | None = None,
 ) -> Tensor:
+    """Nearest resize of height and width to constant sizes or by constant scales."""
     tensor = g.planar_activation(node, x, codes_allowed=True)
     if any(node.attributes.get("pads", ())):
         raise FormatError(f"{node.where}: expected a resize without padding, found {node.attributes['pads']}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,6 +146,14 @@ def tail_kernel(kernel: MicroKernel, vectors: int) -> MicroKernel:
     return min(fitting, key=lambda k: k.vectors)
 
 
+@lru_cache(maxsize=4)  # the kernel is chosen by these blocks, then packs them
+def blocks_of(op: Convolution, rows: int) -> BlockCSR:
+    """Blocks of `rows` output channels of `op`, whose output channels are padded to whole groups of four."""
+    padding = -op.weight.shape[0] % 4
+    weight = np.pad(op.weight, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else op.weight
+    return BlockCSR.from_dense(weight, rows)
+
+
 def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
     """The micro-kernel with the least estimated time for these weights on planes of `vectors` vectors.
 
@@ -152,30 +161,25 @@ def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
     """
     costs = {}
     for kernel in REGISTRY:
-        blocks = BlockCSR.from_dense(op.weight, kernel.rows).blocks
         whole, rest = divmod(vectors, kernel.vectors)
         computed = whole * kernel.vectors + (tail_kernel(kernel, vectors).vectors if rest else 0)
         speed = RELATIVE_SPEED[ISA][kernel.rows, kernel.vectors]
-        costs[kernel] = blocks * kernel.rows * computed / speed
+        costs[kernel] = blocks_of(op, kernel.rows).blocks * kernel.rows * computed / speed
     best = min(costs, key=costs.__getitem__)
     others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
     return best, f"least estimated time; {others}"
 
 
-def pack_weights(op: Convolution, kernel: MicroKernel) -> tuple[BlockCSR, NDArray[np.int32]]:
-    """Blocks of `op` in the format of `kernel`: int32 (nnz, words * rows).
+def pack_weights(blocks: BlockCSR) -> NDArray[np.int32]:
+    """The words of `blocks` as its micro-kernel reads them: int32 (nnz, words * rows).
 
     With VNNI one word holds the four int8 of a row.  Otherwise the even weights of all rows come first, as int16
-    pairs (w0, w2), then the odd ones (w1, w3).  Output channels are padded to whole groups of four.
+    pairs (w0, w2), then the odd ones (w1, w3).
     """
-    weight = np.pad(op.weight, ((0, -op.weight.shape[0] % 4), (0, 0), (0, 0), (0, 0)))
-    blocks = BlockCSR.from_dense(weight, kernel.rows)
     if HAS_VNNI:
-        words = np.ascontiguousarray(blocks.data).view(np.int32).reshape(-1, kernel.rows)
-    else:
-        pairs = np.stack([blocks.data[..., 0::2], blocks.data[..., 1::2]], 1).astype(np.int16)
-        words = np.ascontiguousarray(pairs).view(np.int32).reshape(-1, 2 * kernel.rows)
-    return blocks, words
+        return np.ascontiguousarray(blocks.data).view(np.int32).reshape(-1, blocks.rows)
+    pairs = np.stack([blocks.data[..., 0::2], blocks.data[..., 1::2]], 1).astype(np.int16)
+    return np.ascontiguousarray(pairs).view(np.int32).reshape(-1, 2 * blocks.rows)
 
 
 def build_plan(graph: Graph, threads: int = 1) -> Plan:
@@ -482,7 +486,8 @@ class _Planner:
             )
         taps = self._taps(op, source, phases)
         kernel, reason = choice
-        blocks, words = pack_weights(op, kernel)
+        blocks = blocks_of(op, kernel.rows)
+        words = pack_weights(blocks)
         groups = -(-outputs // 4)
         tiles = -(-self.grid.vectors // kernel.vectors)
         # Enough tasks that every thread finds work until the end, whatever the size of the map.

@@ -36,7 +36,7 @@ class BlockCSR:
     def from_dense(cls, weight: NDArray[np.int8], rows: int) -> BlockCSR:
         """Pack an int8 (O, I, kh, kw) array; only blocks without any non-zero are dropped."""
         blocks = _blocks(weight, rows)  # (row groups, columns, rows, 4)
-        group, column = np.nonzero(blocks.any((2, 3)))
+        group, column = np.nonzero(_occupied(blocks))
         indptr = np.zeros(blocks.shape[0] + 1, np.int32)
         np.cumsum(np.bincount(group, minlength=blocks.shape[0]), out=indptr[1:])
         return cls(
@@ -71,7 +71,16 @@ class BlockCSR:
 
 def block_density(weight: NDArray[np.int8], rows: int) -> float:
     """Share of (rows x 4) blocks of int8 (O, I, kh, kw) weights that hold a non-zero."""
-    return float(_blocks(weight, rows).any((2, 3)).mean())
+    return float(_occupied(_blocks(weight, rows)).mean())
+
+
+def _occupied(blocks: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """(row groups, columns): whether a block holds a non-zero; four int8 at a time, much faster than `any`."""
+    words = np.ascontiguousarray(blocks).view(np.int32)[..., 0]
+    union = words[..., 0].copy()
+    for r in range(1, words.shape[2]):
+        union |= words[..., r]
+    return union != 0
 
 
 def _blocks(weight: NDArray[np.int8], rows: int) -> NDArray[np.int8]:
