@@ -66,7 +66,7 @@ class Session:
         self._sync = np.zeros(longest + 9, np.int64)
         self._scratch = [plan.arena.take(plan.scratch_bytes) for _ in range(self.threads)]
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(self.threads - 1, "sparse-icnet") if self.threads > 1 else None
+        self._start_pool()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -174,8 +174,15 @@ class Session:
         table[0, f.IN] = source.ctypes.data
         table[-1, f.OUT] = out.ctypes.data
 
+    def _start_pool(self) -> None:
+        """The threads beside the caller's.  A forked process inherits none of them and starts its own."""
+        self._pool = ThreadPoolExecutor(self.threads - 1, "sparse-icnet") if self.threads > 1 else None
+        self._process = os.getpid()
+
     def _launch(self, table: NDArray[np.int64], first: int, last: int) -> None:
         arguments = (table.ctypes.data, first, last, self._sync.ctypes.data, self.threads)
+        if self._process != os.getpid():
+            self._start_pool()
         if self._pool is None:
             run(*arguments, self._scratch[0].ctypes.data)
             return
