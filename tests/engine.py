@@ -187,11 +187,10 @@ def expected_classes(graph: Graph, blob: NDArray[np.float32]) -> NDArray[np.uint
     return Oracle(by_class, blob).value(argmax)[0]
 
 
-def digest(session: Session) -> str:
-    """SHA-256 of every tensor that the last inference left."""
+def digest(session: Session, *results: NDArray) -> str:
+    """SHA-256 of every tensor that the last inference left, and of `results`."""
     total = hashlib.sha256()
-    for name in session.tensors():
-        tensor = session.tensor(name)
+    for name, tensor in [*((name, session.tensor(name)) for name in session.tensors()), *enumerate(results)]:
         total.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
         total.update(tensor.tobytes())
     return total.hexdigest()

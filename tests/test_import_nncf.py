@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,14 @@ def qdq(model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def fake_quantize(model, tmp_path_factory) -> Path:
     pytest.importorskip("onnx", reason="needs onnx (extra peers)")
-    path = tmp_path_factory.mktemp("nncf") / "fq.onnx"
-    return make_nncf.write_onnx_fake_quantize(model, path, SIZE)
+    if not (shutil.which("c++") or shutil.which("g++")) or not shutil.which("ninja"):
+        pytest.skip("NNCF's PyTorch back end compiles an extension: needs g++ and ninja")
+    folder = tmp_path_factory.mktemp("nncf")
+    with pytest.MonkeyPatch.context() as patch:
+        # A build folder of its own: a lock that an interrupted build left in the shared one would block this one.
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder / "extensions"))
+        patch.setenv("NNCF_EXTENSION_LOAD_TIMEOUT", "600")
+        return make_nncf.write_onnx_fake_quantize(model, folder / "fq.onnx", SIZE)
 
 
 def check_structure(graph: Graph) -> None:

@@ -49,6 +49,7 @@ _OPS: dict[str, type] = {
         g.Argmax,
     )
 }
+_LENGTHS = {"shape": 3, "padding": 4, "kernel": 2, "stride": 2, "dilation": 2, "bins": 2, "size": 2}
 _ARRAY_FIELDS = {"weight", "weight_scale", "bias", "scale", "shift"}
 
 
@@ -83,9 +84,7 @@ def load(path: str | os.PathLike[str]) -> g.Graph:
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _checked_members(path, archive)
-            with np.load(path, allow_pickle=False) as file:
-                return _graph(path, file, members)
+            return _graph(path, _Members(path, archive))
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
@@ -132,41 +131,75 @@ def _op_to_json(op: g.Op, key: str, arrays: dict[str, NDArray]) -> dict[str, Any
     return entry
 
 
-def _checked_members(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
-    infos = archive.infolist()
-    if len(infos) > MAX_MEMBERS:
-        raise FormatError(f"{path}: expected at most {MAX_MEMBERS} members, found {len(infos)}")
-    total = sum(info.file_size for info in infos)
-    if total > MAX_BYTES:
-        raise FormatError(f"{path}: expected at most {MAX_BYTES} bytes uncompressed, found {total}")
-    return {info.filename: info.file_size for info in infos}
+class _Members:
+    """The arrays of an archive.  Every size is checked before memory is taken for it."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        infos = archive.infolist()
+        if len(infos) > MAX_MEMBERS:
+            raise FormatError(f"{path}: expected at most {MAX_MEMBERS} members, found {len(infos)}")
+        total = sum(info.file_size for info in infos)
+        if total > MAX_BYTES:
+            raise FormatError(f"{path}: expected at most {MAX_BYTES} bytes uncompressed, found {total}")
+        self.path, self.archive = path, archive
+        self.infos = {info.filename: info for info in infos}
+        self.dense_left = MAX_BYTES
+
+    def array(self, name: str, dtype: str, dimensions: int) -> NDArray:
+        """The member `name`, of one of the dtypes in `dtype` ("uint16|uint32") and of `dimensions`."""
+        if (info := self.infos.get(f"{name}.npy")) is None:
+            raise FormatError(f"{self.path}: member {name!r} is missing")
+        with self.archive.open(info) as member:
+            try:
+                version = np.lib.format.read_magic(member)
+                if version not in ((1, 0), (2, 0)):
+                    raise ValueError(f"version {version}")
+                first = version == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, kind = read(member)
+            except ValueError as error:
+                reason = str(error).splitlines()[0]
+                raise FormatError(f"{self.path}: member {name!r} must be an .npy array: {reason}") from error
+            # Column order makes no difference to one dimension; none has more.
+            if kind.name not in dtype.split("|") or len(shape) != dimensions:
+                raise FormatError(
+                    f"{self.path}: member {name!r} must be {dtype} of {dimensions} dimensions, found {kind} {shape}"
+                )
+            size = math.prod(shape) * kind.itemsize
+            if min(shape) < 0 or size != info.file_size - member.tell():
+                raise FormatError(
+                    f"{self.path}: member {name!r} declares the shape {shape} of {kind}, "
+                    f"found {info.file_size - member.tell()} bytes"
+                )
+            return np.frombuffer(bytearray(member.read()), kind).reshape(shape)
+
+    def weights(self, layer: str, key: str, shape: tuple[int, ...]) -> NDArray[np.int8]:
+        """Dense int8 weights (O, I, kh, kw) from the CSR arrays `key`."""
+        size = math.prod(shape) if len(shape) == 4 and min(shape) >= 1 else 0
+        if not 0 < size <= self.dense_left:
+            raise FormatError(f"{self.path}: layer {layer!r}: weights of shape {shape} are not acceptable")
+        self.dense_left -= size
+        return CSR(
+            shape,
+            self.array(f"{key}.indptr", "int32", 1),
+            self.array(f"{key}.indices", "uint16|uint32", 1),
+            self.array(f"{key}.data", "int8", 1),
+        ).to_dense()
 
 
-def _graph(path: Path, file: Any, members: dict[str, int]) -> g.Graph:
-    def array(name: str, dtype: str, dimensions: int) -> NDArray:
-        if f"{name}.npy" not in members:
-            raise FormatError(f"{path}: member {name!r} is missing")
-        value = file[name]
-        kinds = dtype.split("|")
-        if value.dtype.name not in kinds or value.ndim != dimensions:
-            raise FormatError(
-                f"{path}: member {name!r} must be {dtype} of {dimensions} dimensions, "
-                f"found {value.dtype} {value.shape}"
-            )
-        return value
-
+def _graph(path: Path, members: _Members) -> g.Graph:
     try:
-        document = json.loads(array("graph", "uint8", 1).tobytes().decode())
+        document = json.loads(members.array("graph", "uint8", 1).tobytes().decode())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{path}: member 'graph' must be UTF-8 JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != "sparse-icnet":
         raise FormatError(f"{path}: expected a sparse-icnet weight file, found another kind of .npz")
-    if document.get("version") != VERSION:
+    if type(document.get("version")) is not int or document["version"] != VERSION:
         raise FormatError(f"{path}: expected format version {VERSION}, found {document.get('version')!r}")
     entries = document.get("ops")
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_OPS:
         raise FormatError(f"{path}: expected a list of 1 to {MAX_OPS} operations")
-    ops = tuple(_op_from_json(path, entry, array) for entry in entries)
+    ops = tuple(_op_from_json(path, entry, members) for entry in entries)
     n = document["normalization"]
     normalization = g.Normalization(
         float(n["divisor"]), tuple(map(float, n["mean"])), tuple(map(float, n["std"]))
@@ -180,9 +213,9 @@ def _graph(path: Path, file: Any, members: dict[str, int]) -> g.Graph:
     return graph
 
 
-def _op_from_json(path: Path, entry: Any, array: Any) -> g.Op:
-    if not isinstance(entry, dict) or entry.get("type") not in _OPS:
-        found = entry.get("type") if isinstance(entry, dict) else entry
+def _op_from_json(path: Path, entry: Any, members: _Members) -> g.Op:
+    found = entry.get("type") if isinstance(entry, dict) else entry
+    if not isinstance(entry, dict) or not isinstance(found, str) or found not in _OPS:
         raise FormatError(f"{path}: unknown operation type {found!r}, expected one of {', '.join(_OPS)}")
     kind = _OPS[entry["type"]]
     names = {spec.name for spec in fields(kind) if spec.init}
@@ -198,24 +231,18 @@ def _op_from_json(path: Path, entry: Any, array: Any) -> g.Op:
             if not isinstance(value, str):
                 raise FormatError(f"{path}: {entry['type']}.{name} must be a string, found {value!r}")
         elif name == "quantizer":
-            scale, *integers = value
-            value = g.Quantizer(float(scale), *map(_integer, integers))
+            scale, zero_point, low, high = value
+            value = g.Quantizer(float(scale), *map(_integer, (zero_point, low, high)))
         elif name == "weight":
-            key, shape = value["csr"], tuple(map(_integer, value["shape"]))
-            if len(shape) != 4 or min(shape) < 1 or math.prod(shape) > MAX_BYTES:
-                raise FormatError(
-                    f"{path}: layer {entry['name']!r}: weights of shape {shape} are not acceptable"
-                )
-            value = CSR(
-                shape,
-                array(f"{key}.indptr", "int32", 1),
-                array(f"{key}.indices", "uint16|uint32", 1),
-                array(f"{key}.data", "int8", 1),
-            ).to_dense()
+            value = members.weights(entry["name"], str(value["csr"]), tuple(map(_integer, value["shape"])))
         elif name in _ARRAY_FIELDS:
-            value = array(str(value["array"]), "float32", 1)
+            value = members.array(str(value["array"]), "float32", 1)
         else:
             value = tuple(map(_integer, value))
+            if len(value) != _LENGTHS[name]:
+                raise FormatError(
+                    f"{path}: {found} {entry['name']!r}: {name} must be {_LENGTHS[name]} integers, found {value}"
+                )
         values[name] = value
     return kind(**values)
 

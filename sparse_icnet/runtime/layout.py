@@ -215,7 +215,7 @@ class Arena:
         """`size` bytes of zeros, aligned to 64."""
         size = -(-size // LINE) * LINE
         if size > self._free.size:
-            chunk = mmap.mmap(-1, max(size, self.CHUNK))
+            chunk = _private_memory(max(size, self.CHUNK))
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 # Advice only: a kernel without huge pages refuses it, and nothing depends on it.
                 with contextlib.suppress(OSError):
@@ -232,3 +232,13 @@ class Arena:
         memory = self.take(max(array.nbytes, 1))
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
         return memory.ctypes.data
+
+
+def _private_memory(size: int) -> mmap.mmap:
+    """Zeros of this process alone: by default Python maps memory that a forked child shares with its parent.
+
+    Shared memory also gets no huge pages from most systems.
+    """
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)

@@ -45,7 +45,7 @@ from sparse_icnet.sparse.block_csr import BlockCSR
 # Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
 # fewer rows the loads of activations are shared by fewer dot products.
 RELATIVE_SPEED = {
-    "avx512vnni": {(4, 6): 1.0, (4, 3): 0.8, (2, 12): 0.87, (2, 9): 0.84},
+    "avx512vnni": {(4, 6): 1.0, (4, 3): 0.95, (2, 12): 0.91, (2, 9): 0.91},
     "avx512bw": {(4, 4): 1.0, (2, 6): 0.9},
     "avxvnni": {(4, 1): 1.0, (2, 3): 0.8},
     "avx2": {(4, 1): 1.0, (2, 2): 0.85},

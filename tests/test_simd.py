@@ -1,0 +1,330 @@
+"""The vector type and its operations against NumPy, as compiled for the CPU that Numba compiles for."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from numba import njit
+from numpy.typing import NDArray
+
+from sparse_icnet.kernels import simd
+from sparse_icnet.kernels.convolution import REGISTRY, MicroKernel
+from sparse_icnet.kernels.simd import (
+    atomic_add,
+    atomic_load,
+    bits_f32,
+    bits_to_f32,
+    bits_to_i32,
+    fence,
+    get_f32,
+    get_i32,
+    get_i64,
+    get_u8,
+    load_f32,
+    load_i32,
+    maximum,
+    maximum_u8,
+    minimum,
+    put_f32,
+    put_i32,
+    put_u8,
+    splat_f32,
+    splat_i32,
+    store,
+    store_streaming,
+    tile_add_codes,
+    tile_add_real,
+    tile_add_words,
+    tile_dot,
+    tile_pack,
+    tile_relu,
+    tile_requantize,
+    tile_scale,
+    tile_start,
+    tile_store_real,
+    tile_store_words,
+    to_f32,
+    yield_processor,
+)
+from sparse_icnet.network.graph import Convolution
+from sparse_icnet.runtime.plan import blocks_of, pack_weights
+
+INT_MIN, INT_MAX = -(2**31), 2**31 - 1
+
+
+def aligned(shape: int | tuple[int, ...], dtype: type, offset: int = 0) -> NDArray:
+    """Zeros that begin `offset` bytes behind a cache line."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(count + 192, np.uint8)
+    start = -memory.ctypes.data % 64 + offset
+    return memory[start : start + count].view(dtype).reshape(shape)
+
+
+def special_integers() -> NDArray[np.int32]:
+    """int32 (n * 16,): bounds, powers of two and their neighbours, random numbers."""
+    powers = np.array([1 << i for i in range(31)], np.int64)
+    values = np.concatenate([powers - 1, powers, powers + 1, -powers, [INT_MIN, INT_MAX, 0, -1]])
+    values = np.concatenate([values, np.random.default_rng(0).integers(INT_MIN, INT_MAX, 240)])
+    return np.resize(values.clip(INT_MIN, INT_MAX), 384).astype(np.int32)
+
+
+def special_floats() -> NDArray[np.float32]:
+    """float32 (n * 16,): NaN, infinities, both zeros, denormals, halves, random numbers of every magnitude."""
+    info = np.finfo(np.float32)
+    rng = np.random.default_rng(1)
+    values = [
+        np.nan,
+        np.inf,
+        -np.inf,
+        0.0,
+        -0.0,
+        info.max,
+        info.min,
+        info.tiny,
+        info.smallest_subnormal,
+        -1e-40,
+    ]
+    values += [0.5, 1.5, 2.5, -0.5, -1.5, 127.5, 128.5, 1 + info.eps, 1 - info.epsneg]
+    random = rng.normal(0, 1, 200) * 10.0 ** rng.integers(-38, 38, 200)
+    return np.resize(np.concatenate([values, random, rng.normal(0, 100, 165)]), 384).astype(np.float32)
+
+
+@njit
+def _integer_operations(x, y, out, count):
+    for i in range(0, 64 * count, 64):
+        a, b = load_i32(x + i), load_i32(y + i)
+        five = splat_i32(np.int32(5))
+        store(out + 0 * 64 * count + i, a + b)
+        store(out + 1 * 64 * count + i, a - b)
+        store(out + 2 * 64 * count + i, a * b)
+        store(out + 3 * 64 * count + i, a & b)
+        store(out + 4 * 64 * count + i, a | b)
+        store(out + 5 * 64 * count + i, a << five)
+        store(out + 6 * 64 * count + i, a >> five)
+        store(out + 7 * 64 * count + i, maximum_u8(a, b))
+        store(out + 8 * 64 * count + i, bits_to_i32(to_f32(a)))
+
+
+@pytest.mark.parametrize("offset", [0, 4, 1])
+def test_integer_operations(offset):
+    x = special_integers()
+    y = np.random.default_rng(2).permutation(x)
+    memory = aligned(x.size + 1, np.int32, offset).view(np.uint8)
+    source = memory[: x.nbytes].view(np.int32)
+    source[:] = x
+    out = aligned((9, x.size), np.int32, offset)
+    _integer_operations(source.ctypes.data, y.ctypes.data, out.ctypes.data, x.size // 16)
+    with np.errstate(over="ignore"):
+        expected = [x + y, x - y, x * y, x & y, x | y, x << np.int32(5)]
+    expected.append((x.view(np.uint32) >> np.uint32(5)).view(np.int32))
+    expected.append(np.maximum(x.view(np.uint8), y.view(np.uint8)).view(np.int32))
+    expected.append(x.astype(np.float32).view(np.int32))
+    for row, wanted in zip(out, expected, strict=True):
+        np.testing.assert_array_equal(row, wanted)
+
+
+@njit
+def _real_operations(x, y, z, out, count):
+    for i in range(0, 64 * count, 64):
+        a, b, c = load_f32(x + i), load_f32(y + i), load_f32(z + i)
+        store(out + 0 * 64 * count + i, a + b)
+        store(out + 1 * 64 * count + i, a - b)
+        store(out + 2 * 64 * count + i, a * b)
+        store(out + 3 * 64 * count + i, a / b)
+        store(out + 4 * 64 * count + i, maximum(a, b))
+        store(out + 5 * 64 * count + i, minimum(a, b))
+        store(out + 6 * 64 * count + i, a * b + c)
+        store(out + 7 * 64 * count + i, bits_to_f32(bits_to_i32(a) & bits_to_i32(b)))
+        store(
+            out + 8 * 64 * count + i, (a + splat_f32(np.float32(12582912))) - splat_f32(np.float32(12582912))
+        )
+
+
+def test_real_operations_round_each_time_and_treat_nan_alike():
+    x = special_floats()
+    y, z = (np.random.default_rng(seed).permutation(x) for seed in (3, 4))
+    out = aligned((9, x.size), np.float32)
+    _real_operations(x.ctypes.data, y.ctypes.data, z.ctypes.data, out.ctypes.data, x.size // 16)
+    magic = np.float32(12582912)
+    with np.errstate(all="ignore"):
+        expected = [x + y, x - y, x * y, x / y, np.where(x > y, x, y), np.where(x < y, x, y), x * y + z]
+        expected.append((x.view(np.int32) & y.view(np.int32)).view(np.float32))
+        expected.append((x + magic) - magic)
+        fused = (x.astype(np.float64) * y + z).astype(np.float32)
+    assert (fused != expected[6])[np.isfinite(fused)].any(), "these values do not tell a fused operation"
+    for i, (row, wanted) in enumerate(zip(out, expected, strict=True)):
+        if i in (4, 5, 7):
+            np.testing.assert_array_equal(row.view(np.int32), wanted.view(np.int32))  # copies: NaN bits stay
+        else:
+            np.testing.assert_array_equal(row, wanted)
+            np.testing.assert_array_equal(np.signbit(row[row == 0]), np.signbit(wanted[row == 0]))
+
+
+@njit
+def _scalars(source, out):
+    put_u8(out, get_u8(source + 1))
+    put_i32(out + 1, get_i32(source + 3))
+    put_f32(out + 5, get_f32(source + 7))
+    put_f32(out + 9, bits_f32(get_i32(source + 7)))
+    return get_i64(source + 5)
+
+
+def test_scalars_at_any_address():
+    source = np.random.default_rng(5).integers(0, 256, 32, dtype=np.uint8)
+    out = np.zeros(16, np.uint8)
+    whole = _scalars(source.ctypes.data, out.ctypes.data)
+    expected = np.concatenate([source[1:2], source[3:7], source[7:11], source[7:11]])
+    np.testing.assert_array_equal(out[:13], expected)
+    assert not out[13:].any()
+    assert whole == int(source[5:13].copy().view(np.int64)[0])
+
+
+@njit
+def _stream(source, out, count):
+    for i in range(0, 64 * count, 64):
+        store_streaming(out + i, load_i32(source + i))
+    fence()
+
+
+def test_streaming_stores():
+    source, out = special_integers(), aligned(384, np.int32)
+    _stream(source.ctypes.data, out.ctypes.data, source.size // 16)
+    np.testing.assert_array_equal(out, source)
+
+
+@njit(nogil=True)
+def _count_up(counter, log, times):
+    for _ in range(times):
+        before = atomic_add(counter, 1)
+        put_u8(log + before, np.uint8(get_u8(log + before) + np.uint8(1)))
+        if before % 64 == 0:
+            yield_processor()
+    return atomic_load(counter)
+
+
+def test_atomic_addition_loses_nothing():
+    threads, times = 4, 50_000
+    counter, log = np.zeros(1, np.int64), np.zeros(threads * times, np.uint8)
+    arguments = (counter.ctypes.data, log.ctypes.data, times)
+    _count_up(counter.ctypes.data, log.ctypes.data, 0)
+    workers = [threading.Thread(target=_count_up, args=arguments) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert counter[0] == threads * times
+    assert (log == 1).all()
+
+
+# --- tiles -----------------------------------------------------------------------------------------------
+
+
+def _kernel_of_tiles(kernel: MicroKernel):
+    rows, vectors = kernel.rows, kernel.vectors
+    words_bytes = 4 * rows * kernel.words
+
+    @njit
+    def dot(activations, weights, blocks, initial, ones, zeros, out):
+        tile = tile_start(rows, vectors, initial)
+        for j in range(blocks):
+            tile = tile_dot(tile, activations + 64 * vectors * j, weights + words_bytes * j)
+        tile_store_real(out, 64 * vectors, tile_scale(tile, ones, zeros))
+
+    @njit
+    def epilogue(start, multipliers, biases, codes, reals, low, high, scale, constant, out, words):
+        x = tile_scale(tile_start(rows, vectors, start), multipliers, biases)
+        x = tile_add_real(x, reals, 64 * vectors)
+        x = tile_requantize(x, low, high, scale)
+        x = tile_add_codes(x, codes, 0 if rows == 4 else 2, np.int32(3), scale)
+        tile_store_real(out, 64 * vectors, x)
+        tile_store_real(out + 64 * rows * vectors, 64 * vectors, tile_relu(x))
+        packed = tile_pack(x, low, high, 0 if rows == 4 else 2)
+        tile_store_words(words, tile_add_words(packed, words), constant)
+
+    return dot, epilogue
+
+
+TILES = {kernel: _kernel_of_tiles(kernel) for kernel in REGISTRY}
+each_kernel = pytest.mark.parametrize("kernel", REGISTRY, ids=lambda kernel: kernel.name)
+
+
+@each_kernel
+@pytest.mark.parametrize("codes", ["random", 0, 255, "ends"])
+@pytest.mark.parametrize("weights", ["random", -128, -127, 127, "ends"])
+def test_dot_products_are_exact(kernel, codes, weights):
+    """(Q3) over 64 blocks of every mixture of extremes, weights packed as the planner packs them."""
+    rng = np.random.default_rng(6)
+    blocks, pixels = 64, 16 * kernel.vectors
+
+    def draw(kind: str | int, low: int, high: int, shape: tuple[int, ...]) -> NDArray:
+        if kind == "random":
+            return rng.integers(low, high + 1, shape)
+        return rng.choice([low, high], shape) if kind == "ends" else np.full(shape, kind)
+
+    u8 = draw(codes, 0, 255, (4 * blocks, pixels)).astype(np.uint8)
+    s8 = draw(weights, -128, 127, (kernel.rows, 4 * blocks)).astype(np.int8)
+    one = np.ones(kernel.rows, np.float32)
+    op = Convolution("convolution", "codes", s8[:, :, None, None], one, one)
+    packed = blocks_of(op, kernel.rows)
+    words = pack_weights(packed)
+    activations = u8.reshape(blocks, 4, pixels).transpose(0, 2, 1)
+    activations = np.ascontiguousarray(activations[packed.indices[: packed.indptr[1]]])
+    initial = rng.integers(-1000, 1000, kernel.rows).astype(np.int32)
+    ones, zeros = np.ones(kernel.rows, np.float32), np.zeros(kernel.rows, np.float32)
+    out = aligned((kernel.rows, pixels), np.float32)
+    dot, _ = TILES[kernel]
+    arrays = (initial, ones, zeros, out)
+    dot(activations.ctypes.data, words.ctypes.data, len(activations), *(a.ctypes.data for a in arrays))
+    expected = s8.astype(np.int64) @ u8.astype(np.int64) + initial[:, None]
+    assert np.abs(expected).max() < 2**24, "beyond float32 integers this comparison proves nothing"
+    np.testing.assert_array_equal(out, expected)
+
+
+@each_kernel
+def test_epilogue_of_a_tile(kernel):
+    """(Q4), (Q5), (Q1) and the packing of codes, ties and clipped values on purpose."""
+    rng = np.random.default_rng(7)
+    rows, pixels = kernel.rows, 16 * kernel.vectors
+    start = rng.integers(-(2**30), 2**30, rows).astype(np.int32)
+    multipliers = (rng.normal(0, 100, rows) / 2**30).astype(np.float32)
+    biases = np.float32([0.5, -3, 0.1, 7][:rows])
+    codes = rng.integers(0, 256, (pixels, 4), dtype=np.uint8)
+    reals = rng.choice(np.float32([0, 0.5, -0.5, 1e9, -1e9, 40.25, np.nan]), (rows, pixels))
+    low, high, scale, zero, stored_zero = (np.float32(v) for v in (-100, 155, 0.5, 3, 100))
+    out, words = aligned((2, rows, pixels), np.float32), aligned(pixels, np.int32)
+    others = np.uint32(0x5678 if rows == 2 else 0)  # the codes of the channels below, where the tile has half
+    words.view(np.uint32)[:] = others
+    rounded = 0x4B400000
+    ones = sum(1 << (8 * byte) for byte in range(4 - rows, 4))
+    constant = (rounded * ones - int(stored_zero) * ones) & 0xFFFFFFFF
+    _, epilogue = TILES[kernel]
+    epilogue(
+        *(a.ctypes.data for a in (start, multipliers, biases, codes, reals)),
+        low,
+        high,
+        scale,
+        np.uint32(constant).view(np.int32),
+        out.ctypes.data,
+        words.ctypes.data,
+    )
+    x = start.astype(np.float32)[:, None] * multipliers[:, None] + biases[:, None]
+    x = x + reals
+    x = np.rint(np.clip(np.where(np.isnan(x), low, x), low, high)) * scale
+    mine = codes[:, 4 - rows :].T.astype(np.float32)
+    x = x + (mine - zero) * scale
+    np.testing.assert_array_equal(out[0], x)
+    np.testing.assert_array_equal(out[1], np.maximum(x, 0))
+    wanted = (np.rint(np.clip(x, low, high)) + stored_zero).astype(np.uint8)
+    found = words.view(np.uint8).reshape(pixels, 4)
+    np.testing.assert_array_equal(found[:, 4 - rows :].T, wanted)
+    np.testing.assert_array_equal(
+        found[:, : 4 - rows], np.uint8([0x78, 0x56])[None, : 4 - rows].repeat(pixels, 0)
+    )
+
+
+def test_instruction_set_is_named():
+    assert simd.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "generic")
+    assert simd.ISA.endswith("vnni") == simd.HAS_VNNI
+    assert all(kernel.words == (1 if simd.HAS_VNNI else 2) for kernel in REGISTRY)
