@@ -220,11 +220,6 @@ class ICNet(nn.Module):
         finer = self.auxiliary[_key("cff421/aux")](middle, False)
         return logits, finer, coarse
 
-    def freeze_statistics(self, frozen: bool = True) -> None:
-        """Batch norms of a quantizing network are folded, so this only matters to the float one."""
-        for layer in self.layers.values():
-            layer.train(not frozen)
-
 
 def _key(name: str) -> str:
     return name.replace("/", "-")
@@ -266,8 +261,8 @@ def load_checkpoint(model: ICNet, path: str | Path) -> None:
                 target.copy_(torch.from_numpy(value))
 
 
-def layer_macs(height: int = 768, width: int = 960) -> dict[str, int]:
-    """Pixels that each convolution computes in the rewritten network: layer name -> output positions."""
+def layer_pixels(height: int = 768, width: int = 960) -> dict[str, int]:
+    """Output positions that each convolution computes in the rewritten network, by layer name."""
     pixels: dict[str, int] = {}
     area = height * width
     for spec, step in zip(HIGH_LAYERS, (2, 4, 8), strict=True):

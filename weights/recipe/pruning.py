@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from weights.recipe.model import ICNet, layer_macs
+from weights.recipe.model import ICNet, layer_pixels
 
 BLOCK = 4  # output and input channels of a block, at one kernel position
 # 0: every layer equally; 1: loss of energy per multiply-accumulate saved.  With 40 % skipped and no training,
@@ -39,7 +39,7 @@ def block_masks(model: ICNet, saved: float) -> dict[str, torch.Tensor]:
     A block scores its energy relative to the mean block of its layer, divided by (multiply-accumulates of the
     layer) ** COST_EXPONENT: layers in which time is spent give more, wherever their weights are few.
     """
-    pixels = layer_macs()
+    pixels = layer_pixels()
     scores, costs, shapes = [], [], {}
     for name, layer in model.named_layers():
         weight = layer.weight.detach().cpu().contiguous().double().numpy()
@@ -93,7 +93,7 @@ def clear_pruned(model: ICNet) -> None:
 
 def sparsity(model: ICNet) -> tuple[float, float]:
     """(share of zero weights, share of skipped multiply-accumulates of the rewritten network) by masks."""
-    pixels = layer_macs()
+    pixels = layer_pixels()
     kept = total = kept_macs = total_macs = 0
     for name, layer in model.named_layers():
         k, n = int(layer.mask.sum()), layer.mask.numel()

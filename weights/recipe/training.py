@@ -161,7 +161,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             x = normalize(images).to(self.device, memory_format=torch.channels_last)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16):
                 outputs = self.model(x)
             loss = total_loss(outputs, torch.from_numpy(shares).to(self.device), self.weights)
             self.optimizer.zero_grad(set_to_none=True)
