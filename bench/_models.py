@@ -80,7 +80,7 @@ def export(entry: Entry, size: Size, folder: Path, engines: list[str]) -> dict[s
         paths["openvino"] = str(xml)
     if "onnxruntime" in engines:
         onnx_write.save(graph, folder / f"{stem}.onnx")
-        image = onnxruntime_peer._with_image_and_classes(graph, None)
+        image = onnxruntime_peer.with_image_and_classes(graph, None)
         (folder / f"{stem}.image.onnx").write_bytes(image)
         paths["onnxruntime"] = str(folder / f"{stem}.onnx")
     return paths

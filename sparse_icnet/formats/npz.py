@@ -5,9 +5,8 @@ Members
     <layer>.indptr     int32 (O + 1,)
     <layer>.indices    uint16 or uint32 (nnz,)
     <layer>.data       int8 (nnz,)
-    <layer>.scale      float32 (O,)
-    <layer>.bias       float32 (O,)
-    <layer>.shift, .factor   float32 (C,), for an Affine
+    <layer>.weight_scale, .bias   float32 (O,)
+    <layer>.scale, .shift         float32 (C,), for an Affine
 where <layer> is "layer" and a number that the JSON names.  Nothing is ever unpickled, sizes are checked before reading.
 """
 

@@ -10,7 +10,6 @@ from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.fields import field, field_f32
 from sparse_icnet.kernels.simd import (
     get_f32,
-    get_i32,
     get_i64,
     load_f32,
     load_i32,
@@ -97,9 +96,8 @@ def shift(step, task, scratch):
             row, out = source + y * pitch, target + y * pitch
             # The load may run past the row by |d| pixels: into a neighbour row or the slack of the buffer.
             for first in range(0, pitch, 64):
-                x = min(
-                    first, pitch - 64
-                )  # rows without a gap end with a vector that overlaps the one before
+                # Rows without a gap end with a vector that overlaps the one before.
+                x = min(first, pitch - 64)
                 store(out + x, load_i32(row + x + 4 * d))
             for x in range(max(0, width - d), width):
                 put_i32(out + 4 * x, zero)
@@ -109,10 +107,7 @@ def shift(step, task, scratch):
 
 @njit
 def expand(step, task, scratch):
-    """One task: one channel of a small map float32 (C, rows, columns), nearest (Q7), to a real map.
-
-    An optional quantizer rounds each value first and rescales it (INNER fields).
-    """
+    """One task: one channel of a small map float32 (C, rows, columns), nearest (Q7), to a real map."""
     rows, columns = field(step, f.COUNT), field(step, f.EXTRA)
     height, width, pitch = field(step, f.HEIGHT), field(step, f.WIDTH), field(step, f.PITCH)
     ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
@@ -124,23 +119,3 @@ def expand(step, task, scratch):
             value = get_f32(source + 4 * ((y * rows // height) * columns + x * columns // width))
             plane = get_i64(planes + 8 * ((y % ky) * kx + x % kx))
             put_f32(out + plane + (y // ky) * pitch + (x // kx) * 4, value)
-
-
-@njit
-def copy_codes(step, task, scratch):
-    """One task: one group of a small or irregular resize (Q7) of codes, pixel by pixel."""
-    height, width, pitch = field(step, f.HEIGHT), field(step, f.WIDTH), field(step, f.PITCH)
-    ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
-    source = field(step, f.IN) + task * field(step, f.IN_GROUP)
-    out = field(step, f.OUT) + task * field(step, f.OUT_GROUP)
-    planes, table = (
-        field(step, f.OUT_PLANES),
-        field(step, f.TABLE),
-    )  # table: int64 source offset of each pixel
-    for y in range(height):
-        for x in range(width):
-            plane = get_i64(planes + 8 * ((y % ky) * kx + x % kx))
-            put_i32(
-                out + plane + (y // ky) * pitch + (x // kx) * 4,
-                get_i32(source + get_i64(table + 8 * (y * width + x))),
-            )

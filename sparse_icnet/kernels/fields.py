@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels.simd import bits_f32, get_i64
+from sparse_icnet.network.arithmetic import ROUNDING
 
 ROW_FIELDS = 56
 
@@ -32,7 +33,6 @@ class Kind(IntEnum):
     UPSAMPLE = 9
     AVERAGE_POOL = 10
     EXPAND = 11
-    COPY_CODES = 12
 
 
 # Every step
@@ -63,7 +63,7 @@ HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 4
 # Kinds of operand, and values of OUT_REAL: FUSED is a tile of real values in the scratch memory of the thread
 NONE, CODES, REAL, FUSED = 0, 1, 2, 3
 
-MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: adding it rounds |x| < 2**22 to an integer, half to even
+MAGIC = ROUNDING
 MAGIC_BITS = np.int32(0x4B400000)
 
 

@@ -28,7 +28,7 @@ _CONVOLUTION, _SHIFT, _MAX_POOL, _PYRAMID = (
 )
 _COMBINE, _IMAGE, _BLOB = int(Kind.COMBINE), int(Kind.QUANTIZE_IMAGE), int(Kind.QUANTIZE_BLOB)
 _SOFTMAX, _ARGMAX, _UPSAMPLE = int(Kind.SOFTMAX), int(Kind.ARGMAX), int(Kind.UPSAMPLE)
-_AVERAGE, _EXPAND, _COPY = int(Kind.AVERAGE_POOL), int(Kind.EXPAND), int(Kind.COPY_CODES)
+_AVERAGE, _EXPAND = int(Kind.AVERAGE_POOL), int(Kind.EXPAND)
 
 
 @njit
@@ -57,8 +57,6 @@ def _task(kind, step, task, scratch):
         pooling.average_pool(step, task, scratch)
     elif kind == _EXPAND:
         elementwise.expand(step, task, scratch)
-    elif kind == _COPY:
-        elementwise.copy_codes(step, task, scratch)
 
 
 def _source_digest() -> int:

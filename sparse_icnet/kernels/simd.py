@@ -20,6 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from sparse_icnet.network.arithmetic import ROUNDING
+
 LANES = 16
 VECTOR_BYTES = 64
 
@@ -296,8 +298,7 @@ def _clip(builder: ir.IRBuilder, x: ir.Value, low: ir.Value, high: ir.Value) -> 
     return builder.select(builder.fcmp_ordered("<", x, high), x, high)
 
 
-# 1.5 * 2**23: adding it to |x| < 2**22 leaves no fraction bits, so the addition rounds x to an integer, half to even.
-_ROUNDING = 12582912.0
+_ROUNDING = float(ROUNDING)
 
 
 @intrinsic

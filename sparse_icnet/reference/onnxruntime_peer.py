@@ -74,7 +74,7 @@ def image_to_classes(
     the softmax, and its uint8 map is resized back by nearest neighbour.
     Returns a function uint8 (H, W, 3) RGB -> uint8 (H, W).
     """
-    session = _session(_with_image_and_classes(model, size), threads)
+    session = _session(with_image_and_classes(model, size), threads)
     (source,) = session.get_inputs()
 
     def classes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -173,7 +173,7 @@ def _session(model: bytes | str, threads: int | None, int8: bool = True) -> Any:
     )
 
 
-def _with_image_and_classes(graph: Graph, size: Size | None) -> bytes:
+def with_image_and_classes(graph: Graph, size: Size | None) -> bytes:
     onnx = onnx_write.import_onnx()
     helper, types = onnx.helper, onnx.TensorProto
     model = onnx.load_from_string(onnx_write.serialize(graph))

@@ -113,9 +113,7 @@ class Oracle:
             case Resize(input=source, size=size):
                 return nearest(self.real(source, unit), size)
             case Softmax(input=source):
-                if unit != 1.0:
-                    return softmax(self.real(source, 1.0)) / np.float32(unit)
-                return softmax(self.real(source, 1.0))
+                return softmax(self.real(source, 1.0)) / np.float32(unit)
         raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no real value")
 
     def accumulator(self, name: str) -> NDArray[np.int32]:

@@ -680,7 +680,7 @@ class _Planner:
 
     def _head(self, op: Quantize, source: Input | Affine) -> View:
         channels, height, width = self.graph.input.shape
-        if channels > 4 or (channels != 3):
+        if channels != 3:
             raise PlanError(f"the network input must have 3 channels, found {channels}")
         if self.heads is not None:
             raise PlanError(f"quantizer {op.name!r}: the network input may be quantized only once")
