@@ -28,6 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--crop-epochs", type=int, default=60)
     parser.add_argument("--full-epochs", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--final-rate", type=float, help="at the end of the crop epochs; default: rate / 5")
+    parser.add_argument("--jaccard", type=float, default=0.5, help="weight of the soft Jaccard loss")
+    parser.add_argument("--teacher", type=Path, help="imitate this trained network as well (crop epochs)")
+    parser.add_argument("--distillation", type=float, default=1.0, help="weight of that imitation")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -42,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
         batch=8,
         augmentation=Augmentation((384, 480), (0.6, 1.8)),
         rate=options.rate,
-        final_rate=options.rate / 5,
+        final_rate=options.rate / 5 if options.final_rate is None else options.final_rate,
+        jaccard=options.jaccard,
+        distillation=options.distillation if options.teacher else 0.0,
         pattern=options.pattern,
         sparsity=options.sparsity,
         sparsity_start=options.sparsity_start,
@@ -56,9 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
         augmentation=Augmentation((768, 960), (0.8, 1.4)),
         rate=options.rate / 5,
         final_rate=options.rate / 100,
+        jaccard=options.jaccard,
         seed=options.seed + 1,
     )
-    model = Trainer(load_model(options.start), crops, **common).run()
+    teacher = load_model(options.teacher) if options.teacher else None
+    model = Trainer(load_model(options.start), crops, teacher=teacher, **common).run()
     save_state(model, options.out / "crops-average.pt")
     model = Trainer(model, full, **common).run()
     save_state(model, options.out / "pruned.pt")

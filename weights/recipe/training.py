@@ -31,6 +31,8 @@ class Stage:
     sparsity_start share at the first step
     prune_until    share of the steps after which the masks stand still
     quantize       fake-quantize weights and activations, batch norm folded
+    jaccard        weight of the soft Jaccard loss beside the cross entropy
+    distillation   weight of the cross entropy against the classes that a teacher predicts
     """
 
     name: str
@@ -47,6 +49,8 @@ class Stage:
     sparsity_start: float = 0.0
     prune_until: float = 0.6
     quantize: bool = False
+    jaccard: float = 0.0
+    distillation: float = 0.0
     seed: int = 0
 
 
@@ -56,11 +60,39 @@ def cross_entropy(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Ten
     return -(weighted * functional.log_softmax(logits.float(), 1)).sum() / weighted.sum().clamp_min(1.0)
 
 
+def soft_jaccard(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """1 - mean over the classes in the batch of sum(p t) / sum(p + t - p t) (Rahman and Wang 2016).
+
+    p are the predicted probabilities and t the class shares of an output pixel; what carries no label counts
+    in neither.  Unlike cross entropy it weighs every class alike, as mean IoU does.
+    """
+    scored = weights > 0
+    target = shares[:, scored]
+    labelled = target.sum(1, keepdim=True)
+    p = torch.softmax(logits.float(), 1)[:, scored] * labelled
+    both = (p * target).sum((0, 2, 3))
+    sizes = target.sum((0, 2, 3))
+    either = p.sum((0, 2, 3)) + sizes - both
+    present = sizes > 1
+    return 1 - (both[present] / either[present].clamp_min(1e-6)).mean()
+
+
+def imitation(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of logits (N, C, h, w) against the probabilities of a teacher (Hinton et al. 2015)."""
+    expected = torch.softmax(teacher.float(), 1)
+    return -(expected * functional.log_softmax(logits.float(), 1)).sum(1).mean()
+
+
 def total_loss(
-    outputs: tuple[torch.Tensor, ...], shares: torch.Tensor, weights: torch.Tensor
+    outputs: tuple[torch.Tensor, ...],
+    shares: torch.Tensor,
+    weights: torch.Tensor,
+    jaccard: float = 0.0,
 ) -> torch.Tensor:
-    """Cross entropy at 1/8 plus the auxiliary ones at 1/16 and 1/32."""
+    """Cross entropy at 1/8 plus the auxiliary ones at 1/16 and 1/32, and `jaccard` times the Jaccard loss."""
     loss = cross_entropy(outputs[0], shares, weights)
+    if jaccard:
+        loss = loss + jaccard * soft_jaccard(outputs[0], shares, weights)
     for factor, logits in zip(AUXILIARY_WEIGHTS, outputs[1:], strict=True):
         shares = functional.avg_pool2d(shares, 2)
         loss = loss + factor * cross_entropy(logits, shares, weights)
@@ -70,6 +102,7 @@ def total_loss(
 class Trainer:
     """Runs a stage on `model`, keeps a checkpoint in `out` after each epoch and resumes from it.
 
+    teacher   a trained model that the stage's distillation imitates
     bfloat16  multiply in bfloat16 (autocast); None: where the hardware does
     pause     train only while this file does not exist
     """
@@ -82,6 +115,7 @@ class Trainer:
         out: Path,
         device: str = "cpu",
         pause: Path | None = None,
+        teacher: ICNet | None = None,
         bfloat16: bool | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
@@ -91,6 +125,12 @@ class Trainer:
         self.model = model.to(device, memory_format=torch.channels_last)
         self.model.quantize = stage.quantize
         self.average = copy.deepcopy(self.model)
+        if (teacher is not None) != (stage.distillation > 0):
+            raise ValueError(
+                f"stage {stage.name}: distillation {stage.distillation} and a teacher go together, found "
+                f"{'one' if teacher is not None else 'none'}"
+            )
+        self.teacher = None if teacher is None else teacher.to(device, memory_format=torch.channels_last).eval()
         self.optimizer = torch.optim.AdamW(self._groups(), lr=stage.rate, betas=(0.9, 0.99))
         self.epoch = 0
         self.steps_per_epoch = len(frames) // stage.batch
@@ -163,7 +203,10 @@ class Trainer:
             x = normalize(images).to(self.device, memory_format=torch.channels_last)
             with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16):
                 outputs = self.model(x)
-            loss = total_loss(outputs, torch.from_numpy(shares).to(self.device), self.weights)
+            targets = torch.from_numpy(shares).to(self.device)
+            loss = total_loss(outputs, targets, self.weights, stage.jaccard)
+            if self.teacher is not None:
+                loss = loss + stage.distillation * imitation(outputs[0], self._taught(x))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
@@ -173,6 +216,11 @@ class Trainer:
             self._update_average(step)
             losses.append(float(loss.detach()))
         return float(np.mean(losses))
+
+    @torch.no_grad()
+    def _taught(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16):
+            return self.teacher(x)
 
     def _masks_stand(self, step: int, total: int) -> bool:
         return self.stage.pattern is None or step >= self._last_mask(total)
