@@ -19,6 +19,7 @@ from sparse_icnet.kernels.convolution import REGISTRY, SCRATCH_BYTES, MicroKerne
 from sparse_icnet.kernels.epilogue import pack_constant
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
 from sparse_icnet.kernels.pooling import MAX_BINS, MAX_STAGES, STAGE_WORDS, pyramid_scratch_bytes
+from sparse_icnet.kernels.quantize import quantize_scratch_bytes
 from sparse_icnet.kernels.simd import HAS_VNNI, ISA
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
@@ -699,8 +700,8 @@ class _Planner:
             f.IN_SCALE: f32_bits(q.scale),
             f.EXTRA: int(isinstance(source, Affine)),
         }
-        image = Step("quantize image", Kind.QUANTIZE_IMAGE, height, dict(common), output=View.of(out))
-        blob = Step("quantize blob", Kind.QUANTIZE_BLOB, height, dict(common), output=View.of(out))
+        image = Step("quantize image", Kind.QUANTIZE_IMAGE, phases[0], dict(common), output=View.of(out))
+        blob = Step("quantize blob", Kind.QUANTIZE_BLOB, phases[0], dict(common), output=View.of(out))
         affine = np.zeros((2, 4), np.float32)
         if isinstance(source, Affine):
             affine[0, :channels] = arithmetic.f32(source.scale.astype(np.float64) / q.scale)
@@ -715,7 +716,7 @@ class _Planner:
             self._output(blob, arena, View.of(out))
 
         image.fill = fill
-        self.scratch = max(self.scratch, 4 * width + 64)
+        self.scratch = max(self.scratch, quantize_scratch_bytes(width, phases[1]))
         self.heads = (image, blob)
         self.body.append(self._shift_step(out))
         return View.of(out)
@@ -969,11 +970,9 @@ def _bin_table(quantizer: Quantizer, size: Size, bins: tuple[int, int], unit: fl
     return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts.astype(np.int32)])
 
 
-def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.int32]:
-    """int32 (3, 256): the stored code of each uint8 of each channel, in the byte of its channel."""
+def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+    """u8 (3, 256): the stored code of each uint8 of each channel."""
     x = graph.normalization.table()
     real = x / np.float32(q.scale) if affine is None else x * affine[0, :3, None] + affine[1, :3, None]
     clipped = np.clip(real, np.float32(q.low - q.zero_point), np.float32(q.high - q.zero_point))
-    stored = np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)
-    shifted = stored << np.array([0, 8, 16])[:, None]
-    return shifted.astype(np.int32)
+    return (np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)).astype(np.uint8)
