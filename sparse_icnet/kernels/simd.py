@@ -738,6 +738,7 @@ get_i64 = _scalar_load(types.int64, _I64)
 get_f32 = _scalar_load(types.float32, _F32)
 put_u8 = _scalar_store(types.uint8, _I8)
 put_i32 = _scalar_store(types.int32, _I32)
+put_i64 = _scalar_store(types.int64, _I64)
 put_f32 = _scalar_store(types.float32, _F32)
 
 

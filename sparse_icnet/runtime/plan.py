@@ -18,7 +18,14 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.convolution import REGISTRY, SCRATCH_BYTES, MicroKernel
 from sparse_icnet.kernels.epilogue import pack_constant
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
-from sparse_icnet.kernels.pooling import MAX_BINS, MAX_STAGES, STAGE_WORDS, pyramid_scratch_bytes
+from sparse_icnet.kernels.pooling import (
+    MAX_BINS,
+    MAX_STAGES,
+    STAGE_WORDS,
+    average_pool_scratch_bytes,
+    pyramid_line_offsets,
+    pyramid_scratch_bytes,
+)
 from sparse_icnet.kernels.quantize import quantize_scratch_bytes
 from sparse_icnet.kernels.simd import HAS_VNNI, ISA
 from sparse_icnet.network import arithmetic
@@ -349,14 +356,13 @@ class _Planner:
         pool.fields = {
             f.COUNT: rows,
             f.EXTRA: columns,
-            f.HEIGHT: height,
-            f.WIDTH: width,
             f.PITCH: self.grid.pitch,
             f.STEP_Y: source.phases[0],
             f.STEP_X: source.phases[1],
             f.IN_ZERO: source.buffer.stored_zero,
         }
-        table = _bin_table(quantizer, (height, width), (rows, columns), unit)
+        self.scratch = max(self.scratch, average_pool_scratch_bytes(self.grid.pitch, rows * columns))
+        table = _bin_table(quantizer, (height, width), (rows, columns), unit, source.phases)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
         expand.fields = {
@@ -788,7 +794,8 @@ class _Planner:
             unit = units[i] = units[i] or unit
         table = np.zeros((len(stages), STAGE_WORDS), np.int32)
         bin_tables: list[NDArray[np.int32]] = []
-        finest = max((pool.bins for pool, _, _ in stages), key=math.prod)
+        bins = [pool.bins for pool, _, _ in stages]
+        finest = max(bins, key=math.prod)
         for i, (pool, pooled, running) in enumerate(stages):
             table[i, :2] = pool.bins
             table[i, 2] = table.nbytes + sum(t.nbytes for t in bin_tables)
@@ -797,7 +804,11 @@ class _Planner:
                 for n, fine, b in zip((height, width), finest, pool.bins, strict=True)
             )
             mean_unit = pooled.scale if pooled else units[i]
-            bin_tables.append(_bin_table(quantizer, (height, width), pool.bins, mean_unit))
+            bin_table = _bin_table(quantizer, (height, width), pool.bins, mean_unit)
+            # A column x shows the bin x * columns // width (Q7).
+            starts = [-(-j * width // pool.bins[1]) for j in range(pool.bins[1] + 1)]
+            table[i, 12] = bin_table.nbytes
+            bin_tables.append(np.concatenate([bin_table, np.array(starts, np.int32)]))
             next_unit = units[i + 1] if i + 1 < len(stages) else quantize.quantizer.scale
             for place, q, target in ((3, pooled, units[i]), (7, running, next_unit)):
                 if q is not None:
@@ -809,8 +820,8 @@ class _Planner:
         step = Step(quantize.name, Kind.PYRAMID, out.groups, output=View.of(out))
         step.fields = {
             f.COUNT: len(stages),
+            f.EXTRA: bins.index(finest) if table[bins.index(finest), 11] else -1,
             f.HEIGHT: height,
-            f.WIDTH: width,
             f.PITCH: self.grid.pitch,
             f.STEP_Y: 1,
             f.STEP_X: 1,
@@ -818,12 +829,13 @@ class _Planner:
             f.IN_SCALE: f32_bits(arithmetic.dequantize_multiplier(quantizer, units[0])),
         }
         self._set_bounds(step, quantize.quantizer, False)
-        step.fields[f.CHANNELS], step.fields[f.EXTRA] = finest
-        bin_rows = sum(pool.bins[0] for pool, _, _ in stages)
-        self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, bin_rows))
+        bin_rows = [rows for rows, _ in bins]
+        lines = pyramid_line_offsets(self.grid.pitch, height, bin_rows)
+        self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, sum(bin_rows)))
 
         def fill(step: Step, arena: Arena) -> None:
             step.fields[f.TABLE] = arena.put(np.concatenate([table.reshape(-1), *bin_tables]))
+            step.fields[f.OFFSETS] = arena.put(lines)
             self._operand_in(step, arena, source)
             self._output(step, arena, View.of(out))
 
@@ -960,14 +972,21 @@ def _check_magnitudes(graph: Graph) -> None:
         )
 
 
-def _bin_table(quantizer: Quantizer, size: Size, bins: tuple[int, int], unit: float) -> NDArray[np.int32]:
-    """Multipliers of (Q6) as float32 bits (rows * columns,), then the pixels of the window of each bin."""
-    heights, widths = (
-        np.array([end - start for start, end in pool_windows(n, b)]) for n, b in zip(size, bins, strict=True)
-    )
-    counts = np.outer(heights, widths).reshape(-1)
+def _bin_table(
+    quantizer: Quantizer, size: Size, bins: Size, unit: float, phases: Size = (1, 1)
+) -> NDArray[np.int32]:
+    """Multipliers of (Q6) as float32 bits (rows * columns,), then the pixels of the window of each bin, then windows.
+
+    Windows (phases, bins, 2) of the rows, then of the columns: first and end of each bin in the planes of each phase.
+    """
+    windows = [np.array(pool_windows(n, b)) for n, b in zip(size, bins, strict=True)]
+    counts = np.outer(*(ends - starts for starts, ends in (w.T for w in windows))).reshape(-1)
     multipliers = [arithmetic.mean_multiplier(quantizer, int(count), unit) for count in counts]
-    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts.astype(np.int32)])
+    # Pixel k * Y + i of a map is pixel Y of phase i.
+    in_planes = [
+        -(-(w - np.arange(k)[:, None, None]) // k).reshape(-1) for w, k in zip(windows, phases, strict=True)
+    ]
+    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts, *in_planes]).astype(np.int32)
 
 
 def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.uint8]:
