@@ -15,9 +15,9 @@ from sparse_icnet.kernels.simd import (
     get_i64,
     load_f32,
     load_i32,
+    load_u8,
     maximum_u8,
     put_f32,
-    put_i64,
     splat_f32,
     splat_i32,
     store,
@@ -31,6 +31,13 @@ MAX_STAGES = 8
 # on the pooled value and of the quantizer on the running sum, whether the finest bins divide its bins, and the byte
 # offset of the first columns int32 (bin columns + 1,) of what each bin is spread to (Q7).
 STAGE_WORDS = 13
+CELL = 64  # bytes of the sums of one bin: a vector, of which four lanes count
+
+
+@njit(inline="always")
+def _line_bytes(size):
+    """Bytes of a line of `size` bytes and of a vector behind it, whole cache lines."""
+    return (size + 127) // 64 * 64
 
 
 @njit
@@ -53,60 +60,51 @@ def max_pool(step, task, scratch):
 
 @njit
 def _column_sums(plane, rows, pitch, out):
-    """Sums of `rows` rows of u8 x 4 pixels: int32 (4, pitch / 4), one line for each channel."""
-    byte, eight = splat_i32(np.int32(255)), splat_i32(np.int32(8))
-    for first in range(0, pitch, 64):
-        x = min(first, pitch - 64)  # rows without a gap end with a vector that overlaps the one before
-        a = b = c = d = splat_i32(np.int32(0))
+    """Sums of `rows` rows of u8 x 4 pixels: int32 (pitch / 4, 4)."""
+    for first in range(0, pitch, 16):
+        x = min(first, pitch - 16)  # the last vector may overlap the one before
+        total = splat_i32(np.int32(0))
         for y in range(rows):
-            word = load_i32(plane + y * pitch + x)
-            a = a + (word & byte)
-            word = word >> eight
-            b = b + (word & byte)
-            word = word >> eight
-            c = c + (word & byte)
-            d = d + (word >> eight)
-        store(out + x, a)
-        store(out + pitch + x, b)
-        store(out + 2 * pitch + x, c)
-        store(out + 3 * pitch + x, d)
+            total = total + load_u8(plane + y * pitch + x)
+        store(out + 4 * x, total)
 
 
 @njit
 def _bin_sums(step, group, rows, columns, windows, lines, sums):
-    """Sums of stored codes over every bin for four channels: int64 (rows, columns, 4) at `sums`.
+    """Sums of stored codes over every bin: int32 (rows, columns, 16) at `sums`, four channels and twelve times nothing.
 
     windows  int32 (ky, rows, 2), then (kx, columns, 2): first and end of each bin in the planes of each phase
-    lines    memory for the sums of the rows of a bin, 4 * PITCH bytes
+    lines    memory for the sums of the columns of a plane in every bin row
     """
     ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)  # phases of the input
     source = field(step, f.IN) + group * field(step, f.IN_GROUP)
     planes, pitch = field(step, f.IN_PLANES), field(step, f.PITCH)
-    for i in range(rows):
-        cells = sums + 32 * i * columns
-        for k in range(4 * columns):
-            put_i64(cells + 8 * k, 0)
-        for py in range(ky):
-            window = windows + 8 * (py * rows + i)
-            first, end = np.int64(get_i32(window)), np.int64(get_i32(window + 4))
-            for px in range(kx):
-                plane = source + get_i64(planes + 8 * (py * kx + px))
-                _column_sums(plane + first * pitch, end - first, pitch, lines)
+    line_bytes = _line_bytes(4 * pitch)
+    for cell in range(rows * columns):
+        store(sums + CELL * cell, splat_i32(np.int32(0)))
+    for py in range(ky):
+        for px in range(kx):
+            plane = source + get_i64(planes + 8 * (py * kx + px))
+            # First all columns, then all bins: a load waits long for two stores that overlap it.
+            for i in range(rows):
+                window = windows + 8 * (py * rows + i)
+                first, end = np.int64(get_i32(window)), np.int64(get_i32(window + 4))
+                _column_sums(plane + first * pitch, end - first, pitch, lines + line_bytes * i)
+            for i in range(rows):
+                line, cells = lines + line_bytes * i, sums + CELL * i * columns
                 for j in range(columns):
                     window = windows + 8 * (ky * rows + px * columns + j)
-                    x0, x1 = np.int64(get_i32(window)), np.int64(get_i32(window + 4))
-                    for r in range(4):
-                        total = get_i64(cells + 8 * (4 * j + r))
-                        for x in range(x0, x1):
-                            total += np.int64(get_i32(lines + r * pitch + 4 * x))
-                        put_i64(cells + 8 * (4 * j + r), total)
+                    total = load_i32(cells + CELL * j)
+                    for x in range(np.int64(get_i32(window)), np.int64(get_i32(window + 4))):
+                        total = total + load_i32(line + 16 * x)
+                    store(cells + CELL * j, total)
 
 
 @njit(inline="always")
-def _mean(total, multipliers, bins, at, zero):
-    """Mean of bin `at` (Q6) from the sum of its stored codes; multipliers float32 (bins,), then counts int32."""
-    count = np.int64(get_i32(multipliers + 4 * (bins + at)))
-    return np.float32(total - count * zero) * get_f32(multipliers + 4 * at)
+def _means(total, multipliers, bins, at, zero):
+    """Means of bin `at` (Q6) from the sums of its stored codes; multipliers float32 (bins,), then counts int32."""
+    count = get_i32(multipliers + 4 * (bins + at))
+    return to_f32(total - splat_i32(np.int32(count * zero))) * splat_f32(get_f32(multipliers + 4 * at))
 
 
 @njit
@@ -118,51 +116,46 @@ def average_pool(step, task, scratch):
     rows, columns = field(step, f.COUNT), field(step, f.EXTRA)
     bins = rows * columns
     table, out = field(step, f.TABLE), field(step, f.OUT) + task * 16 * bins
-    sums = scratch + 4 * field(step, f.PITCH)
+    sums = scratch + _line_bytes(4 * field(step, f.PITCH)) * rows
     _bin_sums(step, task, rows, columns, table + 8 * bins, scratch, sums)
     for at in range(bins):
+        store(scratch, _means(load_i32(sums + CELL * at), table, bins, at, field(step, f.IN_ZERO)))
         for r in range(4):
-            mean = _mean(get_i64(sums + 8 * (4 * at + r)), table, bins, at, field(step, f.IN_ZERO))
-            put_f32(out + 4 * (r * bins + at), mean)
-
-
-@njit(inline="always")
-def _round_scalar(x, low, high):
-    """clip and rint of (Q1) for one float32, half to even by the addition of 1.5 * 2**23."""
-    if not x > low:
-        x = low
-    if x > high:
-        x = high
-    return np.float32(np.float32(x + f.MAGIC) - f.MAGIC)
+            put_f32(out + 4 * (r * bins + at), get_f32(scratch + 4 * r))
 
 
 @njit
-def _spread_stage(stage, multipliers, sums, fine_rows, fine_columns, zero, pitch, out):
+def _spread_stage(stage, multipliers, sums, fine_rows, fine_columns, zero, pitch, values, out):
     """Means of the bins of one stage, each spread to the columns that it covers: float32 (rows, 4, pitch / 4).
 
     Every bin is a whole number of the finer bins in `sums`: integer sums do not depend on their order.
-    Each line has room for a vector behind its last bin.
+    Each line has room for a vector behind its last bin; values is memory for a vector.
     """
     rows, columns = np.int64(get_i32(stage)), np.int64(get_i32(stage + 4))
     high, wide = fine_rows // rows, fine_columns // columns
     quantized = get_i32(stage + 12)
-    low, high_bound, scale = get_f32(stage + 16), get_f32(stage + 20), get_f32(stage + 24)
+    lowest, highest = splat_f32(get_f32(stage + 16)), splat_f32(get_f32(stage + 20))
+    scale = splat_f32(get_f32(stage + 24))
     starts = multipliers + np.int64(get_i32(stage + 48))
-    for j in range(columns):
-        first, end = np.int64(get_i32(starts + 4 * j)), np.int64(get_i32(starts + 4 * j + 4))
-        for i in range(rows):
-            for r in range(4):
-                total = np.int64(0)
-                for y in range(i * high, (i + 1) * high):
-                    for x in range(j * wide, (j + 1) * wide):
-                        total += get_i64(sums + 8 * (4 * (y * fine_columns + x) + r))
-                value = _mean(total, multipliers, rows * columns, i * columns + j, zero)
-                if quantized:
-                    value = np.float32(_round_scalar(value, low, high_bound) * scale)
-                # In whole vectors: what is too much the next bin overwrites.
-                vector, line = splat_f32(value), out + (4 * i + r) * pitch
-                for x in range(first, end, 16):
-                    store(line + 4 * x, vector)
+    for i in range(rows):
+        line = out + 4 * i * pitch
+        for j in range(columns):
+            total = splat_i32(np.int32(0))
+            for y in range(i * high, (i + 1) * high):
+                for x in range(j * wide, (j + 1) * wide):
+                    total = total + load_i32(sums + CELL * (y * fine_columns + x))
+            means = _means(total, multipliers, rows * columns, i * columns + j, zero)
+            if quantized:
+                means = clip_round(means, lowest, highest) * scale
+            store(values, means)
+            a, b = splat_f32(get_f32(values)), splat_f32(get_f32(values + 4))
+            c, d = splat_f32(get_f32(values + 8)), splat_f32(get_f32(values + 12))
+            # In whole vectors: what is too much the next bin overwrites.
+            for x in range(np.int64(get_i32(starts + 4 * j)), np.int64(get_i32(starts + 4 * j + 4)), 16):
+                store(line + 4 * x, a)
+                store(line + pitch + 4 * x, b)
+                store(line + 2 * pitch + 4 * x, c)
+                store(line + 3 * pitch + 4 * x, d)
 
 
 @njit
@@ -179,11 +172,11 @@ def pyramid(step, task, scratch):
     pitch, zero = field(step, f.PITCH), field(step, f.IN_ZERO)
     source = field(step, f.IN) + task * field(step, f.IN_GROUP) + get_i64(field(step, f.IN_PLANES))
     out = field(step, f.OUT) + task * field(step, f.OUT_GROUP) + get_i64(field(step, f.OUT_PLANES))
-    # scratch: sums of rows, sums of the finest bins, sums of the bins of one stage, lines of every stage
-    fine = scratch + 4 * pitch
-    own = fine + 32 * MAX_BINS * MAX_BINS
-    spread = own + 32 * MAX_BINS * MAX_BINS
-    line_pitch = pitch + 64
+    # scratch: sums of columns, sums of the finest bins, sums of the bins of one stage, lines of every stage
+    fine = scratch + _line_bytes(4 * pitch) * MAX_BINS
+    own = fine + CELL * MAX_BINS * MAX_BINS
+    spread = own + CELL * MAX_BINS * MAX_BINS
+    line_pitch = _line_bytes(pitch)
     # For stages whose bins are whole numbers of the finest ones, one pass over the map serves all.
     finest, fine_rows, fine_columns = field(step, f.EXTRA), np.int64(0), np.int64(0)
     if finest >= 0:
@@ -197,10 +190,10 @@ def pyramid(step, task, scratch):
         rows, columns = np.int64(get_i32(stage)), np.int64(get_i32(stage + 4))
         multipliers = table + np.int64(get_i32(stage + 8))
         if get_i32(stage + 44):
-            _spread_stage(stage, multipliers, fine, fine_rows, fine_columns, zero, line_pitch, place)
+            _spread_stage(stage, multipliers, fine, fine_rows, fine_columns, zero, line_pitch, scratch, place)
         else:
             _bin_sums(step, task, rows, columns, multipliers + 8 * rows * columns, scratch, own)
-            _spread_stage(stage, multipliers, own, rows, columns, zero, line_pitch, place)
+            _spread_stage(stage, multipliers, own, rows, columns, zero, line_pitch, scratch, place)
         place += 4 * rows * line_pitch
     first = splat_f32(field_f32(step, f.IN_SCALE))
     zeros, byte = splat_i32(np.int32(zero)), splat_i32(np.int32(255))
@@ -235,18 +228,18 @@ def pyramid(step, task, scratch):
         lines += 4 * stages
 
 
-def average_pool_scratch_bytes(pitch: int, bins: int) -> int:
-    """Scratch of one thread for the sums of `bins` bins; pitch in bytes."""
-    return 4 * pitch + 32 * bins
+def average_pool_scratch_bytes(pitch: int, rows: int, columns: int) -> int:
+    """Scratch of one thread for the sums of rows x columns bins; pitch in bytes."""
+    return _line_bytes.py_func(4 * pitch) * rows + CELL * rows * columns
 
 
 def pyramid_line_offsets(pitch: int, height: int, bin_rows: list[int]) -> NDArray[np.int32]:
     """OFFSETS of a pyramid whose stages have `bin_rows` rows of bins: int32 (height, stages)."""
     y, lines = np.arange(height)[:, None], np.array([0, *bin_rows])
-    above = np.cumsum(lines)[:-1]  # lines of the stages before
-    return (4 * (pitch + 64) * (above + y * lines[1:] // height)).astype(np.int32)
+    above = np.cumsum(lines)[:-1]  # rows of bins of the stages before
+    return (4 * _line_bytes.py_func(pitch) * (above + y * lines[1:] // height)).astype(np.int32)
 
 
 def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:
     """Scratch of one thread for a pyramid with `bin_rows` rows of bins in all stages together; pitch in bytes."""
-    return 4 * pitch + 2 * 32 * MAX_BINS * MAX_BINS + 4 * bin_rows * (pitch + 64) + 64
+    return average_pool_scratch_bytes(pitch, MAX_BINS, 2 * MAX_BINS) + 4 * bin_rows * _line_bytes.py_func(pitch)

@@ -599,6 +599,16 @@ for _symbol, (_integer, _real) in _OPERATORS.items():
     _register(_symbol, _integer, _real)
 
 
+@intrinsic
+def load_u8(typing, address):
+    """16 u8 at an address as 16 int32."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.zext(_load(builder, arguments[0], ir.VectorType(_I8, LANES)), _I32X16)
+
+    return i32x16(types.intp), emit
+
+
 def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
     """The lanes of a and b, numbered through, that `lanes` names."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
@@ -738,7 +748,6 @@ get_i64 = _scalar_load(types.int64, _I64)
 get_f32 = _scalar_load(types.float32, _F32)
 put_u8 = _scalar_store(types.uint8, _I8)
 put_i32 = _scalar_store(types.int32, _I32)
-put_i64 = _scalar_store(types.int64, _I64)
 put_f32 = _scalar_store(types.float32, _F32)
 
 

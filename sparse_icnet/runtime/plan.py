@@ -65,6 +65,8 @@ RELATIVE_SPEED = {
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
 
+MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
+
 
 class PlanError(ValueError):
     """A valid graph that this engine cannot run; says which operation and why."""
@@ -361,7 +363,7 @@ class _Planner:
             f.STEP_X: source.phases[1],
             f.IN_ZERO: source.buffer.stored_zero,
         }
-        self.scratch = max(self.scratch, average_pool_scratch_bytes(self.grid.pitch, rows * columns))
+        self.scratch = max(self.scratch, average_pool_scratch_bytes(self.grid.pitch, rows, columns))
         table = _bin_table(quantizer, (height, width), (rows, columns), unit, source.phases)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
@@ -981,6 +983,8 @@ def _bin_table(
     """
     windows = [np.array(pool_windows(n, b)) for n, b in zip(size, bins, strict=True)]
     counts = np.outer(*(ends - starts for starts, ends in (w.T for w in windows))).reshape(-1)
+    if counts.max() > MAX_WINDOW:
+        raise PlanError(f"an average of {counts.max()} pixels: expected at most {MAX_WINDOW}")
     multipliers = [arithmetic.mean_multiplier(quantizer, int(count), unit) for count in counts]
     # Pixel k * Y + i of a map is pixel Y of phase i.
     in_planes = [
