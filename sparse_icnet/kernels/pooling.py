@@ -242,4 +242,6 @@ def pyramid_line_offsets(pitch: int, height: int, bin_rows: list[int]) -> NDArra
 
 def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:
     """Scratch of one thread for a pyramid with `bin_rows` rows of bins in all stages together; pitch in bytes."""
-    return average_pool_scratch_bytes(pitch, MAX_BINS, 2 * MAX_BINS) + 4 * bin_rows * _line_bytes.py_func(pitch)
+    return average_pool_scratch_bytes(pitch, MAX_BINS, 2 * MAX_BINS) + 4 * bin_rows * _line_bytes.py_func(
+        pitch
+    )

@@ -271,23 +271,24 @@ class _Planner:
             f.HEIGHT: height,
             f.WIDTH: width,
             f.CHANNELS: channels,
-            f.STEP_Y: logits.phases[0],
-            f.STEP_X: logits.phases[1],
         }
-        small = 4 * channels * height * width
+        small = 64 * self.grid.vectors * math.prod(logits.phases)  # bytes of a channel of probabilities
 
-        def fill_logits(step: Step, arena: Arena) -> None:
+        def fill_softmax(step: Step, arena: Arena) -> None:
             self._operand_in(step, arena, logits)
-            if step.kind == Kind.SOFTMAX and (ky, kx) != (1, 1):
-                step.fields[f.OUT] = arena.take(small).ctypes.data
-                upsample.fields[f.IN] = step.fields[f.OUT]
+            step.fields |= {f.OUT: arena.take(channels * small).ctypes.data, f.OUT_GROUP: small}
+            upsample.fields |= {f.IN: step.fields[f.OUT], f.IN_GROUP: small}
 
-        softmax = Step("softmax", Kind.SOFTMAX, math.prod(logits.phases), dict(common), fill_logits)
-        argmax = Step("argmax", Kind.ARGMAX, math.prod(logits.phases), dict(common), fill_logits)
-        upsample = Step("upsample", Kind.UPSAMPLE, channels * height)
-        upsample.fields = {f.WIDTH: width, f.STEP_Y: ky, f.STEP_X: kx}
+        softmax = Step("softmax", Kind.SOFTMAX, math.prod(logits.phases), dict(common), fill_softmax)
+        argmax = Step("argmax", Kind.ARGMAX, math.prod(logits.phases), dict(common))
+        argmax.fields |= {f.STEP_Y: logits.phases[0], f.STEP_X: logits.phases[1]}
+        argmax.fill = lambda step, arena: self._operand_in(step, arena, logits)
+        # Few tasks: between two, the streaming stores must have reached the memory.
+        per_task = max(1, channels * height // (16 * self.threads))
+        upsample = Step("upsample", Kind.UPSAMPLE, -(-channels * height // per_task), dict(common))
+        upsample.fields |= {f.COUNT: per_task, f.EXTRA: logits.phases[1], f.STEP_Y: ky, f.STEP_X: kx}
         self.scratch = max(self.scratch, 64 * channels, 4 * width * kx + 64)
-        return [softmax] if (ky, kx) == (1, 1) else [softmax, upsample], [argmax]
+        return [softmax, upsample], [argmax]
 
     # --- tensors ---------------------------------------------------------------------------------------------------
 
@@ -990,7 +991,9 @@ def _bin_table(
     in_planes = [
         -(-(w - np.arange(k)[:, None, None]) // k).reshape(-1) for w, k in zip(windows, phases, strict=True)
     ]
-    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts, *in_planes]).astype(np.int32)
+    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts, *in_planes]).astype(
+        np.int32
+    )
 
 
 def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.uint8]:
