@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.convolution import REGISTRY, MicroKernel
+from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.simd import (
     atomic_add,
     atomic_load,

@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.convolution import REGISTRY, SCRATCH_BYTES, MicroKernel
-from sparse_icnet.kernels.epilogue import pack_constant
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
-from sparse_icnet.kernels.pooling import MAX_BINS, MAX_STAGES, STAGE_WORDS, pyramid_scratch_bytes
-from sparse_icnet.kernels.simd import HAS_VNNI, ISA
+from sparse_icnet.kernels.isa import HAS_VNNI, ISA
+from sparse_icnet.kernels.micro_kernels import REGISTRY, SCRATCH_BYTES, MicroKernel
+from sparse_icnet.kernels.sizes import (
+    MAX_BINS,
+    MAX_STAGES,
+    STAGE_WORDS,
+    average_pool_scratch_bytes,
+    pack_constant,
+    pyramid_scratch_bytes,
+)
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
     Add,
@@ -355,6 +361,7 @@ class _Planner:
             f.STEP_X: source.phases[1],
             f.IN_ZERO: source.buffer.stored_zero,
         }
+        self.scratch = max(self.scratch, average_pool_scratch_bytes(rows, columns))
         table = _bin_table(quantizer, (height, width), (rows, columns), unit)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
