@@ -14,7 +14,6 @@ from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.simd import (
     atomic_add,
     atomic_load,
-    bits_f32,
     bits_to_f32,
     bits_to_i32,
     fence,
@@ -48,6 +47,7 @@ from sparse_icnet.kernels.simd import (
     to_f32,
     yield_processor,
 )
+from sparse_icnet.kernels.step import field_f32
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.runtime.plan import blocks_of, pack_weights
 
@@ -167,7 +167,7 @@ def _scalars(source, out):
     put_u8(out, get_u8(source + 1))
     put_i32(out + 1, get_i32(source + 3))
     put_f32(out + 5, get_f32(source + 7))
-    put_f32(out + 9, bits_f32(get_i32(source + 7)))
+    put_f32(out + 9, field_f32(source + 7, 0))  # the low half of an int64 field
     return get_i64(source + 5)
 
 

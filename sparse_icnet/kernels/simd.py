@@ -568,16 +568,6 @@ put_f32 = _scalar_store(types.float32, _F32)
 
 
 @intrinsic
-def bits_f32(typing, bits):
-    """The float32 whose bits are an int32."""
-
-    def emit(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], _F32)
-
-    return types.float32(types.int32), emit
-
-
-@intrinsic
 def atomic_add(typing, address, value):
     """Add to the int64 at `address`, return what it held before; sequentially consistent."""
 
