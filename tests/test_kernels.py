@@ -22,7 +22,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.convolution import REGISTRY
+from sparse_icnet.kernels.micro_kernels import REGISTRY
 from sparse_icnet.network.graph import (
     Affine,
     Convolution,
@@ -38,7 +38,7 @@ from sparse_icnet.network.graph import (
     Softmax,
 )
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.plan import PlanError
+from sparse_icnet.runtime.plan import PlanError, _bin_table
 from sparse_icnet.runtime.session import Session
 
 COLUMNS = [1, 3, 15, 16, 17, 30, 48]  # around the vector of 16 pixels
@@ -295,6 +295,12 @@ def pyramids(draw: st.DrawFn) -> Graph:
 @given(graph=pyramids(), seed=st.integers(0, 1000))
 def test_pyramid_equals_oracle(graph, seed):
     assert_equals_oracle(graph, seed=seed)
+
+
+def test_sums_of_a_window_must_fit():
+    _bin_table(UNSIGNED, (2901, 2902), (1, 1), 1.0)
+    with pytest.raises(PlanError, match="an average of 8421505 pixels: expected at most 8421504"):
+        _bin_table(UNSIGNED, (8421505, 1), (1, 1), 1.0)
 
 
 def test_pooled_maps_beyond_the_pyramid():

@@ -10,11 +10,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.convolution import REGISTRY, MicroKernel
+from sparse_icnet.kernels.isa import HAS_BYTE_TABLES
+from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.simd import (
     atomic_add,
     atomic_load,
-    bits_f32,
     bits_to_f32,
     bits_to_i32,
     fence,
@@ -51,6 +51,7 @@ from sparse_icnet.kernels.simd import (
     to_f32,
     yield_processor,
 )
+from sparse_icnet.kernels.step import field_f32
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.runtime.plan import blocks_of, pack_weights
 
@@ -170,7 +171,7 @@ def _scalars(source, out):
     put_u8(out, get_u8(source + 1))
     put_i32(out + 1, get_i32(source + 3))
     put_f32(out + 5, get_f32(source + 7))
-    put_f32(out + 9, bits_f32(get_i32(source + 7)))
+    put_f32(out + 9, field_f32(source + 7, 0))  # the low half of an int64 field
     return get_i64(source + 5)
 
 
@@ -223,7 +224,7 @@ def _rgb_codes(source, table, out):
     put_rgb_codes(source, table, out)
 
 
-@pytest.mark.skipif(not simd.HAS_BYTE_TABLES, reason="this CPU has no table look-up of bytes")
+@pytest.mark.skipif(not HAS_BYTE_TABLES, reason="this CPU has no table look-up of bytes")
 def test_codes_of_pixels_through_tables():
     rng = np.random.default_rng(9)
     table = rng.integers(0, 256, (3, 256), dtype=np.uint8)

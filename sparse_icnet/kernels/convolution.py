@@ -8,17 +8,15 @@ Micro-kernels are named rows x vectors: ``4x6`` keeps 4 output channels x 6 vect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.fields import field, field_f32
+from sparse_icnet.kernels.isa import WORDS_PER_BLOCK_ROW
+from sparse_icnet.kernels.micro_kernels import REGISTRY, TILE_BYTES
 from sparse_icnet.kernels.simd import (
-    ISA,
-    WORDS_PER_BLOCK_ROW,
     get_i32,
     get_i64,
     load_i32,
@@ -35,38 +33,7 @@ from sparse_icnet.kernels.simd import (
     tile_store_real,
     tile_store_words,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class MicroKernel:
-    """What the packer must obey.
-
-    rows     output channels in a block (R)
-    vectors  vectors of 16 pixels in a tile (P)
-    words    32-bit words that one row of a block takes: 1 with VNNI, 2 as int16 pairs
-    """
-
-    rows: int
-    vectors: int
-    words: int = WORDS_PER_BLOCK_ROW
-
-    @property
-    def name(self) -> str:
-        return f"{self.rows}x{self.vectors}_{ISA}"
-
-
-# Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 of 128 bits.
-_TILES = {
-    "avx512vnni": ((4, 6), (4, 3), (2, 12), (2, 9)),
-    "avx512bw": ((4, 4), (2, 6)),
-    "avxvnni": ((4, 1), (2, 3)),
-    "avx2": ((4, 1), (2, 2)),
-    "sse2": ((4, 1), (2, 1)),
-    "generic": ((4, 1), (2, 2)),
-}
-REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])
-_TILE_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
-SCRATCH_BYTES = 2 * _TILE_BYTES  # a tile on its way out, and the tile of a fused residual convolution
+from sparse_icnet.kernels.step import field, field_f32
 
 
 @njit
@@ -111,7 +78,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         kind = field(step, f.RESIDUAL_KIND)
         if kind:
             if kind == f.FUSED:
-                return tile_add_real(x, scratch + _TILE_BYTES + 64 * vectors * first, 64 * vectors)
+                return tile_add_real(x, scratch + TILE_BYTES + 64 * vectors * first, 64 * vectors)
             stride = field(step, f.RESIDUAL_GROUP)  # of one channel if real, of four channels if codes
             place = field(step, f.RESIDUAL) + get_i64(field(step, f.RESIDUAL_PLANES) + 8 * phase) + start * 64
             if kind == f.CODES:
@@ -132,7 +99,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             sums = accumulate(activations, offsets, field(step, f.WEIGHTS), first, last, initial)
             x = rescale(step, sums, 4 * group, group, phase, start, 0, scratch)
             if field(step, f.OUT_REAL) == f.FUSED:
-                tile_store_real(scratch + _TILE_BYTES, 64 * vectors, x)
+                tile_store_real(scratch + TILE_BYTES, 64 * vectors, x)
                 return
             stride = field(step, f.OUT_GROUP)  # of one channel if real, of four channels if codes
             out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
@@ -167,7 +134,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             stride, out, partial = field(step, f.OUT_GROUP), field(step, f.OUT), scratch
             real = field(step, f.OUT_REAL)
             if real == f.FUSED:  # no planes of its own
-                partial += _TILE_BYTES
+                partial += TILE_BYTES
             else:
                 out += get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
                 out += stride * group * 4 if real else stride * group

@@ -10,9 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
 
-from sparse_icnet.kernels.simd import bits_f32, get_i64
 from sparse_icnet.network.arithmetic import ROUNDING
 
 ROW_FIELDS = 56
@@ -65,15 +63,3 @@ NONE, CODES, REAL, FUSED = 0, 1, 2, 3
 
 MAGIC = ROUNDING
 MAGIC_BITS = np.int32(0x4B400000)
-
-
-@njit(inline="always")
-def field(step, index):
-    """int64 field of the step at address `step`."""
-    return get_i64(step + 8 * index)
-
-
-@njit(inline="always")
-def field_f32(step, index):
-    """float32 field of the step at address `step`."""
-    return bits_f32(np.int32(get_i64(step + 8 * index)))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import clip_round, pack
-from sparse_icnet.kernels.fields import field, field_f32
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i32,
@@ -23,21 +21,10 @@ from sparse_icnet.kernels.simd import (
     store,
     to_f32,
 )
+from sparse_icnet.kernels.sizes import CELL, MAX_BINS, STAGE_WORDS, line_bytes
+from sparse_icnet.kernels.step import field, field_f32
 
-MAX_BINS = 16  # rows or columns of bins in a pyramid stage
-MAX_STAGES = 8
-# One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, byte offset in the table of its
-# multipliers (float32 for each bin), counts (int32 for each bin) and windows, (flag, low, high, scale) of the quantizer
-# on the pooled value and of the quantizer on the running sum, whether the finest bins divide its bins, and the byte
-# offset of the first columns int32 (bin columns + 1,) of what each bin is spread to (Q7).
-STAGE_WORDS = 13
-CELL = 64  # bytes of the sums of one bin: a vector, of which four lanes count
-
-
-@njit(inline="always")
-def _line_bytes(size):
-    """Bytes of a line of `size` bytes and of a vector behind it, whole cache lines."""
-    return (size + 127) // 64 * 64
+_line_bytes = njit(inline="always")(line_bytes)
 
 
 @njit
@@ -226,22 +213,3 @@ def pyramid(step, task, scratch):
         source += pitch
         out += pitch
         lines += 4 * stages
-
-
-def average_pool_scratch_bytes(pitch: int, rows: int, columns: int) -> int:
-    """Scratch of one thread for the sums of rows x columns bins; pitch in bytes."""
-    return _line_bytes.py_func(4 * pitch) * rows + CELL * rows * columns
-
-
-def pyramid_line_offsets(pitch: int, height: int, bin_rows: list[int]) -> NDArray[np.int32]:
-    """OFFSETS of a pyramid whose stages have `bin_rows` rows of bins: int32 (height, stages)."""
-    y, lines = np.arange(height)[:, None], np.array([0, *bin_rows])
-    above = np.cumsum(lines)[:-1]  # rows of bins of the stages before
-    return (4 * _line_bytes.py_func(pitch) * (above + y * lines[1:] // height)).astype(np.int32)
-
-
-def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:
-    """Scratch of one thread for a pyramid with `bin_rows` rows of bins in all stages together; pitch in bytes."""
-    return average_pool_scratch_bytes(pitch, MAX_BINS, 2 * MAX_BINS) + 4 * bin_rows * _line_bytes.py_func(
-        pitch
-    )

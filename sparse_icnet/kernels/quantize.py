@@ -7,9 +7,8 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
-from sparse_icnet.kernels.fields import field, field_f32
+from sparse_icnet.kernels.isa import HAS_BYTE_TABLES
 from sparse_icnet.kernels.simd import (
-    HAS_BYTE_TABLES,
     get_f32,
     get_i32,
     get_i64,
@@ -23,6 +22,7 @@ from sparse_icnet.kernels.simd import (
     splat_i32,
     store,
 )
+from sparse_icnet.kernels.step import field, field_f32
 
 BLOCK = 64  # pixels that are looked up at once
 
@@ -133,8 +133,3 @@ def quantize_blob(step, task, scratch):
             store(scratch + 4 * x, pack(a, b, c, d, low, high, constant))
         _scatter_row(scratch, width, kx, planes, out)
         out += field(step, f.PITCH)
-
-
-def quantize_scratch_bytes(width: int, phases: int) -> int:
-    """Scratch of one thread for rows of `width` pixels in `phases` phases, at least 16 columns of them."""
-    return 4 * max(width, 16 * phases) + 64

@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.convolution import REGISTRY, SCRATCH_BYTES, MicroKernel
-from sparse_icnet.kernels.epilogue import pack_constant
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
-from sparse_icnet.kernels.pooling import (
+from sparse_icnet.kernels.isa import HAS_VNNI, ISA
+from sparse_icnet.kernels.micro_kernels import REGISTRY, SCRATCH_BYTES, MicroKernel
+from sparse_icnet.kernels.sizes import (
     MAX_BINS,
     MAX_STAGES,
     STAGE_WORDS,
     average_pool_scratch_bytes,
+    pack_constant,
     pyramid_line_offsets,
     pyramid_scratch_bytes,
+    quantize_scratch_bytes,
 )
-from sparse_icnet.kernels.quantize import quantize_scratch_bytes
-from sparse_icnet.kernels.simd import HAS_VNNI, ISA
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
     Add,
@@ -64,7 +64,6 @@ RELATIVE_SPEED = {
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
-
 MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
 
 
