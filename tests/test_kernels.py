@@ -437,6 +437,25 @@ def test_image_and_blob_give_the_same_codes(quantizer, affine, rows, columns, ph
     np.testing.assert_array_equal(session.classes_of_image(image), expected_classes(session.graph, blob))
 
 
+@pytest.mark.parametrize("phases", [(2, 16), (1, 32), (32, 32), (3, 48), (2, 24)])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 15, 16, 17, 30, 33])
+def test_rows_of_an_image_scatter_to_many_phases(phases, columns):
+    """Blocks of 16 x 16 pixels, in planes narrower than a vector, of whole vectors and between; any table of codes."""
+    size = 2 * phases[0], columns * phases[1]
+    grays = {
+        "normalization": Normalization(1.0, (90, 100, 110), (1, -0.7, 3))
+    }  # one table falls, two saturate
+    net = Net(size, Quantizer(1.0, 100), seed=columns, **grays)
+    graph = net.softmax(net.convolution(net.image, 3, stride=phases))
+    image = random_image(graph.input.shape, columns)
+    session = assert_equals_oracle(graph, blob_of(graph, image), threads=1 + columns % 2)
+    assert np.unique(session.tensor(net.image)).size > 2
+    expected = session.tensor(net.image)
+    session.classes(np.zeros(graph.input.shape, np.float32))
+    session.classes_of_image(image)
+    np.testing.assert_array_equal(session.tensor(net.image), expected)
+
+
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_blobs_with_nan_infinity_and_ties(name, affine):

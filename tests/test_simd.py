@@ -9,7 +9,7 @@ import pytest
 from numba import njit
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels import simd
+from sparse_icnet.kernels import isa
 from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.simd import (
     atomic_add,
@@ -26,9 +26,12 @@ from sparse_icnet.kernels.simd import (
     maximum,
     maximum_u8,
     minimum,
+    prefetch,
     put_f32,
     put_i32,
+    put_rgb_codes,
     put_u8,
+    scatter_16x16,
     splat_f32,
     splat_i32,
     store,
@@ -194,6 +197,46 @@ def test_streaming_stores():
     np.testing.assert_array_equal(out, source)
 
 
+@njit
+def _scatter(source, stride, target, planes):
+    prefetch(source)
+    prefetch(0)  # of no page at all: nothing happens
+    scatter_16x16(source, stride, target, planes)
+
+
+@pytest.mark.parametrize("stride", [64, 128, 68, 1920])
+def test_scatter_transposes_into_planes(stride):
+    rng = np.random.default_rng(8)
+    source = rng.integers(0, 256, 15 * stride + 64, dtype=np.uint8)
+    planes = rng.permutation(16) * 100 + 3  # at any address, in any order
+    out = np.zeros(1700, np.uint8)
+    _scatter(source.ctypes.data, stride, out.ctypes.data, planes.ctypes.data)
+    words = np.stack([source[i * stride : i * stride + 64].view(np.int32) for i in range(16)])
+    expected = np.zeros_like(out)
+    for j, offset in enumerate(planes):
+        expected[offset : offset + 64] = words[:, j].copy().view(np.uint8)
+    np.testing.assert_array_equal(out, expected)
+
+
+@njit
+def _rgb_codes(source, table, out):
+    put_rgb_codes(source, table, out)
+
+
+@pytest.mark.skipif(not isa.HAS_BYTE_TABLES, reason="this CPU has no table look-up of bytes")
+def test_codes_of_pixels_through_tables():
+    rng = np.random.default_rng(9)
+    table = rng.integers(0, 256, (3, 256), dtype=np.uint8)
+    image = np.concatenate([np.arange(768) % 256, rng.integers(0, 256, 768)]).astype(np.uint8)
+    image = image.reshape(-1, 64, 3)
+    for pixels in (*image, *image[:, ::-1, ::-1].copy()):
+        out = aligned((66, 4), np.uint8)
+        _rgb_codes(pixels.ctypes.data, table.ctypes.data, out[1:].ctypes.data)
+        np.testing.assert_array_equal(out[1:65, :3], table[np.arange(3), pixels])
+        assert not out[1:, 3].any()
+        assert not out[[0, 65]].any()
+
+
 @njit(nogil=True)
 def _count_up(counter, log, times):
     for _ in range(times):
@@ -325,6 +368,6 @@ def test_epilogue_of_a_tile(kernel):
 
 
 def test_instruction_set_is_named():
-    assert simd.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "generic")
-    assert simd.ISA.endswith("vnni") == simd.HAS_VNNI
-    assert all(kernel.words == (1 if simd.HAS_VNNI else 2) for kernel in REGISTRY)
+    assert isa.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "generic")
+    assert isa.ISA.endswith("vnni") == isa.HAS_VNNI
+    assert all(kernel.words == (1 if isa.HAS_VNNI else 2) for kernel in REGISTRY)
