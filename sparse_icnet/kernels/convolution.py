@@ -1,7 +1,8 @@
 """Block-sparse convolution: u8 activations x s8 weight blocks -> exact int32 -> fused epilogue.
 
 One kernel serves every kernel size, stride and dilation: where a tap reads is a byte offset that the plan
-computed for each stored block, so the loop is two loads, R broadcasts and R * P dot products.
+computed for each stored block, so the loop is two loads, R broadcasts and R * P dot products.  Stored blocks come in
+*entries*: two that are multiplied together (`sparse_icnet.sparse.couples`, where the CPU gains by it), or one.
 
 Micro-kernels are named rows x vectors: ``4x6`` keeps 4 output channels x 6 vectors of 16 pixels in registers.
 """
@@ -17,8 +18,9 @@ from numba import njit
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import field, field_f32
 from sparse_icnet.kernels.simd import (
+    HAS_COUPLES,
     ISA,
-    WORDS_PER_BLOCK_ROW,
+    WORDS_PER_ENTRY_ROW,
     get_i32,
     get_i64,
     load_i32,
@@ -27,6 +29,7 @@ from sparse_icnet.kernels.simd import (
     tile_add_real,
     tile_add_words,
     tile_dot,
+    tile_dot_couple,
     tile_pack,
     tile_relu,
     tile_requantize,
@@ -43,17 +46,19 @@ class MicroKernel:
 
     rows     output channels in a block (R)
     vectors  vectors of 16 pixels in a tile (P)
-    words    32-bit words that one row of a block takes: 1 with VNNI, 2 as int16 pairs
+    words    32-bit words that one row of an entry takes: 1 with VNNI, 2 as int16 pairs or two blocks
     """
 
     rows: int
     vectors: int
-    words: int = WORDS_PER_BLOCK_ROW
+    words: int = WORDS_PER_ENTRY_ROW
 
     @property
     def name(self) -> str:
         return f"{self.rows}x{self.vectors}_{ISA}"
 
+
+BLOCKS_PER_ENTRY = 2 if HAS_COUPLES else 1  # offsets that an entry takes; a single block uses the first
 
 # Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 of 128 bits.
 _TILES = {
@@ -90,14 +95,38 @@ def _store_copies(step, phase, start, count, out):
 
 def _micro_kernel(rows: int, vectors: int) -> Any:
     """The loop over the stored blocks of one row group, and the epilogue, for one tile shape."""
-    words_bytes = 4 * rows * WORDS_PER_BLOCK_ROW
+    words_bytes = 4 * rows * WORDS_PER_ENTRY_ROW
+    offsets_bytes = 4 * BLOCKS_PER_ENTRY
+
+    if HAS_COUPLES:
+
+        @njit(inline="always")
+        def add_couples(tile, activations, offsets, weights, start, stop):
+            """Add the products of the couples start to stop - 1."""
+            for j in range(start, stop):
+                place = offsets + offsets_bytes * j
+                first, second = activations + get_i32(place), activations + get_i32(place + 4)
+                tile = tile_dot_couple(tile, first, second, weights + words_bytes * j)
+            return tile
+
+    else:
+
+        @njit(inline="always")
+        def add_couples(tile, activations, offsets, weights, start, stop):
+            """There are none."""
+            return tile
 
     @njit(inline="always")
-    def accumulate(activations, offsets, weights, start, stop, initial):
+    def accumulate(step, row_group, activations, offsets, initial):
         """Tile (R, P) = initial (R,) + sum over blocks j of dot4(activations + offsets[j], weights[j])  (Q3)."""
+        place, weights = field(step, f.INDPTR) + 8 * row_group, field(step, f.WEIGHTS)
+        couples, singles, end = get_i32(place), get_i32(place + 4), get_i32(place + 8)
         tile = tile_start(rows, vectors, initial)
-        for j in range(start, stop):
-            tile = tile_dot(tile, activations + get_i32(offsets + 4 * j), weights + words_bytes * j)
+        tile = add_couples(tile, activations, offsets, weights, couples, singles)
+        for j in range(singles, end):
+            tile = tile_dot(
+                tile, activations + get_i32(offsets + offsets_bytes * j), weights + words_bytes * j
+            )
         return tile
 
     @njit(inline="always")
@@ -126,10 +155,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         @njit
         def tile(step, group, phase, start, count, activations, offsets, scratch):
             """Four output channels x P vectors, from blocks to stored codes or real values."""
-            place = field(step, f.INDPTR) + 4 * group
-            first, last = get_i32(place), get_i32(place + 4)
-            initial = field(step, f.INITIAL) + 16 * group
-            sums = accumulate(activations, offsets, field(step, f.WEIGHTS), first, last, initial)
+            sums = accumulate(step, group, activations, offsets, field(step, f.INITIAL) + 16 * group)
             x = rescale(step, sums, 4 * group, group, phase, start, 0, scratch)
             if field(step, f.OUT_REAL) == f.FUSED:
                 tile_store_real(scratch + _TILE_BYTES, 64 * vectors, x)
@@ -171,11 +197,9 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             else:
                 out += get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
                 out += stride * group * 4 if real else stride * group
-            weights, initial = field(step, f.WEIGHTS), field(step, f.INITIAL) + 16 * group
-            place = field(step, f.INDPTR) + 8 * group
-            first, middle, last = get_i32(place), get_i32(place + 4), get_i32(place + 8)
+            initial = field(step, f.INITIAL) + 16 * group
             low, high = field_f32(step, f.LOW), field_f32(step, f.HIGH)
-            top = accumulate(activations, offsets, weights, first, middle, initial)
+            top = accumulate(step, 2 * group, activations, offsets, initial)
             x = rescale(step, top, 4 * group, group, phase, start, 0, scratch)
             if real:
                 if field(step, f.RELU):
@@ -183,7 +207,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                 tile_store_real(partial, 64 * vectors, x)
             else:
                 tile_store_words(scratch, tile_pack(x, low, high, 0), np.int32(0))
-            bottom = accumulate(activations, offsets, weights, middle, last, initial + 8)
+            bottom = accumulate(step, 2 * group + 1, activations, offsets, initial + 8)
             y = rescale(step, bottom, 4 * group + 2, group, phase, start, 2, scratch)
             if real:
                 if field(step, f.RELU):

@@ -1,0 +1,123 @@
+"""Couples: two blocks whose products may be added up in int16, proved from their weights alone.
+
+Without VNNI the fastest product is `vpmaddubsw`: u8 activations x s8 weights, two neighbouring products added into
+int16, saturating.  With p the sum of the positive and n that of the negative weights behind one int16 (two weights of
+one block, four of a couple), every value on the way lies in [-255 n, 255 p], whatever the activations.  So
+
+    p <= 128 and n <= 128   =>   -32768 < -255 * 128 <= sum <= 255 * 128 = 32640 <= 32767:
+
+nothing saturates, and the products of both blocks are widened to int32 once.  Blocks without a partner stay single and
+are multiplied as int16 pairs, which is exact for any weights.  Which blocks are coupled changes no bit of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sparse_icnet.sparse.block_csr import BlockCSR
+
+LIMIT = 128  # of the sum of the weights of one sign: 255 * LIMIT fits int16
+WINDOW = 64  # candidates that a block tries; more of them gave no more couples on the bundled models
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """The order in which a micro-kernel multiplies the stored blocks of each row group: couples, then single blocks.
+
+    indptr  int32 (2 * groups + 1,): couples of row group r are entries indptr[2r] to indptr[2r + 1] - 1, its single
+            blocks follow up to indptr[2r + 2] - 1
+    blocks  int32 (entries, 2): numbers of the stored blocks; of a single block twice the same
+    """
+
+    indptr: NDArray[np.int32]
+    blocks: NDArray[np.int32]
+
+    @property
+    def coupled(self) -> NDArray[np.bool_]:
+        """(entries,): which entries are couples."""
+        return self.blocks[:, 0] != self.blocks[:, 1]
+
+    @property
+    def couples(self) -> int:
+        return int(np.count_nonzero(self.coupled))
+
+    @property
+    def singles(self) -> int:
+        return len(self.blocks) - self.couples
+
+
+def entries(blocks: BlockCSR, couple: bool) -> Entries:
+    """Every stored block in one entry; as many as possible in couples if `couple`, else none."""
+    partner = _partners(blocks) if couple else np.full(blocks.blocks, -1, np.int32)
+    number = np.arange(blocks.blocks, dtype=np.int32)
+    second = np.where(partner < 0, number, partner)
+    listed = second >= number  # a couple stands where its first block stood
+    first, second, group = number[listed], second[listed], _row_groups(blocks)[listed]
+    single = first == second
+    part = 2 * group + single
+    order = np.argsort(part, kind="stable")
+    indptr = np.zeros(2 * (blocks.indptr.size - 1) + 1, np.int32)
+    np.cumsum(np.bincount(part, minlength=indptr.size - 1), out=indptr[1:])
+    return Entries(indptr, np.stack([first[order], second[order]], 1))
+
+
+def sign_sums(data: NDArray[np.int8]) -> NDArray[np.int16]:
+    """int8 (n, rows, 4) -> int16 (n, 4 * rows): p, then n, of each pair of weights of each row."""
+    pairs = data.reshape(-1, 2 * data.shape[1], 2).astype(np.int16)
+    return np.concatenate([np.maximum(pairs, 0).sum(-1), -np.minimum(pairs, 0).sum(-1)], 1, dtype=np.int16)
+
+
+def _row_groups(blocks: BlockCSR) -> NDArray[np.int32]:
+    """int32 (nnz,): row group of each stored block."""
+    return np.repeat(np.arange(blocks.indptr.size - 1, dtype=np.int32), np.diff(blocks.indptr))
+
+
+def _partners(blocks: BlockCSR) -> NDArray[np.int32]:
+    """int32 (nnz,): the other block of the couple, or -1."""
+    partner = np.full(blocks.blocks, -1, np.int32)
+    sums = sign_sums(blocks.data)
+    heaviest = sums.max(1, initial=0)
+    safe = np.flatnonzero(heaviest <= LIMIT)
+    group = _row_groups(blocks)[safe]
+    order = safe[np.argsort(group * (LIMIT + 1) + LIMIT - heaviest[safe], kind="stable")].astype(np.int32)
+    starts = np.zeros(blocks.indptr.size, np.int64)
+    np.cumsum(np.bincount(group, minlength=starts.size - 1), out=starts[1:])
+    _match(sums.astype(np.uint8), order, starts, partner)  # 256 wraps, but no block in `order` holds it
+    return partner
+
+
+@njit(cache=True)
+def _match(sums, order, starts, partner):
+    """Greedy, in each row group: every block, the heaviest first, takes the heaviest that fits of the next WINDOW.
+
+    sums     uint8 (nnz, n)
+    order    int32 (m,), blocks by row group, the heaviest first
+    starts   int64 (groups + 1,), where each row group begins in `order`
+    partner  int32 (nnz,), -1; written
+    """
+    for group in range(starts.size - 1):
+        for i in range(starts[group], starts[group + 1]):
+            a = order[i]
+            if partner[a] >= 0:
+                continue
+            tried = 0
+            for k in range(i + 1, starts[group + 1]):
+                b = order[k]
+                if partner[b] >= 0:
+                    continue
+                fits = True
+                for j in range(sums.shape[1]):
+                    if np.int64(sums[a, j]) + np.int64(sums[b, j]) > LIMIT:
+                        fits = False
+                        break
+                if fits:
+                    partner[a] = b
+                    partner[b] = a
+                    break
+                tried += 1
+                if tried == WINDOW:
+                    break
