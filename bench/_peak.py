@@ -16,7 +16,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.simd import HAS_VNNI, ISA, tile_dot, tile_scale, tile_start, tile_store_real
+from sparse_icnet.kernels.isa import HAS_VNNI, ISA
+from sparse_icnet.kernels.simd import tile_dot, tile_scale, tile_start, tile_store_real
 
 # Rows x vectors of 16 lanes: as many sums as fit beside the operands.
 _SHAPES = {

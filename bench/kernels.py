@@ -291,8 +291,8 @@ def report(results: dict[str, Any]) -> str:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; the environment is set already."""
-    from sparse_icnet.kernels.convolution import REGISTRY
-    from sparse_icnet.kernels.simd import ISA
+    from sparse_icnet.kernels.isa import ISA
+    from sparse_icnet.kernels.micro_kernels import REGISTRY
     from sparse_icnet.runtime.plan import RELATIVE_SPEED
 
     model = arguments.model or bundled.DEFAULT_WEIGHTS

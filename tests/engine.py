@@ -12,7 +12,7 @@ import numpy as np
 from graphs import random_convolution
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.convolution import MicroKernel
+from sparse_icnet.kernels.micro_kernels import MicroKernel
 from sparse_icnet.network import rewrite
 from sparse_icnet.network.graph import (
     Add,

@@ -22,7 +22,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.convolution import REGISTRY
+from sparse_icnet.kernels.micro_kernels import REGISTRY
 from sparse_icnet.network.graph import (
     Affine,
     Convolution,

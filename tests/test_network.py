@@ -19,7 +19,7 @@ from PIL import Image
 import sparse_icnet
 from sparse_icnet.bundled import SAMPLE_IMAGE
 from sparse_icnet.formats import npz
-from sparse_icnet.kernels.simd import ISA
+from sparse_icnet.kernels.isa import ISA
 from sparse_icnet.network.graph import Graph, resized
 from sparse_icnet.network.icnet import layer_specs
 from sparse_icnet.network.rewrite import sampled
@@ -162,7 +162,7 @@ _PORTABLE = """
 import numba
 from llvmlite import binding
 triple, binding.get_process_triple = binding.get_process_triple, lambda: "riscv64-unknown-linux"
-import sparse_icnet.kernels.simd
+import sparse_icnet.kernels.isa
 binding.get_process_triple = triple
 """
 _CODE = """
@@ -171,7 +171,7 @@ import numpy as np
 import pytest
 from engine import digest
 from sparse_icnet.formats import npz
-from sparse_icnet.kernels.simd import ISA
+from sparse_icnet.kernels.isa import ISA
 from sparse_icnet.runtime.session import Session
 graph, blob = npz.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):

@@ -201,6 +201,63 @@ def test_class_shares_give_the_loss_of_all_pixels(frames) -> None:
     assert weights[: data.UNLABELLED].max() > weights[: data.UNLABELLED].min() > 0
 
 
+def test_jaccard_loss_is_one_minus_the_mean_iou_of_hard_predictions(frames) -> None:
+    _, label = data.full_frame(frames[2], SIZE)
+    shares = torch.from_numpy(data.histograms(label))[None]
+    weights = torch.from_numpy(data.class_weights(frames))
+    prediction = torch.randint(
+        0, data.CLASSES, (1, SIZE[0] // 8, SIZE[1] // 8), generator=torch.manual_seed(1)
+    )
+    prediction = torch.where(torch.rand(prediction.shape) < 0.5, prediction, shares.argmax(1))
+    logits = 100.0 * torch.nn.functional.one_hot(prediction, data.CLASSES).permute(0, 3, 1, 2)
+    # With whole blocks of one class, soft and hard intersections over unions are the same.
+    pure = torch.nn.functional.one_hot(shares.argmax(1), data.CLASSES).permute(0, 3, 1, 2).float()
+    enlarged, truth = (t[0].numpy().repeat(8, 0).repeat(8, 1) for t in (prediction, pure.argmax(1)))
+    ious = []
+    for c in np.flatnonzero(np.bincount(truth.ravel(), minlength=data.CLASSES)):
+        if c != data.UNLABELLED:
+            labelled = truth != data.UNLABELLED
+            hit, given = (truth == c), (enlarged == c) & labelled
+            ious.append((hit & given).sum() / (hit | given).sum())
+    loss = training.soft_jaccard(logits, pure, weights)
+    assert float(loss) == pytest.approx(1 - np.mean(ious), abs=1e-5)
+    assert float(training.soft_jaccard(100 * pure, pure, weights)) == pytest.approx(0, abs=1e-6)
+
+
+def test_imitating_the_teacher_is_least_where_it_is_equalled() -> None:
+    teacher = torch.randn(1, data.CLASSES, 4, 4, generator=torch.manual_seed(2))
+    logits = teacher.clone().requires_grad_()
+    training.imitation(logits, teacher).backward()
+    assert logits.grad.abs().max() < 1e-6
+    other = torch.zeros_like(teacher).requires_grad_()
+    training.imitation(other, teacher).backward()
+    assert other.grad.abs().max() > 1e-3
+
+
+def test_a_teacher_and_its_weight_go_together(frames, tmp_path) -> None:
+    with pytest.raises(ValueError, match="go together"):
+        training.Trainer(random_model(), stage(distillation=1.0), frames, tmp_path)
+    with pytest.raises(ValueError, match="go together"):
+        training.Trainer(random_model(), stage(), frames, tmp_path, teacher=random_model())
+    taught = training.Trainer(
+        random_model(), stage(distillation=1.0), frames, tmp_path, teacher=random_model(), log=lambda _: None
+    )
+    before = {k: v.clone() for k, v in taught.teacher.state_dict().items()}
+    taught.run(1)
+    assert all(torch.equal(v, before[k]) for k, v in taught.teacher.state_dict().items())
+
+
+def test_recalibrated_batch_norm_has_the_statistics_of_the_frames(frames) -> None:
+    model = random_model()
+    calibration.recalibrate_batch_norm(model, frames[:4], SIZE, batch=4)
+    x = torch.cat(list(calibration.images(frames[:4], SIZE)))
+    with torch.no_grad():
+        first = torch.nn.functional.conv2d(x, model.layer("conv1_sub1").weight, None, 2, 1)
+    torch.testing.assert_close(model.layer("conv1_sub1").mean, first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.layer("conv1_sub1").var, first.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert not model.training
+
+
 def test_augmentation_keeps_labels_on_their_pixels(frames) -> None:
     augmentation = data.Augmentation(SIZE, (0.1, 0.6), 0, 0, 0)
     for seed in range(20):

@@ -10,11 +10,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.convolution import REGISTRY, MicroKernel
+from sparse_icnet.kernels.isa import HAS_COUPLES
+from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.simd import (
     atomic_add,
     atomic_load,
-    bits_f32,
     bits_to_f32,
     bits_to_i32,
     fence,
@@ -49,6 +49,7 @@ from sparse_icnet.kernels.simd import (
     to_f32,
     yield_processor,
 )
+from sparse_icnet.kernels.step import field_f32
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.runtime.plan import blocks_of, entries_of, pack_weights
 
@@ -168,7 +169,7 @@ def _scalars(source, out):
     put_u8(out, get_u8(source + 1))
     put_i32(out + 1, get_i32(source + 3))
     put_f32(out + 5, get_f32(source + 7))
-    put_f32(out + 9, bits_f32(get_i32(source + 7)))
+    put_f32(out + 9, field_f32(source + 7, 0))  # the low half of an int64 field
     return get_i64(source + 5)
 
 
@@ -226,7 +227,7 @@ def _kernel_of_tiles(kernel: MicroKernel):
     rows, vectors = kernel.rows, kernel.vectors
     words_bytes = 4 * rows * kernel.words
 
-    if simd.HAS_COUPLES:
+    if HAS_COUPLES:
 
         @njit
         def couple(tile, x, y, weights):
@@ -301,7 +302,7 @@ def test_dot_products_are_exact(kernel, codes, weights):
     arrays = (words, initial, ones, zeros, out)
     counts = couples, entries - couples
     dot(activations.ctypes.data, stored.blocks.ctypes.data, *counts, *(a.ctypes.data for a in arrays))
-    if simd.HAS_COUPLES and weights in ("small", -32, 32):
+    if HAS_COUPLES and weights in ("small", -32, 32):
         assert couples == blocks // 2, "these weights must come in couples"
     expected = s8.astype(np.int64) @ u8.astype(np.int64) + initial[:, None]
     assert np.abs(expected).max() < 2**24, "beyond float32 integers this comparison proves nothing"

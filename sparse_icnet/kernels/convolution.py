@@ -9,18 +9,15 @@ Micro-kernels are named rows x vectors: ``4x6`` keeps 4 output channels x 6 vect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.fields import field, field_f32
+from sparse_icnet.kernels.isa import HAS_COUPLES, WORDS_PER_ENTRY_ROW
+from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, TILE_BYTES
 from sparse_icnet.kernels.simd import (
-    HAS_COUPLES,
-    ISA,
-    WORDS_PER_ENTRY_ROW,
     get_i32,
     get_i64,
     load_i32,
@@ -38,40 +35,7 @@ from sparse_icnet.kernels.simd import (
     tile_store_real,
     tile_store_words,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class MicroKernel:
-    """What the packer must obey.
-
-    rows     output channels in a block (R)
-    vectors  vectors of 16 pixels in a tile (P)
-    words    32-bit words that one row of an entry takes: 1 with VNNI, 2 as int16 pairs or two blocks
-    """
-
-    rows: int
-    vectors: int
-    words: int = WORDS_PER_ENTRY_ROW
-
-    @property
-    def name(self) -> str:
-        return f"{self.rows}x{self.vectors}_{ISA}"
-
-
-BLOCKS_PER_ENTRY = 2 if HAS_COUPLES else 1  # offsets that an entry takes; a single block uses the first
-
-# Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 of 128 bits.
-_TILES = {
-    "avx512vnni": ((4, 6), (4, 3), (2, 12), (2, 9)),
-    "avx512bw": ((4, 4), (2, 6)),
-    "avxvnni": ((4, 1), (2, 3)),
-    "avx2": ((4, 1), (2, 2)),
-    "sse2": ((4, 1), (2, 1)),
-    "generic": ((4, 1), (2, 2)),
-}
-REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])
-_TILE_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
-SCRATCH_BYTES = 2 * _TILE_BYTES  # a tile on its way out, and the tile of a fused residual convolution
+from sparse_icnet.kernels.step import field, field_f32
 
 
 @njit
@@ -140,7 +104,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         kind = field(step, f.RESIDUAL_KIND)
         if kind:
             if kind == f.FUSED:
-                return tile_add_real(x, scratch + _TILE_BYTES + 64 * vectors * first, 64 * vectors)
+                return tile_add_real(x, scratch + TILE_BYTES + 64 * vectors * first, 64 * vectors)
             stride = field(step, f.RESIDUAL_GROUP)  # of one channel if real, of four channels if codes
             place = field(step, f.RESIDUAL) + get_i64(field(step, f.RESIDUAL_PLANES) + 8 * phase) + start * 64
             if kind == f.CODES:
@@ -158,7 +122,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             sums = accumulate(step, group, activations, offsets, field(step, f.INITIAL) + 16 * group)
             x = rescale(step, sums, 4 * group, group, phase, start, 0, scratch)
             if field(step, f.OUT_REAL) == f.FUSED:
-                tile_store_real(scratch + _TILE_BYTES, 64 * vectors, x)
+                tile_store_real(scratch + TILE_BYTES, 64 * vectors, x)
                 return
             stride = field(step, f.OUT_GROUP)  # of one channel if real, of four channels if codes
             out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
@@ -193,7 +157,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             stride, out, partial = field(step, f.OUT_GROUP), field(step, f.OUT), scratch
             real = field(step, f.OUT_REAL)
             if real == f.FUSED:  # no planes of its own
-                partial += _TILE_BYTES
+                partial += TILE_BYTES
             else:
                 out += get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
                 out += stride * group * 4 if real else stride * group
@@ -254,22 +218,24 @@ def _tile(kernel, step, group, phase, start, count, scratch):
 
 @njit
 def convolution(step, task, scratch):
-    """One task: a tile of pixels of one phase, for a range of groups of four output channels.
+    """One task: a stretch of tiles of pixels of one phase, for a range of groups of four output channels.
 
-    A residual that is itself a convolution of the same output size (the projection of a bottleneck) is computed
-    tile by tile just before it is added, and never leaves the first-level cache.
+    All tiles of the stretch use the weights of a group before the next group: small tiles would else read all weights
+    again for every few pixels.  A residual that is itself a convolution of the same output size (the projection of a
+    bottleneck) is computed tile by tile just before it is added, and never leaves the first-level cache.
     """
-    tiles, phases = field(step, f.TILES), field(step, f.PHASES)
-    tile = task % tiles
-    phase = (task // tiles) % phases
-    first = task // (tiles * phases) * field(step, f.GROUPS_PER_TASK)
+    stretches, phases = field(step, f.STRETCHES), field(step, f.PHASES)
+    phase = (task // stretches) % phases
+    first = task // (stretches * phases) * field(step, f.GROUPS_PER_TASK)
     last = min(first + field(step, f.GROUPS_PER_TASK), field(step, f.GROUPS))
     vectors = field(step, f.TILE_VECTORS)
-    start = tile * vectors
-    count = min(vectors, field(step, f.VECTORS) - start)
-    kernel = field(step, f.KERNEL) if count == vectors else field(step, f.TAIL_KERNEL)
+    begin = task % stretches * field(step, f.TASK_VECTORS)
+    end = min(begin + field(step, f.TASK_VECTORS), field(step, f.VECTORS))
     residual = field(step, f.RESIDUAL) if field(step, f.RESIDUAL_KIND) == f.FUSED else 0
     for group in range(first, last):
-        if residual:
-            _tile(kernel, residual, group, phase, start, count, scratch)
-        _tile(kernel, step, group, phase, start, count, scratch)
+        for start in range(begin, end, vectors):
+            count = min(vectors, end - start)
+            kernel = field(step, f.KERNEL) if count == vectors else field(step, f.TAIL_KERNEL)
+            if residual:
+                _tile(kernel, residual, group, phase, start, count, scratch)
+            _tile(kernel, step, group, phase, start, count, scratch)

@@ -7,7 +7,6 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
-from sparse_icnet.kernels.fields import field, field_f32
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i64,
@@ -21,6 +20,7 @@ from sparse_icnet.kernels.simd import (
     store,
     to_f32,
 )
+from sparse_icnet.kernels.step import field, field_f32
 
 
 @njit(inline="always")

@@ -3,7 +3,7 @@
 With |x| < 2**22 the sum x + 1.5 * 2**23 has no fraction bits left, so the float32 addition itself rounds x to the
 nearest integer, half to even, and the low bits of the sum hold that integer.  No conversion instruction is needed,
 and none whose rounding differs between CPUs.  Four such sums, shifted by 0, 8, 16 and 24 bits and added modulo 2**32,
-hold the four codes plus a constant, which `pack_constant` gives.
+hold the four codes plus a constant, which `sparse_icnet.kernels.sizes.pack_constant` gives.
 """
 
 from __future__ import annotations
@@ -11,15 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sparse_icnet.kernels.fields import MAGIC, MAGIC_BITS
+from sparse_icnet.kernels.fields import MAGIC
 from sparse_icnet.kernels.simd import bits_to_i32, maximum, minimum, splat_f32, splat_i32
-
-
-def pack_constant(stored_zero: int) -> int:
-    """int32: what to subtract from the packed sum so that each byte holds n + stored_zero."""
-    ones = 0x01010101
-    value = (int(MAGIC_BITS) * ones - stored_zero * ones) & 0xFFFFFFFF
-    return value - (1 << 32) if value >> 31 else value
 
 
 @njit(inline="always")

@@ -10,9 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
 
-from sparse_icnet.kernels.simd import bits_f32, get_i64
 from sparse_icnet.network.arithmetic import ROUNDING
 
 ROW_FIELDS = 56
@@ -55,7 +53,8 @@ RELU = 21
 IN_KIND, IN_SCALE, IN_ZERO = 22, 23, 24
 # Convolution
 OFFSETS, OFFSETS_PHASE, INDPTR, WEIGHTS, INITIAL, MULTIPLIER, BIAS = 25, 26, 27, 28, 29, 30, 31
-GROUPS, GROUPS_PER_TASK, TILES, KERNEL, TILE_VECTORS, TAIL_KERNEL, COPIES = 32, 33, 34, 35, 48, 49, 50
+GROUPS, GROUPS_PER_TASK, STRETCHES, KERNEL, TILE_VECTORS, TAIL_KERNEL, COPIES = 32, 33, 34, 35, 48, 49, 50
+TASK_VECTORS = 51  # of each task, in tiles of TILE_VECTORS
 INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
 # Others
 HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47
@@ -65,15 +64,3 @@ NONE, CODES, REAL, FUSED = 0, 1, 2, 3
 
 MAGIC = ROUNDING
 MAGIC_BITS = np.int32(0x4B400000)
-
-
-@njit(inline="always")
-def field(step, index):
-    """int64 field of the step at address `step`."""
-    return get_i64(step + 8 * index)
-
-
-@njit(inline="always")
-def field_f32(step, index):
-    """float32 field of the step at address `step`."""
-    return bits_f32(np.int32(get_i64(step + 8 * index)))

@@ -7,7 +7,6 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import clip_round, pack
-from sparse_icnet.kernels.fields import field, field_f32
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i32,
@@ -16,18 +15,14 @@ from sparse_icnet.kernels.simd import (
     load_i32,
     maximum_u8,
     put_f32,
+    put_i64,
     splat_f32,
     splat_i32,
     store,
     to_f32,
 )
-
-MAX_BINS = 16  # rows or columns of bins in a pyramid stage
-MAX_STAGES = 8
-# One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, byte offset in the table of its
-# multipliers (float32 for each bin) and counts (int32 for each bin), (flag, low, high, scale) of the quantizer on the
-# pooled value and of the quantizer on the running sum, and whether the finest bins divide its bins.
-STAGE_WORDS = 12
+from sparse_icnet.kernels.sizes import MAX_BINS, STAGE_WORDS
+from sparse_icnet.kernels.step import field, field_f32
 
 
 @njit
@@ -50,7 +45,7 @@ def max_pool(step, task, scratch):
 
 @njit
 def _window_sums(row, pitch, step_x, y0, y1, x0, x1, sums):
-    """sums int32 (4,) of u8 x 4 pixels over rows y0..y1 and columns x0..x1 of one plane, two channels to an add."""
+    """Add the u8 x 4 pixels in rows y0..y1, columns x0..x1 of a plane to int64 (4,) at `sums`, two channels to an add."""
     a = b = c = d = np.int64(0)
     even = odd = np.uint32(0)
     pending = 0
@@ -67,15 +62,15 @@ def _window_sums(row, pitch, step_x, y0, y1, x0, x1, sums):
                 d += np.int64(odd >> np.uint32(16))
                 even = odd = np.uint32(0)
                 pending = 0
-    sums[0] += a + np.int64(even & np.uint32(0xFFFF))
-    sums[2] += c + np.int64(even >> np.uint32(16))
-    sums[1] += b + np.int64(odd & np.uint32(0xFFFF))
-    sums[3] += d + np.int64(odd >> np.uint32(16))
+    put_i64(sums, get_i64(sums) + a + np.int64(even & np.uint32(0xFFFF)))
+    put_i64(sums + 8, get_i64(sums + 8) + b + np.int64(odd & np.uint32(0xFFFF)))
+    put_i64(sums + 16, get_i64(sums + 16) + c + np.int64(even >> np.uint32(16)))
+    put_i64(sums + 24, get_i64(sums + 24) + d + np.int64(odd >> np.uint32(16)))
 
 
 @njit
 def _bin_sums(step, group, rows, columns, sums):
-    """Sums of stored codes over every bin for four channels: int64 (rows, columns, 4) into `sums`."""
+    """Sums of stored codes over every bin for four channels: int64 (rows, columns, 4) at `sums`."""
     height, width = field(step, f.HEIGHT), field(step, f.WIDTH)  # of the whole map
     ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)  # phases of the input
     source = field(step, f.IN) + group * field(step, f.IN_GROUP)
@@ -84,8 +79,9 @@ def _bin_sums(step, group, rows, columns, sums):
         for j in range(columns):
             y0, y1 = i * height // rows, ((i + 1) * height + rows - 1) // rows
             x0, x1 = j * width // columns, ((j + 1) * width + columns - 1) // columns
-            cell = sums[i, j]
-            cell[:] = 0
+            cell = sums + 32 * (i * columns + j)
+            for r in range(4):
+                put_i64(cell + 8 * r, np.int64(0))
             for py in range(ky):
                 for px in range(kx):
                     plane = source + get_i64(planes + 8 * (py * kx + px))
@@ -107,6 +103,7 @@ def _means(fine, fine_rows, fine_columns, rows, columns, multipliers, counts, ze
     """Mean of every bin (Q6) from the sums of finer bins: out float32 (4, rows, columns).
 
     Every bin is a whole number of finer ones, and integer sums do not depend on their order.
+    fine         int64 (fine_rows, fine_columns, 4)
     multipliers  float32 (rows, columns), counts int32 (rows, columns): pixels of the window of each bin
     """
     high, wide = fine_rows // rows, fine_columns // columns
@@ -118,7 +115,7 @@ def _means(fine, fine_rows, fine_columns, rows, columns, multipliers, counts, ze
                 total = np.int64(0)
                 for y in range(i * high, (i + 1) * high):
                     for x in range(j * wide, (j + 1) * wide):
-                        total += fine[y, x, r]
+                        total += get_i64(fine + 8 * ((y * fine_columns + x) * 4 + r))
                 mean = np.float32(total - offset) * multiplier
                 put_f32(out + 4 * ((r * rows + i) * columns + j), mean)
 
@@ -131,10 +128,9 @@ def average_pool(step, task, scratch):
     """
     rows, columns = field(step, f.COUNT), field(step, f.EXTRA)
     table, out = field(step, f.TABLE), field(step, f.OUT) + task * 16 * rows * columns
-    sums = np.empty((rows, columns, 4), np.int64)
-    _bin_sums(step, task, rows, columns, sums)
+    _bin_sums(step, task, rows, columns, scratch)
     counts = table + 4 * rows * columns
-    _means(sums, rows, columns, rows, columns, table, counts, field(step, f.IN_ZERO), out)
+    _means(scratch, rows, columns, rows, columns, table, counts, field(step, f.IN_ZERO), out)
 
 
 @njit(inline="always")
@@ -160,13 +156,15 @@ def pyramid(step, task, scratch):
     source = field(step, f.IN) + task * field(step, f.IN_GROUP) + get_i64(field(step, f.IN_PLANES))
     out = field(step, f.OUT) + task * field(step, f.OUT_GROUP) + get_i64(field(step, f.OUT_PLANES))
     row_floats = pitch  # bytes of a row of pixels = bytes of u8 x 4 pixels = bytes of float32
-    # scratch: bin values of a stage, then for each stage and channel its bin rows spread to whole rows
-    values = scratch
-    spread = scratch + 4 * 4 * MAX_BINS * MAX_BINS
+    # scratch: sums of the finest bins, sums and values of the bins of a stage, then for each stage and channel its
+    # bin rows spread to whole rows
+    sums = scratch
+    own = sums + 32 * MAX_BINS * MAX_BINS
+    values = own + 32 * MAX_BINS * MAX_BINS
+    spread = values + 16 * MAX_BINS * MAX_BINS
     place = spread
     # Sums of the finest bins: for a stage whose bins are whole numbers of them, one pass over the map serves both.
     fine_rows, fine_columns = field(step, f.CHANNELS), field(step, f.EXTRA)
-    sums = np.empty((fine_rows, fine_columns, 4), np.int64)
     _bin_sums(step, task, fine_rows, fine_columns, sums)
     for i in range(stages):
         stage = table + 4 * STAGE_WORDS * i
@@ -176,7 +174,6 @@ def pyramid(step, task, scratch):
         if get_i32(stage + 44):
             _means(sums, fine_rows, fine_columns, rows, columns, multipliers, counts, zero, values)
         else:
-            own = np.empty((rows, columns, 4), np.int64)
             _bin_sums(step, task, rows, columns, own)
             _means(own, rows, columns, rows, columns, multipliers, counts, zero, values)
         quantized = get_i32(stage + 12)
@@ -224,8 +221,3 @@ def pyramid(step, task, scratch):
                     c = clip_round(c, inner_low, inner_high) * scale
                     d = clip_round(d, inner_low, inner_high) * scale
             store(out + y * pitch + x, pack(a, b, c, d, low, high, constant))
-
-
-def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:
-    """Scratch of one thread for a pyramid with `bin_rows` rows of bins in all stages together; pitch in bytes."""
-    return 4 * 4 * MAX_BINS * MAX_BINS + 4 * bin_rows * pitch + 64

@@ -7,7 +7,6 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
-from sparse_icnet.kernels.fields import field, field_f32
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i32,
@@ -19,6 +18,7 @@ from sparse_icnet.kernels.simd import (
     splat_i32,
     store,
 )
+from sparse_icnet.kernels.step import field, field_f32
 
 
 @njit

@@ -1,21 +1,19 @@
 """Run a whole plan: every thread calls one compiled function, which goes through the steps without Python.
 
+`sparse_icnet.kernels.machine_code` compiles it once and keeps the result; nothing else imports this module.
 Within a step the threads take tasks from an atomic counter; between steps they meet at a barrier that spins
 briefly and then yields the processor, so that busy cores cost microseconds and not time slices.
 """
 
 from __future__ import annotations
 
-import zlib
-from pathlib import Path
-from typing import Any
-
 from numba import njit
 
-from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, simd, softmax
+from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, softmax
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.fields import ROW_FIELDS, Kind, field
+from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
 from sparse_icnet.kernels.simd import atomic_add, atomic_load, yield_processor
+from sparse_icnet.kernels.step import field
 
 ROW_BYTES = 8 * ROW_FIELDS
 SPINS = 2000
@@ -59,49 +57,29 @@ def _task(kind, step, task, scratch):
         elementwise.expand(step, task, scratch)
 
 
-def _source_digest() -> int:
-    """CRC of everything that is compiled into `run`.
+@njit
+def run(steps, first, last, sync, threads, scratch):
+    """Run steps first..last of the table at address `steps` as one of `threads` threads; returns 0.
 
-    Numba's cache notices edits of the file that defines a function but not of those it calls; a captured variable is
-    part of the cache key, so capturing this number keeps stale machine code from ever being loaded.
+    steps    address of int64 rows (n, ROW_FIELDS)
+    sync     address of int64 zeros (n + 1,): the barrier, then a task counter for each step
+    scratch  address of memory of this thread
     """
-    digest = zlib.crc32(simd.ISA.encode())
-    folder = Path(__file__).parent
-    for path in (*sorted(folder.glob("*.py")), folder.parent / "network" / "arithmetic.py"):
-        digest = zlib.crc32(path.read_bytes(), digest)
-    return digest
-
-
-def _build(digest: int) -> Any:
-    @njit(nogil=True, cache=True)
-    def run(steps, first, last, sync, threads, scratch):
-        """Run steps first..last of the table at address `steps` as one of `threads` threads.
-
-        steps    address of int64 rows (n, ROW_FIELDS)
-        sync     address of int64 zeros (n + 1,): the barrier, then a task counter for each step
-        scratch  address of memory of this thread
-        Returns the digest of the sources it was compiled from.
-        """
-        for index in range(first, last):
-            step = steps + ROW_BYTES * index
-            counter = sync + 8 * (index + 1)
-            kind, tasks = field(step, f.KIND), field(step, f.TASKS)
-            while True:
-                task = atomic_add(counter, 1)
-                if task >= tasks:
-                    break
-                _task(kind, step, task, scratch)
-            if threads > 1:
-                target = (index - first + 1) * threads
-                atomic_add(sync, 1)
-                spins = 0
-                while atomic_load(sync) < target:
-                    spins += 1
-                    if spins > SPINS:
-                        yield_processor()
-        return digest
-
-    return run
-
-
-run = _build(_source_digest())
+    for index in range(first, last):
+        step = steps + ROW_BYTES * index
+        counter = sync + 8 * (index + 1)
+        kind, tasks = field(step, f.KIND), field(step, f.TASKS)
+        while True:
+            task = atomic_add(counter, 1)
+            if task >= tasks:
+                break
+            _task(kind, step, task, scratch)
+        if threads > 1:
+            target = (index - first + 1) * threads
+            atomic_add(sync, 1)
+            spins = 0
+            while atomic_load(sync) < target:
+                spins += 1
+                if spins > SPINS:
+                    yield_processor()
+    return 0

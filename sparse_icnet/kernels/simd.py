@@ -2,7 +2,7 @@
 
 One source serves every CPU.  A vector has 16 lanes of 32 bits; LLVM splits it into two AVX registers or
 four SSE or NEON ones where the CPU has no wider.  Only the dot product differs between CPUs, and which one is
-compiled in is decided here, once, from the CPU that Numba compiles for.
+compiled in `sparse_icnet.kernels.isa` decides once, from the CPU that Numba compiles for.
 
 A *tile* is a block of R x P vectors that lives in registers: R output channels x 16 * P pixels.
 Addresses are plain integers (``array.ctypes.data`` plus byte offsets).
@@ -15,11 +15,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from sparse_icnet.kernels.isa import HAS_VNNI, ISA, WORDS_PER_ENTRY_ROW, is_x86
 from sparse_icnet.network.arithmetic import ROUNDING
 
 LANES = 16
@@ -29,82 +30,6 @@ _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.
 _I32X16 = ir.VectorType(_I32, LANES)
 _F32X16 = ir.VectorType(_F32, LANES)
 _I16X32 = ir.VectorType(_I16, 2 * LANES)
-
-
-# --- which CPU -----------------------------------------------------------------------------------------------------
-
-
-def _target_features() -> dict[str, bool]:
-    """Features that kernels may use: those of the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say.
-
-    With a name alone Numba still lets LLVM use every feature of the host, so that what is compiled is the chosen
-    dot product but not code for that CPU.  An empty NUMBA_CPU_FEATURES beside the name gives exactly that CPU.
-    """
-    name = os.environ.get("NUMBA_CPU_NAME", "")
-    listed = os.environ.get("NUMBA_CPU_FEATURES")
-    features = _named_features(name)
-    if listed is not None:
-        return features | {f[1:]: f[0] == "+" for f in listed.split(",") if f[:1] in "+-" and len(f) > 1}
-    return dict(binding.get_host_cpu_features()) if name in ("", "host") else features
-
-
-def _named_features(name: str) -> dict[str, bool]:
-    """What LLVM knows of the CPU `name`; nothing of the host."""
-    # A named CPU without a feature list: LLVM knows its features, Python does not.  The names below are those that
-    # have AVX-512 VNNI or AVX2; any other name runs the baseline of its architecture.
-    vnni = {
-        "cascadelake",
-        "cooperlake",
-        "icelake-client",
-        "icelake-server",
-        "rocketlake",
-        "tigerlake",
-        "sapphirerapids",
-        "emeraldrapids",
-        "graniterapids",
-        "znver4",
-        "znver5",
-    }
-    avx512 = vnni | {"skylake-avx512", "cannonlake"}
-    avxvnni = {"alderlake", "raptorlake", "meteorlake", "arrowlake", "sierraforest", "lunarlake"}
-    avx2 = avx512 | avxvnni | {"haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3"}
-    return {
-        "avx512vnni": name in vnni,
-        "avx512vl": name in avx512,
-        "avx512bw": name in avx512 or name == "x86-64-v4",
-        "avxvnni": name in avxvnni,
-        "avx2": name in avx2 or name == "x86-64-v4",
-    }
-
-
-def target_cpu() -> str:
-    """LLVM's name of the CPU that Numba compiles for."""
-    name = os.environ.get("NUMBA_CPU_NAME", "")
-    return name if name not in ("", "host") else binding.get_host_cpu_name()
-
-
-def _is_x86() -> bool:
-    return binding.get_process_triple().split("-")[0] in ("x86_64", "i386", "i686", "amd64")
-
-
-def instruction_set() -> str:
-    """The dot product in use: avx512vnni, avxvnni, avx512bw, avx2, sse2 or generic."""
-    features = _target_features()
-    if not _is_x86():
-        return "generic"
-    for name in ("avx512vnni", "avxvnni", "avx512bw", "avx2"):
-        if features.get(name):
-            return name
-    return "sse2"
-
-
-ISA = instruction_set()
-# The dot-product instructions of VNNI take four int8 weights in one 32-bit word.  Other CPUs multiply pairs of int16:
-# the packer then stores the even and the odd pair of weights, two words in place of one.  With AVX2 two blocks that
-# `sparse_icnet.sparse.couples` proves safe are multiplied together, one word each.
-HAS_VNNI = ISA in ("avx512vnni", "avxvnni")
-HAS_COUPLES = ISA in ("avx512bw", "avx2")
-WORDS_PER_ENTRY_ROW = 1 if HAS_VNNI else 2
 
 
 # --- types ---------------------------------------------------------------------------------------------------------
@@ -463,7 +388,7 @@ def tile_pack(typing, tile, low, high, first):
     """Clip and round every value (Q1), its bits to byte first + r of the lanes: an i32 tile of one row.
 
     Four such sums of rounded values, shifted by 0, 8, 16 and 24 bits and added modulo 2**32, hold four codes plus a
-    constant that `sparse_icnet.kernels.epilogue.pack_constant` gives.  No conversion instruction is needed, and none
+    constant that `sparse_icnet.kernels.sizes.pack_constant` gives.  No conversion instruction is needed, and none
     whose rounding differs between CPUs.
     """
     target = _Tile(1, tile.vectors)
@@ -679,17 +604,8 @@ get_i64 = _scalar_load(types.int64, _I64)
 get_f32 = _scalar_load(types.float32, _F32)
 put_u8 = _scalar_store(types.uint8, _I8)
 put_i32 = _scalar_store(types.int32, _I32)
+put_i64 = _scalar_store(types.int64, _I64)
 put_f32 = _scalar_store(types.float32, _F32)
-
-
-@intrinsic
-def bits_f32(typing, bits):
-    """The float32 whose bits are an int32."""
-
-    def emit(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], _F32)
-
-    return types.float32(types.int32), emit
 
 
 @intrinsic
@@ -731,7 +647,7 @@ def fence(typing):
 
     def emit(context, builder, signature, arguments):
         builder.fence("seq_cst")
-        if _is_x86():
+        if is_x86():
             _call(builder, "llvm.x86.sse.sfence", ir.VoidType(), [])
         return context.get_dummy_value()
 

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.fields import MAGIC, field
+from sparse_icnet.kernels.fields import MAGIC
 from sparse_icnet.kernels.simd import (
     bits_to_f32,
     bits_to_i32,
@@ -22,6 +22,7 @@ from sparse_icnet.kernels.simd import (
     store,
     store_streaming,
 )
+from sparse_icnet.kernels.step import field
 from sparse_icnet.network.arithmetic import EXP_LOWEST, EXP_POLYNOMIAL, LN2_HIGH, LN2_LOW, LOG2_E
 
 _C0, _C1, _C2, _C3, _C4, _C5 = EXP_POLYNOMIAL

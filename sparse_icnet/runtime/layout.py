@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.simd import ISA, target_cpu
+from sparse_icnet.kernels.isa import ISA, target_cpu
 from sparse_icnet.network.graph import Quantizer, Shape
 
 LINE = 64

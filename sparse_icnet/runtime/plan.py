@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.convolution import BLOCKS_PER_ENTRY, REGISTRY, SCRATCH_BYTES, MicroKernel
-from sparse_icnet.kernels.epilogue import pack_constant
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
-from sparse_icnet.kernels.pooling import MAX_BINS, MAX_STAGES, STAGE_WORDS, pyramid_scratch_bytes
-from sparse_icnet.kernels.simd import HAS_COUPLES, HAS_VNNI, ISA
+from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_VNNI, ISA
+from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, SCRATCH_BYTES, MicroKernel
+from sparse_icnet.kernels.sizes import (
+    MAX_BINS,
+    MAX_STAGES,
+    STAGE_WORDS,
+    average_pool_scratch_bytes,
+    pack_constant,
+    pyramid_scratch_bytes,
+)
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
     Add,
@@ -58,6 +64,7 @@ COUPLE_SPEED = {
     "avx512bw": {(4, 4): 1.75, (2, 6): 1.7},
     "avx2": {(4, 1): 1.57, (2, 2): 1.58},
 }
+TASK_VECTORS = int(__import__("os").environ.get("TV", "1"))
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
@@ -377,6 +384,7 @@ class _Planner:
             f.STEP_X: source.phases[1],
             f.IN_ZERO: source.buffer.stored_zero,
         }
+        self.scratch = max(self.scratch, average_pool_scratch_bytes(rows, columns))
         table = _bin_table(quantizer, (height, width), (rows, columns), unit)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
@@ -512,15 +520,16 @@ class _Planner:
         stored = entries_of(op, kernel.rows)
         words = pack_weights(blocks, stored)
         groups = -(-outputs // 4)
-        tiles = -(-self.grid.vectors // kernel.vectors)
+        task_vectors = -(-TASK_VECTORS // kernel.vectors) * kernel.vectors
+        stretches = -(-self.grid.vectors // task_vectors)
         # Enough tasks that every thread finds work until the end, whatever the size of the map.
-        chunks = min(groups, max(1, -(-8 * self.threads // (tiles * math.prod(phases)))))
+        chunks = min(groups, max(1, -(-8 * self.threads // (stretches * math.prod(phases)))))
         per_task = -(-groups // chunks)
         pixels = math.prod(self.graph.shape(op.name)[1:])
         step = Step(
             op.name,
             Kind.CONVOLUTION,
-            tiles * math.prod(phases) * -(-groups // per_task),
+            stretches * math.prod(phases) * -(-groups // per_task),
             macs=blocks.data.size * pixels,
             dense_macs=op.weight.size * pixels,
             kernel=kernel.name,
@@ -533,7 +542,8 @@ class _Planner:
         step.fields = {
             f.PHASES: math.prod(phases),
             f.VECTORS: self.grid.vectors,
-            f.TILES: tiles,
+            f.STRETCHES: stretches,
+            f.TASK_VECTORS: task_vectors,
             f.GROUPS: groups,
             f.GROUPS_PER_TASK: per_task,
             f.KERNEL: REGISTRY.index(kernel),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.run import run
+from sparse_icnet.kernels.machine_code import run_function
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime.layout import LINE
@@ -66,6 +66,7 @@ class Session:
         self._sync = np.zeros(longest + 9, np.int64)
         self._scratch = [plan.arena.take(plan.scratch_bytes) for _ in range(self.threads)]
         self._lock = threading.Lock()
+        self._call = run_function()
         self._start_pool()
 
     @property
@@ -184,11 +185,11 @@ class Session:
         if self._process != os.getpid():
             self._start_pool()
         if self._pool is None:
-            run(*arguments, self._scratch[0].ctypes.data)
+            self._call(*arguments, self._scratch[0].ctypes.data)
             return
-        others = [self._pool.submit(run, *arguments, s.ctypes.data) for s in self._scratch[1:]]
+        others = [self._pool.submit(self._call, *arguments, s.ctypes.data) for s in self._scratch[1:]]
         try:
-            run(*arguments, self._scratch[0].ctypes.data)
+            self._call(*arguments, self._scratch[0].ctypes.data)
         finally:
             wait(others)
         for other in others:

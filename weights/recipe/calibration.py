@@ -1,4 +1,7 @@
-"""Activation ranges from training frames: for each quantizer the upper end with the least squared error."""
+"""What a trained network takes from whole training frames: statistics of its batch norms, ranges of its quantizers.
+
+The range of a quantizer ends where the squared error is least.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 import torch
 
 from weights.recipe.data import Frame, full_frame
-from weights.recipe.model import ICNet, normalize
+from weights.recipe.model import MOMENTUM, ICNet, Layer, normalize
 
 BINS = 4096
 CODES = 255
@@ -21,6 +24,26 @@ def images(frames: Iterable[Frame], size: tuple[int, int]) -> Iterable[torch.Ten
     """The frames as network inputs (1, 3, H, W)."""
     for frame in frames:
         yield normalize(full_frame(frame, size)[0][None]).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(
+    model: ICNet, frames: list[Frame], size: tuple[int, int] = (768, 960), batch: int = 4
+) -> None:
+    """Replace the running statistics by the mean of those of batches of whole frames (Wu and Johnson 2021).
+
+    Training saw zoomed crops; what runs are whole frames, whose mean and variance differ.
+    """
+    model.train()
+    for index, start in enumerate(range(0, len(frames) - batch + 1, batch)):
+        for layer in model.modules():
+            if isinstance(layer, Layer):
+                layer.momentum = 1 / (index + 1)
+        model(torch.cat(list(images(frames[start : start + batch], size))))
+    for layer in model.modules():
+        if isinstance(layer, Layer):
+            layer.momentum = MOMENTUM
+    model.eval()
 
 
 @torch.no_grad()

@@ -47,6 +47,7 @@ class Layer(nn.Module):
     def __init__(self, spec: LayerSpec, normalized: bool) -> None:
         super().__init__()
         self.spec = spec
+        self.momentum = MOMENTUM
         self.weight = nn.Parameter(torch.empty(spec.outputs, spec.inputs, spec.kernel, spec.kernel))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.register_buffer("mask", torch.ones_like(self.weight, dtype=torch.bool))
@@ -102,7 +103,7 @@ class Layer(nn.Module):
         if self.training:
             y = functional.conv2d(x, self.masked(), None, stride, padding, dilation)
             return functional.batch_norm(
-                y, self.mean, self.var, self.gamma, self.beta, True, MOMENTUM, EPSILON
+                y, self.mean, self.var, self.gamma, self.beta, True, self.momentum, EPSILON
             )
         weight, bias = self.folded()
         return functional.conv2d(x, weight, bias, stride, padding, dilation)

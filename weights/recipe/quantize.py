@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from weights.recipe import pruning
-from weights.recipe.calibration import calibrate
+from weights.recipe.calibration import calibrate, recalibrate_batch_norm
 from weights.recipe.data import Frame, load_frames
 from weights.recipe.export import export
 from weights.recipe.model import ICNet
@@ -49,11 +49,20 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--sparsity", type=float, default=0.6)
     parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument(
+        "--batch-norm-frames", type=int, default=0, help="take batch norm statistics anew from so many frames"
+    )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    frames = spread(load_frames(options.data, "train"), options.frames)
-    model = quantize(load_model(options.start), frames, options.pattern, options.sparsity)
+    every = load_frames(options.data, "train")
+    frames = spread(every, options.frames)
+    model = load_model(options.start)
+    if options.batch_norm_frames:
+        # In another order than that of the sequences, so that every batch mixes them.
+        order = np.random.default_rng(0).permutation(len(every))[: options.batch_norm_frames]
+        recalibrate_batch_norm(model, [every[i] for i in order])
+    model = quantize(model, frames, options.pattern, options.sparsity)
     save_state(model, options.out.with_suffix(".pt"))
     export(model, options.out)
     zeros, skipped = pruning.sparsity(model)

@@ -130,7 +130,9 @@ class Trainer:
                 f"stage {stage.name}: distillation {stage.distillation} and a teacher go together, found "
                 f"{'one' if teacher is not None else 'none'}"
             )
-        self.teacher = None if teacher is None else teacher.to(device, memory_format=torch.channels_last).eval()
+        self.teacher = (
+            None if teacher is None else teacher.to(device, memory_format=torch.channels_last).eval()
+        )
         self.optimizer = torch.optim.AdamW(self._groups(), lr=stage.rate, betas=(0.9, 0.99))
         self.epoch = 0
         self.steps_per_epoch = len(frames) // stage.batch

@@ -1,0 +1,80 @@
+"""Which CPU the kernels are compiled for, and so which dot product they use.  Does not import Numba."""
+
+from __future__ import annotations
+
+import os
+
+from llvmlite import binding
+
+
+def _target_features() -> dict[str, bool]:
+    """Features that kernels may use: those of the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say.
+
+    With a name alone Numba still lets LLVM use every feature of the host: the dot product is that of the named CPU, the
+    code around it is not.  An empty NUMBA_CPU_FEATURES beside the name gives exactly that CPU.
+    """
+    name = os.environ.get("NUMBA_CPU_NAME", "")
+    listed = os.environ.get("NUMBA_CPU_FEATURES")
+    named = _named_features(name)
+    if listed is not None:
+        return named | {f[1:]: f[0] == "+" for f in listed.split(",") if f[:1] in "+-" and len(f) > 1}
+    return dict(binding.get_host_cpu_features()) if name in ("", "host") else named
+
+
+def _named_features(name: str) -> dict[str, bool]:
+    """Features that decide the dot product, of a CPU known by its name to LLVM; of any other none."""
+    # LLVM knows the features of a name, Python does not.  The names below are those that have AVX-512 VNNI or AVX2;
+    # any other name runs the baseline of its architecture.
+    vnni = {
+        "cascadelake",
+        "cooperlake",
+        "icelake-client",
+        "icelake-server",
+        "rocketlake",
+        "tigerlake",
+        "sapphirerapids",
+        "emeraldrapids",
+        "graniterapids",
+        "znver4",
+        "znver5",
+    }
+    avx512 = vnni | {"skylake-avx512", "cannonlake"}
+    avxvnni = {"alderlake", "raptorlake", "meteorlake", "arrowlake", "sierraforest", "lunarlake"}
+    avx2 = avx512 | avxvnni | {"haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3"}
+    return {
+        "avx512vnni": name in vnni,
+        "avx512vl": name in avx512,
+        "avx512bw": name in avx512 or name == "x86-64-v4",
+        "avxvnni": name in avxvnni,
+        "avx2": name in avx2 or name == "x86-64-v4",
+    }
+
+
+def target_cpu() -> str:
+    """LLVM's name of the CPU that Numba compiles for."""
+    name = os.environ.get("NUMBA_CPU_NAME", "")
+    return name if name not in ("", "host") else binding.get_host_cpu_name()
+
+
+def is_x86() -> bool:
+    return binding.get_process_triple().split("-")[0] in ("x86_64", "i386", "i686", "amd64")
+
+
+def instruction_set() -> str:
+    """The dot product in use: avx512vnni, avxvnni, avx512bw, avx2, sse2 or generic."""
+    features = _target_features()
+    if not is_x86():
+        return "generic"
+    for name in ("avx512vnni", "avxvnni", "avx512bw", "avx2"):
+        if features.get(name):
+            return name
+    return "sse2"
+
+
+ISA = instruction_set()
+# The dot-product instructions of VNNI take four int8 weights in one 32-bit word.  Other CPUs multiply pairs of int16:
+# the packer then stores the even and the odd pair of weights, two words in place of one.  With AVX2 or AVX-512 two
+# blocks that `sparse_icnet.sparse.couples` proves safe are multiplied together, one word each.
+HAS_VNNI = ISA in ("avx512vnni", "avxvnni")
+HAS_COUPLES = ISA in ("avx512bw", "avx2")
+WORDS_PER_ENTRY_ROW = 1 if HAS_VNNI else 2

@@ -1,0 +1,178 @@
+"""The machine code of `sparse_icnet.kernels.run.run`: compiled by Numba once, then loaded from a file without Numba.
+
+Importing Numba costs half a second and 60 MiB, its own cache needs it, and the kernels need neither: they take
+addresses and call nothing of Python.  So the object code that Numba produced is kept, and LLVM's loader (llvmlite,
+which Numba brings along) links it into the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import llvmlite
+from llvmlite import binding
+
+from sparse_icnet.files import replacing
+from sparse_icnet.kernels.isa import ISA, target_cpu
+
+_MAGIC = b"sparse-icnet machine code 1\n"
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_ARGUMENTS = 6
+_lock = threading.Lock()
+_run: Callable[..., None] | None = None
+
+
+def run_function() -> Callable[..., None]:
+    """`run` as a Python callable of six integers; it holds no interpreter lock while it runs.
+
+    The first call in a process loads the machine code, or compiles it where no cache folder has it.
+    """
+    global _run
+    with _lock:
+        if _run is None:
+            _run = _callable(_machine_code())
+        return _run
+
+
+def cache_folders() -> Iterator[Path]:
+    """Where the machine code may lie, best first: NUMBA_CACHE_DIR alone if set, beside the sources, the user's cache."""
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    if named:
+        yield Path(named)
+        return
+    yield Path(__file__).parent / "__pycache__"
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base and os.path.isabs(base):
+        yield Path(base) / "sparse-icnet"
+
+
+def _machine_code() -> bytes:
+    """Object code behind the name of its entry point and a zero byte: from a cache folder, or new and then kept."""
+    name = f"run-{_key()}.o"
+    for folder in cache_folders():
+        code = _read(folder / name)
+        if code is not None:
+            return code
+    code = _compile()
+    for folder in cache_folders():
+        if _write(folder / name, code):
+            break
+    return code
+
+
+def _key() -> str:
+    """Digest of all that decides the machine code: the sources, the compiler, its settings, the CPU."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in (*sorted(folder.glob("*.py")), folder.parent / "network" / "arithmetic.py"):
+        digest.update(path.read_bytes())
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:  # Numba then takes those of the host, whatever CPU is named
+        features = binding.get_host_cpu_features().flatten()
+    settings = sorted(
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith("NUMBA_") and name != "NUMBA_CACHE_DIR"
+    )
+    facts = (
+        importlib.metadata.version("numba"),
+        llvmlite.__version__,
+        platform.machine(),
+        sys.platform,
+        ISA,
+        target_cpu(),
+        features,
+        settings,
+    )
+    digest.update(repr(facts).encode())
+    return digest.hexdigest()[:24]
+
+
+def _read(path: Path) -> bytes | None:
+    """The machine code in a file, None if there is no whole one."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    body = content[len(_MAGIC) + _DIGEST_BYTES :]
+    intact = content[: len(_MAGIC) + _DIGEST_BYTES] == _MAGIC + hashlib.sha256(body).digest()
+    return body if intact else None
+
+
+def _write(path: Path, code: bytes) -> bool:
+    """Whether the machine code could be kept there; a read-only folder is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(_MAGIC + hashlib.sha256(code).digest() + code)
+    except OSError:
+        return False
+    return True
+
+
+def _compile() -> bytes:
+    from numba import types
+    from numba.core import compiler
+    from numba.core.registry import cpu_target
+
+    from sparse_icnet.kernels.run import run
+
+    flags = compiler.Flags()
+    # No entry for the interpreter and no reference counting: the object then needs nothing of Python or Numba.
+    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    flags.nrt = False
+    result = compiler.compile_extra(
+        cpu_target.typing_context,
+        cpu_target.target_context,
+        run.py_func,
+        (types.int64,) * _ARGUMENTS,
+        types.int64,
+        flags,
+        {},
+    )
+    _, kind, (code, _) = result.library.serialize_using_object_code()
+    if kind != "object":
+        raise RuntimeError(f"Numba {importlib.metadata.version('numba')} gave {kind!r}, expected object code")
+    return result.fndesc.llvm_func_name.encode() + b"\0" + code
+
+
+def _callable(machine_code: bytes) -> Callable[..., None]:
+    name, _, code = machine_code.partition(b"\0")
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = engine.get_function_address(name.decode())
+    if not address:
+        raise RuntimeError(f"the machine code lacks its entry point {name.decode()}")
+    # Numba's calling convention: status = f(&result, &exception, arguments...).
+    prototype = ctypes.CFUNCTYPE(
+        ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_int64,) * _ARGUMENTS
+    )
+    entry = prototype(address)
+
+    def run(steps: int, first: int, last: int, sync: int, threads: int, scratch: int) -> None:
+        result, exception = ctypes.c_int64(), ctypes.c_void_p()
+        status = entry(
+            ctypes.addressof(result), ctypes.addressof(exception), steps, first, last, sync, threads, scratch
+        )
+        if status:
+            raise RuntimeError(f"a kernel failed with status {status}")
+
+    run.engine = engine  # the code lives as long as the function
+    return run

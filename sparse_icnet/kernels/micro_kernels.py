@@ -1,0 +1,44 @@
+"""The micro-kernels of the block-sparse convolution that exist for this CPU.
+
+Micro-kernels are named rows x vectors: ``4x6`` keeps 4 output channels x 6 vectors of 16 pixels in registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparse_icnet.kernels.isa import HAS_COUPLES, ISA, WORDS_PER_ENTRY_ROW
+
+
+@dataclass(frozen=True, slots=True)
+class MicroKernel:
+    """What the packer must obey.
+
+    rows     output channels in a block (R)
+    vectors  vectors of 16 pixels in a tile (P)
+    words    32-bit words that one row of an entry takes: 1 with VNNI, 2 as int16 pairs or of two blocks
+    """
+
+    rows: int
+    vectors: int
+    words: int = WORDS_PER_ENTRY_ROW
+
+    @property
+    def name(self) -> str:
+        return f"{self.rows}x{self.vectors}_{ISA}"
+
+
+BLOCKS_PER_ENTRY = 2 if HAS_COUPLES else 1  # offsets that an entry takes; a single block uses the first
+
+# Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 of 128 bits.
+_TILES = {
+    "avx512vnni": ((4, 6), (4, 3), (2, 12), (2, 9)),
+    "avx512bw": ((4, 4), (2, 6)),
+    "avxvnni": ((4, 1), (2, 3)),
+    "avx2": ((4, 1), (2, 2)),
+    "sse2": ((4, 1), (2, 1)),
+    "generic": ((4, 1), (2, 2)),
+}
+REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])
+TILE_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
+SCRATCH_BYTES = 2 * TILE_BYTES  # a tile on its way out, and the tile of a fused residual convolution

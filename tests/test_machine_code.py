@@ -1,0 +1,103 @@
+"""The cache of machine code: found again, never half read, never that of other sources, settings or CPUs."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from sparse_icnet.kernels import machine_code
+
+CODE = b"entry\0" + bytes(range(256))
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """An empty cache folder, and how often the (stand-in) compiler was called."""
+    calls = []
+
+    def compile_() -> bytes:
+        calls.append(1)
+        return CODE
+
+    monkeypatch.setattr(machine_code, "_compile", compile_)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    return calls
+
+
+def test_compiled_once_then_read(compiled, tmp_path):
+    assert [machine_code._machine_code() for _ in range(3)] == [CODE] * 3
+    assert len(compiled) == 1
+    (file,) = (tmp_path / "cache").iterdir()
+    assert stat.S_ISREG(file.stat().st_mode)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "strange"])
+def test_a_damaged_file_is_compiled_anew(compiled, tmp_path, damage):
+    machine_code._machine_code()
+    (file,) = (tmp_path / "cache").iterdir()
+    content = bytearray(file.read_bytes())
+    if damage == "flipped":
+        content[-1] ^= 1
+    file.write_bytes(
+        {"cut": content[:-1], "flipped": content, "emptied": b"", "strange": b"\x7fELF" * 99}[damage]
+    )
+    assert machine_code._machine_code() == CODE
+    assert len(compiled) == 2
+    assert machine_code._machine_code() == CODE
+    assert len(compiled) == 2
+
+
+def test_settings_and_cpu_decide_the_key(monkeypatch):
+    keys = {machine_code._key()}
+    for name, value in (("NUMBA_CPU_NAME", "haswell"), ("NUMBA_CPU_FEATURES", "+avx2"), ("NUMBA_OPT", "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            keys.add(machine_code._key())
+    with monkeypatch.context() as patch:
+        patch.setattr(machine_code, "ISA", "another")
+        keys.add(machine_code._key())
+    assert len(keys) == 5
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "elsewhere")  # moves the file, changes nothing in it
+    assert machine_code._key() in keys
+
+
+def test_folders(monkeypatch, tmp_path):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    beside, user = machine_code.cache_folders()
+    assert beside.name == "__pycache__"
+    assert user == tmp_path / "sparse-icnet"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "x"))
+    assert list(machine_code.cache_folders()) == [tmp_path / "x"]
+
+
+def test_a_folder_that_cannot_be_written_is_passed_over(compiled, monkeypatch, tmp_path):
+    blocked, user = tmp_path / "file" / "folder", tmp_path / "user"
+    blocked.parent.write_bytes(b"")  # a file where a folder would have to be
+    monkeypatch.setattr(machine_code, "cache_folders", lambda: iter((blocked, user)))
+    assert machine_code._machine_code() == machine_code._machine_code() == CODE
+    assert len(compiled) == 1
+    assert os.listdir(user)
+    monkeypatch.setattr(machine_code, "cache_folders", lambda: iter((blocked,)))
+    assert machine_code._machine_code() == CODE
+    assert len(compiled) == 2
+
+
+def test_machine_code_needs_nothing_of_python():
+    """Every symbol that the object takes from outside is one of the C library."""
+    elffile = machine_code._machine_code().partition(b"\0")[2]
+    if not elffile.startswith(b"\x7fELF"):
+        pytest.skip("not an ELF platform")
+    for name in (b"Py_", b"PyErr", b"NRT_", b"numba_"):
+        assert name not in elffile, name
+
+
+def test_run_takes_six_integers():
+    """Called with none to do, it does nothing; called with too few, it is refused before any memory is touched."""
+    run = machine_code.run_function()
+    with pytest.raises(TypeError):
+        run(1)
+    assert run(0, 0, 0, 0, 1, 0) is None
