@@ -40,6 +40,7 @@ from sparse_icnet.kernels.simd import (
     tile_add_real,
     tile_add_words,
     tile_dot,
+    tile_dot_couple,
     tile_pack,
     tile_relu,
     tile_requantize,
@@ -52,7 +53,7 @@ from sparse_icnet.kernels.simd import (
 )
 from sparse_icnet.kernels.step import field_f32
 from sparse_icnet.network.graph import Convolution
-from sparse_icnet.runtime.plan import blocks_of, pack_weights
+from sparse_icnet.runtime.plan import blocks_of, entries_of, pack_weights
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 
@@ -268,11 +269,28 @@ def _kernel_of_tiles(kernel: MicroKernel):
     rows, vectors = kernel.rows, kernel.vectors
     words_bytes = 4 * rows * kernel.words
 
+    if isa.HAS_COUPLES:
+
+        @njit
+        def couple(tile, x, y, weights):
+            return tile_dot_couple(tile, x, y, weights)
+
+    else:
+
+        @njit
+        def couple(tile, x, y, weights):
+            return tile
+
     @njit
-    def dot(activations, weights, blocks, initial, ones, zeros, out):
+    def dot(activations, blocks, couples, singles, weights, initial, ones, zeros, out):
         tile = tile_start(rows, vectors, initial)
-        for j in range(blocks):
-            tile = tile_dot(tile, activations + 64 * vectors * j, weights + words_bytes * j)
+        for j in range(couples + singles):
+            x = activations + 64 * vectors * get_i32(blocks + 8 * j)
+            y = activations + 64 * vectors * get_i32(blocks + 8 * j + 4)
+            if j < couples:
+                tile = couple(tile, x, y, weights + words_bytes * j)
+            else:
+                tile = tile_dot(tile, x, weights + words_bytes * j)
         tile_store_real(out, 64 * vectors, tile_scale(tile, ones, zeros))
 
     @njit
@@ -295,14 +313,18 @@ each_kernel = pytest.mark.parametrize("kernel", REGISTRY, ids=lambda kernel: ker
 
 @each_kernel
 @pytest.mark.parametrize("codes", ["random", 0, 255, "ends"])
-@pytest.mark.parametrize("weights", ["random", -128, -127, 127, "ends"])
+@pytest.mark.parametrize("weights", ["random", "small", -128, -127, 127, "ends", -32, 32])
 def test_dot_products_are_exact(kernel, codes, weights):
-    """(Q3) over 64 blocks of every mixture of extremes, weights packed as the planner packs them."""
+    """(Q3) over 64 blocks of every mixture of extremes, weights packed as the planner packs them.
+
+    Couples of blocks of weights 32 and -32 reach the ends of int16.
+    """
     rng = np.random.default_rng(6)
     blocks, pixels = 64, 16 * kernel.vectors
 
     def draw(kind: str | int, low: int, high: int, shape: tuple[int, ...]) -> NDArray:
-        if kind == "random":
+        if kind in ("random", "small"):
+            low, high = (low, high) if kind == "random" else (-20, 20)
             return rng.integers(low, high + 1, shape)
         return rng.choice([low, high], shape) if kind == "ends" else np.full(shape, kind)
 
@@ -310,16 +332,20 @@ def test_dot_products_are_exact(kernel, codes, weights):
     s8 = draw(weights, -128, 127, (kernel.rows, 4 * blocks)).astype(np.int8)
     one = np.ones(kernel.rows, np.float32)
     op = Convolution("convolution", "codes", s8[:, :, None, None], one, one)
-    packed = blocks_of(op, kernel.rows)
-    words = pack_weights(packed)
+    packed, stored = blocks_of(op, kernel.rows), entries_of(op, kernel.rows)
+    couples, entries = (int(i) for i in stored.indptr[1:3])
+    words = pack_weights(packed, stored)
     activations = u8.reshape(blocks, 4, pixels).transpose(0, 2, 1)
     activations = np.ascontiguousarray(activations[packed.indices[: packed.indptr[1]]])
     initial = rng.integers(-1000, 1000, kernel.rows).astype(np.int32)
     ones, zeros = np.ones(kernel.rows, np.float32), np.zeros(kernel.rows, np.float32)
     out = aligned((kernel.rows, pixels), np.float32)
     dot, _ = TILES[kernel]
-    arrays = (initial, ones, zeros, out)
-    dot(activations.ctypes.data, words.ctypes.data, len(activations), *(a.ctypes.data for a in arrays))
+    arrays = (words, initial, ones, zeros, out)
+    counts = couples, entries - couples
+    dot(activations.ctypes.data, stored.blocks.ctypes.data, *counts, *(a.ctypes.data for a in arrays))
+    if isa.HAS_COUPLES and weights in ("small", -32, 32):
+        assert couples == blocks // 2, "these weights must come in couples"
     expected = s8.astype(np.int64) @ u8.astype(np.int64) + initial[:, None]
     assert np.abs(expected).max() < 2**24, "beyond float32 integers this comparison proves nothing"
     np.testing.assert_array_equal(out, expected)

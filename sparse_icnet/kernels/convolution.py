@@ -1,7 +1,8 @@
 """Block-sparse convolution: u8 activations x s8 weight blocks -> exact int32 -> fused epilogue.
 
 One kernel serves every kernel size, stride and dilation: where a tap reads is a byte offset that the plan
-computed for each stored block, so the loop is two loads, R broadcasts and R * P dot products.
+computed for each stored block, so the loop is two loads, R broadcasts and R * P dot products.  Stored blocks come in
+*entries*: two that are multiplied together (`sparse_icnet.sparse.couples`, where the CPU gains by it), or one.
 
 Micro-kernels are named rows x vectors: ``4x6`` keeps 4 output channels x 6 vectors of 16 pixels in registers.
 """
@@ -14,8 +15,8 @@ import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.isa import WORDS_PER_BLOCK_ROW
-from sparse_icnet.kernels.micro_kernels import REGISTRY, TILE_BYTES
+from sparse_icnet.kernels.isa import HAS_COUPLES, WORDS_PER_ENTRY_ROW
+from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, TILE_BYTES
 from sparse_icnet.kernels.simd import (
     get_i32,
     get_i64,
@@ -25,6 +26,7 @@ from sparse_icnet.kernels.simd import (
     tile_add_real,
     tile_add_words,
     tile_dot,
+    tile_dot_couple,
     tile_pack,
     tile_relu,
     tile_requantize,
@@ -57,14 +59,38 @@ def _store_copies(step, phase, start, count, out):
 
 def _micro_kernel(rows: int, vectors: int) -> Any:
     """The loop over the stored blocks of one row group, and the epilogue, for one tile shape."""
-    words_bytes = 4 * rows * WORDS_PER_BLOCK_ROW
+    words_bytes = 4 * rows * WORDS_PER_ENTRY_ROW
+    offsets_bytes = 4 * BLOCKS_PER_ENTRY
+
+    if HAS_COUPLES:
+
+        @njit(inline="always")
+        def add_couples(tile, activations, offsets, weights, start, stop):
+            """Add the products of the couples start to stop - 1."""
+            for j in range(start, stop):
+                place = offsets + offsets_bytes * j
+                first, second = activations + get_i32(place), activations + get_i32(place + 4)
+                tile = tile_dot_couple(tile, first, second, weights + words_bytes * j)
+            return tile
+
+    else:
+
+        @njit(inline="always")
+        def add_couples(tile, activations, offsets, weights, start, stop):
+            """There are none."""
+            return tile
 
     @njit(inline="always")
-    def accumulate(activations, offsets, weights, start, stop, initial):
+    def accumulate(step, row_group, activations, offsets, initial):
         """Tile (R, P) = initial (R,) + sum over blocks j of dot4(activations + offsets[j], weights[j])  (Q3)."""
+        place, weights = field(step, f.INDPTR) + 8 * row_group, field(step, f.WEIGHTS)
+        couples, singles, end = get_i32(place), get_i32(place + 4), get_i32(place + 8)
         tile = tile_start(rows, vectors, initial)
-        for j in range(start, stop):
-            tile = tile_dot(tile, activations + get_i32(offsets + 4 * j), weights + words_bytes * j)
+        tile = add_couples(tile, activations, offsets, weights, couples, singles)
+        for j in range(singles, end):
+            tile = tile_dot(
+                tile, activations + get_i32(offsets + offsets_bytes * j), weights + words_bytes * j
+            )
         return tile
 
     @njit(inline="always")
@@ -93,10 +119,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         @njit
         def tile(step, group, phase, start, count, activations, offsets, scratch):
             """Four output channels x P vectors, from blocks to stored codes or real values."""
-            place = field(step, f.INDPTR) + 4 * group
-            first, last = get_i32(place), get_i32(place + 4)
-            initial = field(step, f.INITIAL) + 16 * group
-            sums = accumulate(activations, offsets, field(step, f.WEIGHTS), first, last, initial)
+            sums = accumulate(step, group, activations, offsets, field(step, f.INITIAL) + 16 * group)
             x = rescale(step, sums, 4 * group, group, phase, start, 0, scratch)
             if field(step, f.OUT_REAL) == f.FUSED:
                 tile_store_real(scratch + TILE_BYTES, 64 * vectors, x)
@@ -138,11 +161,9 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             else:
                 out += get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
                 out += stride * group * 4 if real else stride * group
-            weights, initial = field(step, f.WEIGHTS), field(step, f.INITIAL) + 16 * group
-            place = field(step, f.INDPTR) + 8 * group
-            first, middle, last = get_i32(place), get_i32(place + 4), get_i32(place + 8)
+            initial = field(step, f.INITIAL) + 16 * group
             low, high = field_f32(step, f.LOW), field_f32(step, f.HIGH)
-            top = accumulate(activations, offsets, weights, first, middle, initial)
+            top = accumulate(step, 2 * group, activations, offsets, initial)
             x = rescale(step, top, 4 * group, group, phase, start, 0, scratch)
             if real:
                 if field(step, f.RELU):
@@ -150,7 +171,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                 tile_store_real(partial, 64 * vectors, x)
             else:
                 tile_store_words(scratch, tile_pack(x, low, high, 0), np.int32(0))
-            bottom = accumulate(activations, offsets, weights, middle, last, initial + 8)
+            bottom = accumulate(step, 2 * group + 1, activations, offsets, initial + 8)
             y = rescale(step, bottom, 4 * group + 2, group, phase, start, 2, scratch)
             if real:
                 if field(step, f.RELU):
@@ -197,22 +218,24 @@ def _tile(kernel, step, group, phase, start, count, scratch):
 
 @njit
 def convolution(step, task, scratch):
-    """One task: a tile of pixels of one phase, for a range of groups of four output channels.
+    """One task: a stretch of tiles of pixels of one phase, for a range of groups of four output channels.
 
-    A residual that is itself a convolution of the same output size (the projection of a bottleneck) is computed
-    tile by tile just before it is added, and never leaves the first-level cache.
+    All tiles of the stretch use the weights of a group before the next group: small tiles would else read all weights
+    again for every few pixels.  A residual that is itself a convolution of the same output size (the projection of a
+    bottleneck) is computed tile by tile just before it is added, and never leaves the first-level cache.
     """
-    tiles, phases = field(step, f.TILES), field(step, f.PHASES)
-    tile = task % tiles
-    phase = (task // tiles) % phases
-    first = task // (tiles * phases) * field(step, f.GROUPS_PER_TASK)
+    stretches, phases = field(step, f.STRETCHES), field(step, f.PHASES)
+    phase = (task // stretches) % phases
+    first = task // (stretches * phases) * field(step, f.GROUPS_PER_TASK)
     last = min(first + field(step, f.GROUPS_PER_TASK), field(step, f.GROUPS))
     vectors = field(step, f.TILE_VECTORS)
-    start = tile * vectors
-    count = min(vectors, field(step, f.VECTORS) - start)
-    kernel = field(step, f.KERNEL) if count == vectors else field(step, f.TAIL_KERNEL)
+    begin = task % stretches * field(step, f.TASK_VECTORS)
+    end = min(begin + field(step, f.TASK_VECTORS), field(step, f.VECTORS))
     residual = field(step, f.RESIDUAL) if field(step, f.RESIDUAL_KIND) == f.FUSED else 0
     for group in range(first, last):
-        if residual:
-            _tile(kernel, residual, group, phase, start, count, scratch)
-        _tile(kernel, step, group, phase, start, count, scratch)
+        for start in range(begin, end, vectors):
+            count = min(vectors, end - start)
+            kernel = field(step, f.KERNEL) if count == vectors else field(step, f.TAIL_KERNEL)
+            if residual:
+                _tile(kernel, residual, group, phase, start, count, scratch)
+            _tile(kernel, step, group, phase, start, count, scratch)

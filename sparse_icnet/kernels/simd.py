@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from sparse_icnet.kernels.isa import HAS_VNNI, ISA, WORDS_PER_BLOCK_ROW, is_x86
+from sparse_icnet.kernels.isa import HAS_VNNI, ISA, WORDS_PER_ENTRY_ROW, is_x86
 from sparse_icnet.network.arithmetic import ROUNDING
 
 LANES = 16
@@ -141,6 +141,17 @@ def _multiply_add_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.V
     return total
 
 
+def _multiply_add_bytes(builder: ir.IRBuilder, u8: ir.Value, s8: ir.Value) -> ir.Value:
+    """u8 x 64 times s8 x 64, both <16 x i32> -> <32 x i16>: neighbouring products added, saturating."""
+    name, parts = {
+        "avx512bw": ("llvm.x86.avx512.pmaddubs.w.512", 1),
+        "avx2": ("llvm.x86.avx2.pmadd.ub.sw", 2),
+    }[ISA]
+    bytes_, words = ir.VectorType(_I8, VECTOR_BYTES // parts), ir.VectorType(_I16, 2 * LANES // parts)
+    operands = [[builder.bitcast(x, bytes_) for x in _slices(builder, v, parts)] for v in (u8, s8)]
+    return _join(builder, [_call(builder, name, words, [x, y]) for x, y in zip(*operands, strict=True)])
+
+
 def _even_odd(builder: ir.IRBuilder, u8: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Bytes 0, 2 and bytes 1, 3 of every lane as <32 x i16>."""
     even = builder.and_(u8, _constant(_I32X16, 0x00FF00FF))
@@ -190,7 +201,7 @@ def tile_dot(typing, tile, activations, weights):
         rows, vectors = tile.rows, tile.vectors
         words = [
             _splat(builder, _load(builder, weights, _I32, 4 * i), _I32X16)
-            for i in range(rows * WORDS_PER_BLOCK_ROW)
+            for i in range(rows * WORDS_PER_ENTRY_ROW)
         ]
         for p in range(vectors):
             x = _load(builder, activations, _I32X16, VECTOR_BYTES * p)
@@ -208,6 +219,36 @@ def tile_dot(typing, tile, activations, weights):
         return result
 
     return tile(tile, types.intp, types.intp), emit
+
+
+@intrinsic
+def tile_dot_couple(typing, tile, first, second, weights):
+    """tile[r, p] += dot4(first[p], weights[r]) + dot4(second[p], weights[R + r]): two blocks, R words of s8 x 4 each.
+
+    Exact only for a couple of `sparse_icnet.sparse.couples`: both products are added in int16.
+    """
+    if not isinstance(tile, _Tile):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        result, first, second, weights = arguments
+        rows, vectors = tile.rows, tile.vectors
+        words = [_splat(builder, _load(builder, weights, _I32, 4 * i), _I32X16) for i in range(2 * rows)]
+        ones = _constant(_I16X32, 1)
+        for p in range(vectors):
+            x, y = (_load(builder, block, _I32X16, VECTOR_BYTES * p) for block in (first, second))
+            for r in range(rows):
+                index = r * vectors + p
+                pairs = builder.add(
+                    _multiply_add_bytes(builder, x, words[r]),
+                    _multiply_add_bytes(builder, y, words[rows + r]),
+                )
+                widened = _multiply_add_pairs(builder, pairs, ones)
+                total = builder.add(builder.extract_value(result, index), widened)
+                result = builder.insert_value(result, total, index)
+        return result
+
+    return tile(tile, types.intp, types.intp, types.intp), emit
 
 
 def _map_tile(
