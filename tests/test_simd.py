@@ -6,11 +6,14 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
 from sparse_icnet.kernels.convolution import REGISTRY, MicroKernel
+from sparse_icnet.kernels.epilogue import pack, pack_constant
 from sparse_icnet.kernels.simd import (
     atomic_add,
     atomic_load,
@@ -35,16 +38,18 @@ from sparse_icnet.kernels.simd import (
     store,
     store_streaming,
     tile_add_codes,
+    tile_add_pairs,
     tile_add_real,
-    tile_add_words,
+    tile_clip,
     tile_dot,
-    tile_pack,
+    tile_pairs,
     tile_relu,
     tile_requantize,
     tile_scale,
     tile_start,
-    tile_store_real,
-    tile_store_words,
+    tile_store,
+    tile_store_codes,
+    tile_under,
     to_f32,
     yield_processor,
 )
@@ -230,20 +235,36 @@ def _kernel_of_tiles(kernel: MicroKernel):
         tile = tile_start(rows, vectors, initial)
         for j in range(blocks):
             tile = tile_dot(tile, activations + 64 * vectors * j, weights + words_bytes * j)
-        tile_store_real(out, 64 * vectors, tile_scale(tile, ones, zeros))
+        tile_store(out, 64 * vectors, tile_scale(tile, ones, zeros))
 
     @njit
-    def epilogue(start, multipliers, biases, codes, reals, low, high, scale, constant, out, words):
+    def epilogue(start, multipliers, biases, codes, reals, low, high, scale, out):
         x = tile_scale(tile_start(rows, vectors, start), multipliers, biases)
         x = tile_add_real(x, reals, 64 * vectors)
         x = tile_requantize(x, low, high, scale)
         x = tile_add_codes(x, codes, 0 if rows == 4 else 2, np.int32(3), scale)
-        tile_store_real(out, 64 * vectors, x)
-        tile_store_real(out + 64 * rows * vectors, 64 * vectors, tile_relu(x))
-        packed = tile_pack(x, low, high, 0 if rows == 4 else 2)
-        tile_store_words(words, tile_add_words(packed, words), constant)
+        tile_store(out, 64 * vectors, x)
+        tile_store(out + 64 * rows * vectors, 64 * vectors, tile_relu(x))
+        tile_store(out + 128 * rows * vectors, 64 * vectors, tile_clip(x, low, high))
 
-    return dot, epilogue
+    if rows == 4:
+
+        @njit
+        def pack(zeros, reals, pair, scratch, out):
+            x = tile_add_real(tile_scale(tile_start(4, vectors, zeros), zeros, zeros), reals, 64 * vectors)
+            tile_store_codes(out, tile_add_pairs(tile_pairs(x), pair))
+
+    else:
+
+        @njit
+        def pack(zeros, reals, pair, scratch, out):
+            x = tile_add_real(tile_scale(tile_start(2, vectors, zeros), zeros, zeros), reals, 64 * vectors)
+            tile_store(scratch, 0, tile_add_pairs(tile_pairs(x), pair))
+            reals += 128 * vectors
+            x = tile_add_real(tile_scale(tile_start(2, vectors, zeros), zeros, zeros), reals, 64 * vectors)
+            tile_store_codes(out, tile_under(scratch, tile_add_pairs(tile_pairs(x), pair)))
+
+    return dot, epilogue, pack
 
 
 TILES = {kernel: _kernel_of_tiles(kernel) for kernel in REGISTRY}
@@ -274,7 +295,7 @@ def test_dot_products_are_exact(kernel, codes, weights):
     initial = rng.integers(-1000, 1000, kernel.rows).astype(np.int32)
     ones, zeros = np.ones(kernel.rows, np.float32), np.zeros(kernel.rows, np.float32)
     out = aligned((kernel.rows, pixels), np.float32)
-    dot, _ = TILES[kernel]
+    dot, _, _ = TILES[kernel]
     arrays = (initial, ones, zeros, out)
     dot(activations.ctypes.data, words.ctypes.data, len(activations), *(a.ctypes.data for a in arrays))
     expected = s8.astype(np.int64) @ u8.astype(np.int64) + initial[:, None]
@@ -284,7 +305,7 @@ def test_dot_products_are_exact(kernel, codes, weights):
 
 @each_kernel
 def test_epilogue_of_a_tile(kernel):
-    """(Q4), (Q5), (Q1) and the packing of codes, ties and clipped values on purpose."""
+    """(Q4), (Q5) and the clip of (Q1), ties and clipped values on purpose."""
     rng = np.random.default_rng(7)
     rows, pixels = kernel.rows, 16 * kernel.vectors
     start = rng.integers(-(2**30), 2**30, rows).astype(np.int32)
@@ -292,23 +313,11 @@ def test_epilogue_of_a_tile(kernel):
     biases = np.float32([0.5, -3, 0.1, 7][:rows])
     codes = rng.integers(0, 256, (pixels, 4), dtype=np.uint8)
     reals = rng.choice(np.float32([0, 0.5, -0.5, 1e9, -1e9, 40.25, np.nan]), (rows, pixels))
-    low, high, scale, zero, stored_zero = (np.float32(v) for v in (-100, 155, 0.5, 3, 100))
-    out, words = aligned((2, rows, pixels), np.float32), aligned(pixels, np.int32)
-    others = np.uint32(0x5678 if rows == 2 else 0)  # the codes of the channels below, where the tile has half
-    words.view(np.uint32)[:] = others
-    rounded = 0x4B400000
-    ones = sum(1 << (8 * byte) for byte in range(4 - rows, 4))
-    constant = (rounded * ones - int(stored_zero) * ones) & 0xFFFFFFFF
-    _, epilogue = TILES[kernel]
-    epilogue(
-        *(a.ctypes.data for a in (start, multipliers, biases, codes, reals)),
-        low,
-        high,
-        scale,
-        np.uint32(constant).view(np.int32),
-        out.ctypes.data,
-        words.ctypes.data,
-    )
+    low, high, scale, zero = (np.float32(v) for v in (-100, 155, 0.5, 3))
+    out = aligned((3, rows, pixels), np.float32)
+    _, epilogue, _ = TILES[kernel]
+    arrays = (start, multipliers, biases, codes, reals)
+    epilogue(*(a.ctypes.data for a in arrays), low, high, scale, out.ctypes.data)
     x = start.astype(np.float32)[:, None] * multipliers[:, None] + biases[:, None]
     x = x + reals
     x = np.rint(np.clip(np.where(np.isnan(x), low, x), low, high)) * scale
@@ -316,12 +325,71 @@ def test_epilogue_of_a_tile(kernel):
     x = x + (mine - zero) * scale
     np.testing.assert_array_equal(out[0], x)
     np.testing.assert_array_equal(out[1], np.maximum(x, 0))
-    wanted = (np.rint(np.clip(x, low, high)) + stored_zero).astype(np.uint8)
-    found = words.view(np.uint8).reshape(pixels, 4)
-    np.testing.assert_array_equal(found[:, 4 - rows :].T, wanted)
-    np.testing.assert_array_equal(
-        found[:, : 4 - rows], np.uint8([0x78, 0x56])[None, : 4 - rows].repeat(pixels, 0)
-    )
+    np.testing.assert_array_equal(out[2], np.clip(x, low, high))
+
+
+BELOW_LIMIT = float(np.nextafter(np.float32(2**31), np.float32(0)))
+# Around every bound at which something rounds or saturates: halves, 8, 9, 15, 16 and 31 bits.
+around = st.builds(
+    lambda whole, part: float(np.clip(np.float32(whole + part), -(2**31), BELOW_LIMIT)),
+    st.sampled_from([0, 255, 256, 510, 2**15, 2**16, 2**22, 2**23, 2**24, 2**31]).flatmap(
+        lambda x: st.integers(-3, 3).map(lambda near: x + near)
+    ),
+    st.sampled_from([0, 0.5, -0.5, 0.25, 2**-16, -(2**-16)]),
+)
+convertible = st.one_of(around, around.map(lambda x: -x), st.floats(-(2**31), BELOW_LIMIT, width=32))
+
+
+@each_kernel
+@settings(deadline=None, max_examples=50)
+@given(values=st.lists(convertible, min_size=16, max_size=16), seed=st.integers(0, 1000))
+def test_pairs_round_half_to_even_and_saturate(kernel, values, seed):
+    """rint, then the clip to 0..255, of any value that fits an int32; each of the four rows in its own byte."""
+    rng = np.random.default_rng(seed)
+    reals = aligned((4, 16 * kernel.vectors), np.float32)
+    reals[:] = rng.choice(np.clip(np.float32(values), -(2**31), np.float32(BELOW_LIMIT)), reals.shape)
+    assert_packed(kernel, reals, 0)
+
+
+@each_kernel
+@given(st.data())
+@settings(deadline=None, max_examples=50)
+def test_clipped_pairs_take_any_zero_point(kernel, data):
+    """(Q1) of values clipped to a quantizer, narrow ranges and both ends as zero point: nothing saturates."""
+    levels = data.draw(st.integers(2, 256))
+    stored_zero = data.draw(st.sampled_from([0, 1, levels // 2, levels - 1]))
+    values = data.draw(st.lists(convertible, min_size=16, max_size=16))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    reals = aligned((4, 16 * kernel.vectors), np.float32)
+    ties = np.arange(-stored_zero, levels - 1 - stored_zero) + 0.5
+    reals[:] = rng.choice(np.concatenate([values, ties]), reals.shape)
+    np.clip(reals, -stored_zero, levels - 1 - stored_zero, out=reals)
+    codes = assert_packed(kernel, reals, stored_zero)
+    assert codes.max() < levels
+
+
+def assert_packed(kernel: MicroKernel, reals: NDArray[np.float32], stored_zero: int) -> NDArray[np.uint8]:
+    """Codes (4, pixels) of `reals` by the pack of `kernel` and by that of the other kernels; both equal NumPy's."""
+    pixels = reals.shape[1]
+    zeros, out = aligned(4, np.float32), aligned((2, pixels, 4), np.uint8)
+    scratch = aligned(16 * kernel.vectors, np.int32)
+    pair = np.int32(pack_constant(stored_zero))
+    _, _, pack = TILES[kernel]
+    pack(zeros.ctypes.data, reals.ctypes.data, pair, scratch.ctypes.data, out.ctypes.data)
+    wanted = np.clip(np.rint(reals.astype(np.float64)) + stored_zero, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(out[0].T, wanted)
+    low, high = np.float32(-stored_zero), np.float32(255 - stored_zero)
+    _pack_rows(reals.ctypes.data, kernel.vectors, low, high, pair, out[1].ctypes.data)
+    np.testing.assert_array_equal(out[1].T, wanted)
+    return out[0]
+
+
+@njit
+def _pack_rows(reals, vectors, low, high, pair, out):
+    for p in range(0, 64 * vectors, 64):
+        a, b = load_f32(reals + p), load_f32(reals + 64 * vectors + p)
+        c, d = load_f32(reals + 128 * vectors + p), load_f32(reals + 192 * vectors + p)
+        store(out + p, pack(a, b, c, d, splat_f32(low), splat_f32(high), splat_i32(pair)))
 
 
 def test_instruction_set_is_named():

@@ -24,16 +24,18 @@ from sparse_icnet.kernels.simd import (
     load_i32,
     store,
     tile_add_codes,
+    tile_add_pairs,
     tile_add_real,
-    tile_add_words,
+    tile_clip,
     tile_dot,
-    tile_pack,
+    tile_pairs,
     tile_relu,
     tile_requantize,
     tile_scale,
     tile_start,
-    tile_store_real,
-    tile_store_words,
+    tile_store,
+    tile_store_codes,
+    tile_under,
 )
 
 
@@ -121,6 +123,17 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                 x = tile_add_real(x, place + stride * channel, stride)
         return x
 
+    @njit(inline="always")
+    def round_to_pairs(step, x):
+        """The last rounding (Q1) of a tile of real values, as tile_store_codes reads it.
+
+        What saturation does to direct values is the clip of (Q1); others are clipped first, then nothing saturates.
+        """
+        if field(step, f.DIRECT):
+            return tile_pairs(x)
+        x = tile_clip(x, field_f32(step, f.LOW), field_f32(step, f.HIGH))
+        return tile_add_pairs(tile_pairs(x), np.int32(field(step, f.PACK)))
+
     if rows == 4:
 
         @njit
@@ -132,7 +145,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             sums = accumulate(activations, offsets, field(step, f.WEIGHTS), first, last, initial)
             x = rescale(step, sums, 4 * group, group, phase, start, 0, scratch)
             if field(step, f.OUT_REAL) == f.FUSED:
-                tile_store_real(scratch + _TILE_BYTES, 64 * vectors, x)
+                tile_store(scratch + _TILE_BYTES, 64 * vectors, x)
                 return
             stride = field(step, f.OUT_GROUP)  # of one channel if real, of four channels if codes
             out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
@@ -141,20 +154,16 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                 if field(step, f.RELU):
                     x = tile_relu(x)
                 if count == vectors:
-                    tile_store_real(out, stride, x)
+                    tile_store(out, stride, x)
                 else:
-                    tile_store_real(scratch, 64 * vectors, x)
+                    tile_store(scratch, 64 * vectors, x)
                     for r in range(4):
                         for p in range(count):
                             store(out + r * stride + 64 * p, load_i32(scratch + 64 * (r * vectors + p)))
             else:
                 out += stride * group
-                words = tile_pack(x, field_f32(step, f.LOW), field_f32(step, f.HIGH), 0)
-                constant = np.int32(field(step, f.PACK))
-                if count == vectors:
-                    tile_store_words(out, words, constant)
-                else:
-                    tile_store_words(scratch, words, constant)
+                tile_store_codes(out if count == vectors else scratch, round_to_pairs(step, x))
+                if count != vectors:
                     for p in range(count):
                         store(out + 64 * p, load_i32(scratch + 64 * p))
                 _store_copies(step, phase, start, count, out)
@@ -174,33 +183,29 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             weights, initial = field(step, f.WEIGHTS), field(step, f.INITIAL) + 16 * group
             place = field(step, f.INDPTR) + 8 * group
             first, middle, last = get_i32(place), get_i32(place + 4), get_i32(place + 8)
-            low, high = field_f32(step, f.LOW), field_f32(step, f.HIGH)
             top = accumulate(activations, offsets, weights, first, middle, initial)
             x = rescale(step, top, 4 * group, group, phase, start, 0, scratch)
             if real:
                 if field(step, f.RELU):
                     x = tile_relu(x)
-                tile_store_real(partial, 64 * vectors, x)
+                tile_store(partial, 64 * vectors, x)
             else:
-                tile_store_words(scratch, tile_pack(x, low, high, 0), np.int32(0))
+                tile_store(scratch, 0, round_to_pairs(step, x))
             bottom = accumulate(activations, offsets, weights, middle, last, initial + 8)
             y = rescale(step, bottom, 4 * group + 2, group, phase, start, 2, scratch)
             if real:
                 if field(step, f.RELU):
                     y = tile_relu(y)
-                tile_store_real(partial + 128 * vectors, 64 * vectors, y)
+                tile_store(partial + 128 * vectors, 64 * vectors, y)
                 if real == f.FUSED:
                     return
                 for r in range(4):
                     for p in range(count):
                         store(out + r * stride + 64 * p, load_i32(scratch + 64 * (r * vectors + p)))
             else:
-                words = tile_add_words(tile_pack(y, low, high, 2), scratch)
-                constant = np.int32(field(step, f.PACK))
-                if count == vectors:
-                    tile_store_words(out, words, constant)
-                else:
-                    tile_store_words(scratch, words, constant)
+                pairs = tile_under(scratch, round_to_pairs(step, y))
+                tile_store_codes(out if count == vectors else scratch, pairs)
+                if count != vectors:
                     for p in range(count):
                         store(out + 64 * p, load_i32(scratch + 64 * p))
                 _store_copies(step, phase, start, count, out)
