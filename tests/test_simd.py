@@ -38,12 +38,9 @@ from sparse_icnet.kernels.simd import (
     store,
     store_streaming,
     tile_add_codes,
-    tile_add_pairs,
     tile_add_real,
-    tile_clip,
     tile_dot,
     tile_pairs,
-    tile_relu,
     tile_requantize,
     tile_scale,
     tile_start,
@@ -244,27 +241,25 @@ def _kernel_of_tiles(kernel: MicroKernel):
         x = tile_requantize(x, low, high, scale)
         x = tile_add_codes(x, codes, 0 if rows == 4 else 2, np.int32(3), scale)
         tile_store(out, 64 * vectors, x)
-        tile_store(out + 64 * rows * vectors, 64 * vectors, tile_relu(x))
-        tile_store(out + 128 * rows * vectors, 64 * vectors, tile_clip(x, low, high))
 
     if rows == 4:
 
         @njit
-        def pack(zeros, reals, pair, scratch, out):
+        def direct(zeros, reals, scratch, out):
             x = tile_add_real(tile_scale(tile_start(4, vectors, zeros), zeros, zeros), reals, 64 * vectors)
-            tile_store_codes(out, tile_add_pairs(tile_pairs(x), pair))
+            tile_store_codes(out, tile_pairs(x))
 
     else:
 
         @njit
-        def pack(zeros, reals, pair, scratch, out):
+        def direct(zeros, reals, scratch, out):
             x = tile_add_real(tile_scale(tile_start(2, vectors, zeros), zeros, zeros), reals, 64 * vectors)
-            tile_store(scratch, 0, tile_add_pairs(tile_pairs(x), pair))
+            tile_store(scratch, 0, tile_pairs(x))
             reals += 128 * vectors
             x = tile_add_real(tile_scale(tile_start(2, vectors, zeros), zeros, zeros), reals, 64 * vectors)
-            tile_store_codes(out, tile_under(scratch, tile_add_pairs(tile_pairs(x), pair)))
+            tile_store_codes(out, tile_under(scratch, tile_pairs(x)))
 
-    return dot, epilogue, pack
+    return dot, epilogue, direct
 
 
 TILES = {kernel: _kernel_of_tiles(kernel) for kernel in REGISTRY}
@@ -305,7 +300,7 @@ def test_dot_products_are_exact(kernel, codes, weights):
 
 @each_kernel
 def test_epilogue_of_a_tile(kernel):
-    """(Q4), (Q5) and the clip of (Q1), ties and clipped values on purpose."""
+    """(Q4), (Q5) and the inner quantizer (Q1), (Q2), ties and clipped values on purpose."""
     rng = np.random.default_rng(7)
     rows, pixels = kernel.rows, 16 * kernel.vectors
     start = rng.integers(-(2**30), 2**30, rows).astype(np.int32)
@@ -314,7 +309,7 @@ def test_epilogue_of_a_tile(kernel):
     codes = rng.integers(0, 256, (pixels, 4), dtype=np.uint8)
     reals = rng.choice(np.float32([0, 0.5, -0.5, 1e9, -1e9, 40.25, np.nan]), (rows, pixels))
     low, high, scale, zero = (np.float32(v) for v in (-100, 155, 0.5, 3))
-    out = aligned((3, rows, pixels), np.float32)
+    out = aligned((rows, pixels), np.float32)
     _, epilogue, _ = TILES[kernel]
     arrays = (start, multipliers, biases, codes, reals)
     epilogue(*(a.ctypes.data for a in arrays), low, high, scale, out.ctypes.data)
@@ -323,9 +318,7 @@ def test_epilogue_of_a_tile(kernel):
     x = np.rint(np.clip(np.where(np.isnan(x), low, x), low, high)) * scale
     mine = codes[:, 4 - rows :].T.astype(np.float32)
     x = x + (mine - zero) * scale
-    np.testing.assert_array_equal(out[0], x)
-    np.testing.assert_array_equal(out[1], np.maximum(x, 0))
-    np.testing.assert_array_equal(out[2], np.clip(x, low, high))
+    np.testing.assert_array_equal(out, x)
 
 
 BELOW_LIMIT = float(np.nextafter(np.float32(2**31), np.float32(0)))
@@ -343,53 +336,44 @@ convertible = st.one_of(around, around.map(lambda x: -x), st.floats(-(2**31), BE
 @each_kernel
 @settings(deadline=None, max_examples=50)
 @given(values=st.lists(convertible, min_size=16, max_size=16), seed=st.integers(0, 1000))
-def test_pairs_round_half_to_even_and_saturate(kernel, values, seed):
+def test_direct_codes_round_half_to_even_and_saturate(kernel, values, seed):
     """rint, then the clip to 0..255, of any value that fits an int32; each of the four rows in its own byte."""
-    rng = np.random.default_rng(seed)
-    reals = aligned((4, 16 * kernel.vectors), np.float32)
-    reals[:] = rng.choice(np.clip(np.float32(values), -(2**31), np.float32(BELOW_LIMIT)), reals.shape)
-    assert_packed(kernel, reals, 0)
-
-
-@each_kernel
-@given(st.data())
-@settings(deadline=None, max_examples=50)
-def test_clipped_pairs_take_any_zero_point(kernel, data):
-    """(Q1) of values clipped to a quantizer, narrow ranges and both ends as zero point: nothing saturates."""
-    levels = data.draw(st.integers(2, 256))
-    stored_zero = data.draw(st.sampled_from([0, 1, levels // 2, levels - 1]))
-    values = data.draw(st.lists(convertible, min_size=16, max_size=16))
-    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    reals = aligned((4, 16 * kernel.vectors), np.float32)
-    ties = np.arange(-stored_zero, levels - 1 - stored_zero) + 0.5
-    reals[:] = rng.choice(np.concatenate([values, ties]), reals.shape)
-    np.clip(reals, -stored_zero, levels - 1 - stored_zero, out=reals)
-    codes = assert_packed(kernel, reals, stored_zero)
-    assert codes.max() < levels
-
-
-def assert_packed(kernel: MicroKernel, reals: NDArray[np.float32], stored_zero: int) -> NDArray[np.uint8]:
-    """Codes (4, pixels) of `reals` by the pack of `kernel` and by that of the other kernels; both equal NumPy's."""
-    pixels = reals.shape[1]
-    zeros, out = aligned(4, np.float32), aligned((2, pixels, 4), np.uint8)
-    scratch = aligned(16 * kernel.vectors, np.int32)
-    pair = np.int32(pack_constant(stored_zero))
-    _, _, pack = TILES[kernel]
-    pack(zeros.ctypes.data, reals.ctypes.data, pair, scratch.ctypes.data, out.ctypes.data)
-    wanted = np.clip(np.rint(reals.astype(np.float64)) + stored_zero, 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(out[0].T, wanted)
-    low, high = np.float32(-stored_zero), np.float32(255 - stored_zero)
-    _pack_rows(reals.ctypes.data, kernel.vectors, low, high, pair, out[1].ctypes.data)
-    np.testing.assert_array_equal(out[1].T, wanted)
-    return out[0]
+    pixels = 16 * kernel.vectors
+    reals, out = aligned((4, pixels), np.float32), aligned((pixels, 4), np.uint8)
+    reals[:] = np.random.default_rng(seed).choice(np.float32(values), reals.shape)
+    zeros, scratch = aligned(4, np.float32), aligned(pixels, np.int32)
+    _, _, direct = TILES[kernel]
+    direct(zeros.ctypes.data, reals.ctypes.data, scratch.ctypes.data, out.ctypes.data)
+    np.testing.assert_array_equal(out.T, np.clip(np.rint(reals), 0, 255).astype(np.uint8))
 
 
 @njit
-def _pack_rows(reals, vectors, low, high, pair, out):
-    for p in range(0, 64 * vectors, 64):
-        a, b = load_f32(reals + p), load_f32(reals + 64 * vectors + p)
-        c, d = load_f32(reals + 128 * vectors + p), load_f32(reals + 192 * vectors + p)
-        store(out + p, pack(a, b, c, d, splat_f32(low), splat_f32(high), splat_i32(pair)))
+def _pack_vectors(reals, low, high, constant, out, count):
+    for p in range(0, 64 * count, 64):
+        a, b = load_f32(reals + p), load_f32(reals + 64 * count + p)
+        c, d = load_f32(reals + 128 * count + p), load_f32(reals + 192 * count + p)
+        store(out + p, pack(a, b, c, d, splat_f32(low), splat_f32(high), splat_i32(constant)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    values=st.lists(st.one_of(convertible, st.floats(width=32)), min_size=16, max_size=16),
+    levels=st.integers(2, 256),
+    place=st.floats(0, 1),
+    relu=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_pack_takes_any_quantizer_and_any_value(values, levels, place, relu, seed):
+    """(Q1) with narrow ranges and any zero point, for all values there are; NaN is the lowest code."""
+    zero = round(place * (levels - 1))
+    low, high = np.float32(0 if relu else -zero), np.float32(levels - 1 - zero)
+    ties = np.arange(-zero - 1, levels - zero) + 0.5
+    reals, out = aligned((4, 64), np.float32), aligned((64, 4), np.uint8)
+    reals[:] = np.random.default_rng(seed).choice(np.float32([*values, *ties]), reals.shape)
+    constant = np.int32(pack_constant(zero))
+    _pack_vectors(reals.ctypes.data, low, high, constant, out.ctypes.data, 4)
+    wanted = np.rint(np.clip(np.where(np.isnan(reals), low, reals), low, high)) + zero
+    np.testing.assert_array_equal(out.T, wanted.astype(np.uint8))
 
 
 def test_instruction_set_is_named():

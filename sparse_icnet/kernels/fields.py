@@ -62,7 +62,7 @@ INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
 # Others
 HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47
 
-# Kinds of operand, and values of OUT_REAL: FUSED is a tile of real values in the scratch memory of the thread
+# Kinds of operand: FUSED is a convolution computed tile by tile into the scratch memory of the thread
 NONE, CODES, REAL, FUSED = 0, 1, 2, 3
 
 MAGIC = ROUNDING

@@ -163,6 +163,8 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.
 
 def _slices(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value]:
     """`vector` cut into `parts` equal vectors."""
+    if parts == 1:
+        return [vector]
     count = vector.type.count // parts
     return [
         builder.shuffle_vector(
@@ -437,36 +439,6 @@ def tile_add_real(typing, tile, address, stride):
 
 
 @intrinsic
-def tile_relu(typing, tile):
-    """max(x, 0)."""
-
-    def emit(context, builder, signature, arguments):
-        zero = _constant(_F32X16, 0.0)
-
-        def relu(x, r, p):
-            return builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
-
-        return _map_tile(context, builder, tile, tile, arguments[0], relu)
-
-    return tile(tile), emit
-
-
-@intrinsic
-def tile_clip(typing, tile, low, high):
-    """min(max(x, low), high); a NaN gives low."""
-
-    def emit(context, builder, signature, arguments):
-        low, high = (_splat(builder, a, _F32X16) for a in arguments[1:])
-
-        def clip(x, r, p):
-            return _clip(builder, x, low, high)
-
-        return _map_tile(context, builder, tile, tile, arguments[0], clip)
-
-    return tile(tile, types.float32, types.float32), emit
-
-
-@intrinsic
 def tile_pairs(typing, tile):
     """Round half to even and saturate to int16, |x| < 2**31: rows 2 i and 2 i + 1 share row i of the result."""
     target = _Tile(tile.rows // 2, tile.vectors)
@@ -482,21 +454,6 @@ def tile_pairs(typing, tile):
         return result
 
     return target(tile), emit
-
-
-@intrinsic
-def tile_add_pairs(typing, tile, pair):
-    """x + pair on the int16 halves of every lane, modulo 2**16."""
-
-    def emit(context, builder, signature, arguments):
-        pair = builder.bitcast(_splat(builder, arguments[1], _I32X16), _I16X32)
-
-        def add(x, r, p):
-            return builder.bitcast(builder.add(builder.bitcast(x, _I16X32), pair), _I32X16)
-
-        return _map_tile(context, builder, tile, tile, arguments[0], add)
-
-    return tile(tile, types.int32), emit
 
 
 @intrinsic
@@ -651,6 +608,7 @@ def _select_u8(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
 maximum = _binary(f32x16, _select(">"))
 minimum = _binary(f32x16, _select("<"))
 maximum_u8 = _binary(i32x16, _select_u8)  # of each of the 64 bytes
+
 
 @intrinsic
 def pack_codes(typing, a, b, c, d, pair):

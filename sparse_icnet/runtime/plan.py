@@ -415,7 +415,6 @@ class _Planner:
                     # Computed tile by tile inside the step that adds it, so with the same tiles.
                     choice = choose_kernel(convolution, self.grid.vectors)
                     residual = self._convolution_step(projection, unit, projection_inner, choice)
-                    residual.fields[f.OUT_REAL] = f.FUSED
                 else:
                     residual = self._operand(other, unit)
                 return self._convolution(convolution, target, quantize, unit, inner, residual, relu)
