@@ -47,6 +47,7 @@ from sparse_icnet.network.graph import (
     Softmax,
     pool_windows,
 )
+from sparse_icnet.runtime.bounds import largest_values
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import Entries, entries
@@ -71,6 +72,7 @@ COUPLE_SPEED = {
 TASK_VECTORS = 6
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
+LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
 
 MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
@@ -230,6 +232,7 @@ class _Planner:
         if not sizes:
             raise PlanError("the graph has no convolution: it is not an ICNet")
         _check_magnitudes(graph)
+        self.largest = largest_values(graph)
         self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
         self.buffers: list[Buffer] = []
         self.body: list[Step] = []
@@ -446,7 +449,6 @@ class _Planner:
                     # Computed tile by tile inside the step that adds it, so with the same tiles.
                     choice = choose_kernel(convolution, self.grid.vectors)
                     residual = self._convolution_step(projection, unit, projection_inner, choice)
-                    residual.fields[f.OUT_REAL] = f.FUSED
                 else:
                     residual = self._operand(other, unit)
                 return self._convolution(convolution, target, quantize, unit, inner, residual, relu)
@@ -486,6 +488,7 @@ class _Planner:
         step.output = View.of(out)
         step.fields[f.RELU] = int(relu)
         self._set_bounds(step, quantizer, relu)
+        step.fields[f.DIRECT] = int(quantize is not None and self._is_direct(quantize))
         fill_weights = step.fill
 
         def fill(step: Step, arena: Arena) -> None:
@@ -948,6 +951,16 @@ class _Planner:
 
         step.fill = fill
         return step
+
+    def _is_direct(self, quantize: Quantize) -> bool:
+        """Whether clip(rint(x) + z, low, high) - low of (Q1) is rint(x) saturated to 0..255, and no x overflows int32.
+
+        Saturating to int16 first changes nothing, since 0..255 lies within it.
+        """
+        q = quantize.quantizer
+        return (q.zero_point, q.levels) == (q.low, 256) and (
+            self.largest[quantize.input] / q.scale <= LARGEST_CONVERTED
+        )
 
     @staticmethod
     def _set_bounds(step: Step, quantizer: Quantizer | None, relu: bool) -> None:
