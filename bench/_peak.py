@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.isa import HAS_VNNI, ISA
+from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_VNNI, ISA
 from sparse_icnet.kernels.simd import tile_dot, tile_scale, tile_start, tile_store_real
 
 # Rows x vectors of 16 lanes: as many sums as fit beside the operands.
@@ -31,13 +31,14 @@ _SHAPES = {
 ROWS, VECTORS = _SHAPES[ISA]
 # Seconds of one turn, short enough to fall between two interruptions, and turns of one measurement.
 TURN, TURNS = 0.004, 8
-# Products of one step: of a vector of 16 lanes four to a lane with VNNI, else those of one pair of int16.
-MACS = ROWS * VECTORS * (64 if HAS_VNNI else 32)
+# Products of one step of a vector of 16 lanes: four to a lane with VNNI, twice as many of a couple, else those of one
+# pair of int16.
+MACS = ROWS * VECTORS * (64 if HAS_VNNI else 128 if HAS_COUPLES else 32)
 
 
 @intrinsic
 def _tile_pairs(typing, tile):
-    """tile[r, p] += pairs of int16 of tile[r, p] times themselves: one multiply-add of pairs, one addition.
+    """tile[r, p] += products of tile[r, p] with itself, by the instructions of a couple of blocks, or of a pair of int16.
 
     The sums are their own operands, so that no product is the same twice and none moves out of the loop.
     """
@@ -46,8 +47,13 @@ def _tile_pairs(typing, tile):
         result = arguments[0]
         for index in range(tile.rows * tile.vectors):
             total = builder.extract_value(result, index)
-            pairs = builder.bitcast(total, simd._I16X32)
-            product = simd._multiply_add_pairs(builder, pairs, pairs)
+            pairs = other = builder.bitcast(total, simd._I16X32)
+            if HAS_COUPLES:
+                inverse = builder.not_(total)
+                pairs = simd._multiply_add_bytes(builder, total, total)
+                pairs = builder.add(pairs, simd._multiply_add_bytes(builder, total, inverse))
+                other = simd._constant(simd._I16X32, 1)
+            product = simd._multiply_add_pairs(builder, pairs, other)
             result = builder.insert_value(result, builder.add(total, product), index)
         return result
 

@@ -63,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+# Largest weights of the random networks.  Without VNNI heavy blocks are multiplied one by one, light ones in couples.
+HEAVY, LIGHT = 127, 16
+
+
 @dataclass(frozen=True, slots=True)
 class LayerTime:
     """One convolution step.
@@ -95,8 +99,8 @@ def random_network(size: Size) -> Graph:
     return icnet(weights, {name: Quantizer(0.05) for name in activation_names()}, size)
 
 
-def with_blocks(graph: Graph, rows: int, density: float) -> Graph:
-    """`graph` with random weights in `density` of the (rows x 4) blocks of each convolution, no others."""
+def with_blocks(graph: Graph, rows: int, density: float, largest: int = HEAVY) -> Graph:
+    """`graph` with random weights up to `largest` in `density` of the (rows x 4) blocks of each convolution, no others."""
     rng = np.random.default_rng(1)
     ops = []
     for op in graph.ops:
@@ -106,13 +110,14 @@ def with_blocks(graph: Graph, rows: int, density: float) -> Graph:
             keep = np.zeros(int(np.prod(grid)), bool)
             keep[: max(1, round(density * keep.size))] = True
             keep = rng.permutation(keep).reshape(grid).repeat(rows, 0)[:outputs].repeat(4, 1)[:, :inputs]
-            op = replace(op, weight=(rng.integers(1, 128, op.weight.shape) * keep).astype(np.int8))
+            weight = rng.integers(1, largest + 1, op.weight.shape) * keep
+            op = replace(op, weight=weight.astype(np.int8))
         ops.append(op)
     return replace(graph, ops=tuple(ops))
 
 
 def layer_times(
-    base: Graph, kernels: Sequence[Any], density: float, rounds: int
+    base: Graph, kernels: Sequence[Any], density: float, rounds: int, largest: int = HEAVY
 ) -> dict[Any, list[LayerTime]]:
     """Every convolution step of `base` with each kernel in place of the planner's choice.
 
@@ -124,7 +129,7 @@ def layer_times(
     sessions = {}
     for kernel in kernels:
         with mock.patch.object(plan, "choose_kernel", return_value=(kernel, "chosen by the benchmark")):
-            sessions[kernel] = Session(with_blocks(base, kernel.rows, density), 1)
+            sessions[kernel] = Session(with_blocks(base, kernel.rows, density, largest), 1)
     profiles: dict[Any, list[Any]] = {kernel: [] for kernel in kernels}
     for _ in range(rounds):
         for kernel, session in sessions.items():
@@ -205,16 +210,20 @@ def shape_name(shape: tuple[int, ...]) -> str:
     return f"{outputs}<-{inputs} {side}x{side}{extras} at {height}x{width}"
 
 
-def relative_speeds(times: dict[tuple[str, float], list[LayerTime]]) -> dict[str, dict[str, float]]:
-    """Kernel -> density -> products computed a second, over those of the first kernel."""
-    speeds = {
-        key: sum(t.computed for t in rows) / sum(t.seconds for t in rows) for key, rows in times.items()
-    }
-    first = next(iter(times))[0]
+def relative_speeds(
+    times: dict[tuple[str, float], list[LayerTime]], base: dict[tuple[str, float], list[LayerTime]]
+) -> dict[str, dict[str, float]]:
+    """Kernel -> density -> products computed a second, over those of the first kernel in `base`."""
+    first = next(iter(base))[0]
     result: dict[str, dict[str, float]] = {}
-    for (kernel, density), speed in speeds.items():
-        result.setdefault(kernel, {})[str(density)] = round(speed / speeds[first, density], 3)
+    for (kernel, density), rows in times.items():
+        speed = _speed(rows) / _speed(base[first, density])
+        result.setdefault(kernel, {})[str(density)] = round(speed, 3)
     return result
+
+
+def _speed(rows: list[LayerTime]) -> float:
+    return sum(t.computed for t in rows) / sum(t.seconds for t in rows)
 
 
 def fitted(times: dict[tuple[str, float], list[LayerTime]]) -> dict[str, dict[str, float]]:
@@ -280,6 +289,14 @@ def report(results: dict[str, Any]) -> str:
     ]
     header = ["relative speed", *(f"{density:.0%}" for density in densities), "in plan.py"]
     parts.append("\n" + table(header, rows))
+    if results["couple_speed"]:
+        rows = [
+            [kernel, *(f"{speeds[str(density)]:.2f}" for density in densities), known]
+            for (kernel, speeds), known in zip(
+                results["couple_speed"].items(), results["known_couple_speed"], strict=True
+            )
+        ]
+        parts.append("\n" + table(["of couples", *header[1:]], rows))
     rows = [
         (kernel, fit["loop_gmacs"], fit["picoseconds_an_output"], f"{fit['median_error']:.0%}")
         for kernel, fit in results["fitted"].items()
@@ -291,9 +308,9 @@ def report(results: dict[str, Any]) -> str:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; the environment is set already."""
-    from sparse_icnet.kernels.isa import ISA
+    from sparse_icnet.kernels.isa import HAS_COUPLES, ISA
     from sparse_icnet.kernels.micro_kernels import REGISTRY
-    from sparse_icnet.runtime.plan import RELATIVE_SPEED
+    from sparse_icnet.runtime.plan import COUPLE_SPEED, RELATIVE_SPEED
 
     model = arguments.model or bundled.DEFAULT_WEIGHTS
     graph = resized(formats.load(model), arguments.size)
@@ -303,10 +320,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         network.append(whole_network(graph, threads, arguments.repeats))
     base = random_network(arguments.size)
     times: dict[tuple[str, float], list[LayerTime]] = {}
+    light: dict[tuple[str, float], list[LayerTime]] = {}
     for density in arguments.density:
         say(f"every micro-kernel on every layer, {density:.0%} of blocks")
         for kernel, rows in layer_times(base, REGISTRY, density, arguments.repeats).items():
             times[kernel.name, density] = rows
+        if HAS_COUPLES:
+            for kernel, rows in layer_times(base, REGISTRY, density, arguments.repeats, LIGHT).items():
+                light[kernel.name, density] = rows
     layers = []
     for (name, density), rows in times.items():
         for shape in dict.fromkeys(row.shape for row in rows):
@@ -332,9 +353,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": model.stem,
         "network": network,
         "layers": layers,
-        "relative_speed": relative_speeds(times),
+        "relative_speed": relative_speeds(times, times),
+        "couple_speed": relative_speeds(light, times),
         "fitted": fitted(times),
         "known_speed": [RELATIVE_SPEED[ISA][kernel.rows, kernel.vectors] for kernel in REGISTRY],
+        "known_couple_speed": [
+            COUPLE_SPEED[ISA][kernel.rows, kernel.vectors] for kernel in REGISTRY if HAS_COUPLES
+        ],
     }
 
 

@@ -186,6 +186,8 @@ def _on(cpu: str, *arguments: object) -> list[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     environment.pop("NUMBA_CPU_FEATURES", None)
     environment["NUMBA_CPU_NAME"] = "" if cpu == "portable" else cpu
+    if cpu != "portable":
+        environment["NUMBA_CPU_FEATURES"] = ""  # of that CPU alone, else LLVM uses those of the host as well
     done = subprocess.run(
         [sys.executable, "-c", (_PORTABLE if cpu == "portable" else "") + _CODE, *map(str, arguments)],
         env=environment,

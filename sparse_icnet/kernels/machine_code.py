@@ -80,7 +80,7 @@ def _key() -> str:
     for path in (*sorted(folder.glob("*.py")), folder.parent / "network" / "arithmetic.py"):
         digest.update(path.read_bytes())
     features = os.environ.get("NUMBA_CPU_FEATURES")
-    if features is None and os.environ.get("NUMBA_CPU_NAME", "") in ("", "host"):
+    if features is None:  # Numba then takes those of the host, whatever CPU is named
         features = binding.get_host_cpu_features().flatten()
     settings = sorted(
         f"{name}={value}"

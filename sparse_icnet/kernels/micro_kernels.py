@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparse_icnet.kernels.isa import ISA, WORDS_PER_BLOCK_ROW
+from sparse_icnet.kernels.isa import HAS_COUPLES, ISA, WORDS_PER_ENTRY_ROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +16,19 @@ class MicroKernel:
 
     rows     output channels in a block (R)
     vectors  vectors of 16 pixels in a tile (P)
-    words    32-bit words that one row of a block takes: 1 with VNNI, 2 as int16 pairs
+    words    32-bit words that one row of an entry takes: 1 with VNNI, 2 as int16 pairs or of two blocks
     """
 
     rows: int
     vectors: int
-    words: int = WORDS_PER_BLOCK_ROW
+    words: int = WORDS_PER_ENTRY_ROW
 
     @property
     def name(self) -> str:
         return f"{self.rows}x{self.vectors}_{ISA}"
 
+
+BLOCKS_PER_ENTRY = 2 if HAS_COUPLES else 1  # offsets that an entry takes; a single block uses the first
 
 # Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 of 128 bits.
 _TILES = {
@@ -38,5 +40,8 @@ _TILES = {
     "generic": ((4, 1), (2, 2)),
 }
 REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])
-TILE_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
-SCRATCH_BYTES = 2 * TILE_BYTES  # a tile on its way out, and the tile of a fused residual convolution
+# Scratch of one thread: a tile on its way out, then the tile of a fused residual convolution; rows of real values or of
+# pairs lie TILE_ROW_BYTES apart.
+TILE_ROW_BYTES = 64 * max(kernel.vectors for kernel in REGISTRY)
+TILE_BYTES = 4 * TILE_ROW_BYTES
+SCRATCH_BYTES = 2 * TILE_BYTES

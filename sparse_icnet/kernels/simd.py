@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from sparse_icnet.kernels.isa import HAS_VNNI, ISA, WORDS_PER_BLOCK_ROW, is_x86
+from sparse_icnet.kernels.isa import HAS_VNNI, ISA, WORDS_PER_ENTRY_ROW, is_x86
 from sparse_icnet.network.arithmetic import ROUNDING
 
 LANES = 16
@@ -98,6 +98,8 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.
 
 def _slices(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value]:
     """`vector` cut into `parts` equal vectors."""
+    if parts == 1:
+        return [vector]
     count = vector.type.count // parts
     return [
         builder.shuffle_vector(
@@ -139,6 +141,77 @@ def _multiply_add_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.V
         product = builder.mul(x, y)
         total = product if total is None else builder.add(total, product)
     return total
+
+
+def _multiply_add_bytes(builder: ir.IRBuilder, u8: ir.Value, s8: ir.Value) -> ir.Value:
+    """u8 x 64 times s8 x 64, both <16 x i32> -> <32 x i16>: neighbouring products added, saturating."""
+    name, parts = {
+        "avx512bw": ("llvm.x86.avx512.pmaddubs.w.512", 1),
+        "avx2": ("llvm.x86.avx2.pmadd.ub.sw", 2),
+    }[ISA]
+    bytes_, words = ir.VectorType(_I8, VECTOR_BYTES // parts), ir.VectorType(_I16, 2 * LANES // parts)
+    operands = [[builder.bitcast(x, bytes_) for x in _slices(builder, v, parts)] for v in (u8, s8)]
+    return _join(builder, [_call(builder, name, words, [x, y]) for x, y in zip(*operands, strict=True)])
+
+
+# Names of the instructions below on vectors of 512, 256 and 128 bits: of 1, 2 and 4 parts of a vector of 16 lanes.
+_PARTS = {"avx512vnni": 1, "avx512bw": 1, "avxvnni": 2, "avx2": 2, "sse2": 4}.get(ISA, 0)
+_CONVERT = {1: "avx512.mask.cvtps2dq.512", 2: "avx.cvt.ps2dq.256", 4: "sse2.cvtps2dq"}
+_NARROW = {1: "avx512.packssdw.512", 2: "avx2.packssdw", 4: "sse2.packssdw.128"}
+_NARROWER = {1: "avx512.packuswb.512", 2: "avx2.packuswb", 4: "sse2.packuswb.128"}
+# Both narrowing instructions work within 128 bits: 4 pixels of one vector, then the same 4 pixels of the other.
+_SIDE_BY_SIDE = [place + lane + i for lane in range(0, 16, 4) for place in (0, 16) for i in range(4)]
+_WORDS_SIDE_BY_SIDE = [place + lane + i for lane in range(0, 32, 8) for place in (0, 32) for i in range(8)]
+_INTERLEAVED = [lane + 4 * row + i for lane in range(0, 64, 16) for i in range(4) for row in range(4)]
+
+
+def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, order: list[int]) -> ir.Value:
+    """The lanes of a and b, numbered through, that `order` names."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(order)), order))
+
+
+def _round_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """Two vectors of real values, |x| < 2**31 -> <32 x i16>: round half to even, saturate.
+
+    x86 rounds in the direction that is set for all float32 arithmetic: half to even, unless someone changed it.
+    Elsewhere the sum x + 1.5 * 2**23 of a clipped x has no fraction bits left: the addition itself rounds x, and the
+    low bits of the sum hold the integer.
+    """
+    if not _PARTS:
+        low, high, magic = (_constant(_F32X16, value) for value in (-(2.0**15), 2.0**15 - 1, _ROUNDING))
+        words = [builder.bitcast(builder.fadd(_clip(builder, x, low, high), magic), _I32X16) for x in (a, b)]
+        a, b = (builder.trunc(word, ir.VectorType(_I16, LANES)) for word in words)
+        return _shuffle(builder, a, b, _SIDE_BY_SIDE)
+    integers = ir.VectorType(_I32, LANES // _PARTS)
+    # AVX-512: what to give for masked lanes, no lane masked, no rounding direction of its own
+    masked = [ir.Constant(integers, ir.Undefined), ir.Constant(_I16, -1), ir.Constant(_I32, 4)]
+    parts = []
+    for pair in zip(_slices(builder, a, _PARTS), _slices(builder, b, _PARTS), strict=True):
+        rounded = [
+            _call(builder, f"llvm.x86.{_CONVERT[_PARTS]}", integers, [x, *(masked if _PARTS == 1 else [])])
+            for x in pair
+        ]
+        kind = ir.VectorType(_I16, 2 * LANES // _PARTS)
+        parts.append(_call(builder, f"llvm.x86.{_NARROW[_PARTS]}", kind, rounded))
+    return _join(builder, parts)
+
+
+def _interleave_codes(builder: ir.IRBuilder, ab: ir.Value, cd: ir.Value) -> ir.Value:
+    """The <32 x i16> of rows a, b and of rows c, d -> <64 x i8>: saturated to 0..255, lanes of four bytes a, b, c, d."""
+    if _PARTS:
+        kind = ir.VectorType(_I8, VECTOR_BYTES // _PARTS)
+        pairs = zip(_slices(builder, ab, _PARTS), _slices(builder, cd, _PARTS), strict=True)
+        parts = [_call(builder, f"llvm.x86.{_NARROWER[_PARTS]}", kind, list(pair)) for pair in pairs]
+        codes = _join(builder, parts)
+    else:
+        narrow = []
+        for x in (ab, cd):
+            for predicate, bound in ((">", 0), ("<", 255)):
+                limit = _constant(_I16X32, bound)
+                x = builder.select(builder.icmp_signed(predicate, x, limit), x, limit)
+            narrow.append(builder.trunc(x, ir.VectorType(_I8, 2 * LANES)))
+        codes = _shuffle(builder, *narrow, _WORDS_SIDE_BY_SIDE)
+    return _shuffle(builder, codes, ir.Constant(codes.type, ir.Undefined), _INTERLEAVED)
 
 
 def _even_odd(builder: ir.IRBuilder, u8: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -190,7 +263,7 @@ def tile_dot(typing, tile, activations, weights):
         rows, vectors = tile.rows, tile.vectors
         words = [
             _splat(builder, _load(builder, weights, _I32, 4 * i), _I32X16)
-            for i in range(rows * WORDS_PER_BLOCK_ROW)
+            for i in range(rows * WORDS_PER_ENTRY_ROW)
         ]
         for p in range(vectors):
             x = _load(builder, activations, _I32X16, VECTOR_BYTES * p)
@@ -208,6 +281,36 @@ def tile_dot(typing, tile, activations, weights):
         return result
 
     return tile(tile, types.intp, types.intp), emit
+
+
+@intrinsic
+def tile_dot_couple(typing, tile, first, second, weights):
+    """tile[r, p] += dot4(first[p], weights[r]) + dot4(second[p], weights[R + r]): two blocks, R words of s8 x 4 each.
+
+    Exact only for a couple of `sparse_icnet.sparse.couples`: both products are added in int16.
+    """
+    if not isinstance(tile, _Tile):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        result, first, second, weights = arguments
+        rows, vectors = tile.rows, tile.vectors
+        words = [_splat(builder, _load(builder, weights, _I32, 4 * i), _I32X16) for i in range(2 * rows)]
+        ones = _constant(_I16X32, 1)
+        for p in range(vectors):
+            x, y = (_load(builder, block, _I32X16, VECTOR_BYTES * p) for block in (first, second))
+            for r in range(rows):
+                index = r * vectors + p
+                pairs = builder.add(
+                    _multiply_add_bytes(builder, x, words[r]),
+                    _multiply_add_bytes(builder, y, words[rows + r]),
+                )
+                widened = _multiply_add_pairs(builder, pairs, ones)
+                total = builder.add(builder.extract_value(result, index), widened)
+                result = builder.insert_value(result, total, index)
+        return result
+
+    return tile(tile, types.intp, types.intp, types.intp), emit
 
 
 def _map_tile(
@@ -313,88 +416,66 @@ def tile_add_real(typing, tile, address, stride):
 
 
 @intrinsic
-def tile_relu(typing, tile):
-    """max(x, 0)."""
+def tile_pairs(typing, tile):
+    """Round half to even and saturate to int16, |x| < 2**31: rows 2 i and 2 i + 1 share row i of the result."""
+    target = _Tile(tile.rows // 2, tile.vectors)
 
     def emit(context, builder, signature, arguments):
-        zero = _constant(_F32X16, 0.0)
+        result = ir.Constant(context.get_value_type(target), ir.Undefined)
+        for p in range(tile.vectors):
+            for row in range(target.rows):
+                places = (2 * row * tile.vectors + p, (2 * row + 1) * tile.vectors + p)
+                pairs = _round_pairs(builder, *(builder.extract_value(arguments[0], i) for i in places))
+                word = builder.bitcast(pairs, _I32X16)
+                result = builder.insert_value(result, word, row * tile.vectors + p)
+        return result
 
-        def relu(x, r, p):
-            return builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
-
-        return _map_tile(context, builder, tile, tile, arguments[0], relu)
-
-    return tile(tile), emit
+    return target(tile), emit
 
 
 @intrinsic
-def tile_store_real(typing, address, stride, tile):
+def tile_under(typing, address, tile):
+    """`tile` of one row as the second of two; vector p of the first lies at address + 64 * p."""
+    target = _Tile(2, tile.vectors)
+
+    def emit(context, builder, signature, arguments):
+        result = ir.Constant(context.get_value_type(target), ir.Undefined)
+        for p in range(tile.vectors):
+            above = _load(builder, arguments[0], _I32X16, VECTOR_BYTES * p)
+            result = builder.insert_value(result, above, p)
+            result = builder.insert_value(result, builder.extract_value(arguments[1], p), tile.vectors + p)
+        return result
+
+    return target(types.intp, tile), emit
+
+
+@intrinsic
+def tile_store(typing, address, stride, tile):
     """Store vector (r, p) at address + r * stride + 64 * p."""
 
     def emit(context, builder, signature, arguments):
         for r in range(tile.rows):
             row = builder.add(arguments[0], builder.mul(arguments[1], ir.Constant(_I64, r)))
             for p in range(tile.vectors):
-                place = _pointer(builder, row, _F32X16, VECTOR_BYTES * p)
-                builder.store(builder.extract_value(arguments[2], r * tile.vectors + p), place, align=1)
+                vector = builder.extract_value(arguments[2], r * tile.vectors + p)
+                builder.store(vector, _pointer(builder, row, vector.type, VECTOR_BYTES * p), align=1)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, tile), emit
 
 
-@intrinsic(prefer_literal=True)
-def tile_pack(typing, tile, low, high, first):
-    """Clip and round every value (Q1), its bits to byte first + r of the lanes: an i32 tile of one row.
-
-    Four such sums of rounded values, shifted by 0, 8, 16 and 24 bits and added modulo 2**32, hold four codes plus a
-    constant that `sparse_icnet.kernels.sizes.pack_constant` gives.  No conversion instruction is needed, and none
-    whose rounding differs between CPUs.
-    """
-    target = _Tile(1, tile.vectors)
-
-    def emit(context, builder, signature, arguments):
-        low, high = (_splat(builder, a, _F32X16) for a in arguments[1:3])
-        magic = _constant(_F32X16, _ROUNDING)
-        result = ir.Constant(context.get_value_type(target), ir.Undefined)
-        for p in range(tile.vectors):
-            total = None
-            for r in range(tile.rows):
-                x = builder.extract_value(arguments[0], r * tile.vectors + p)
-                bits = builder.bitcast(builder.fadd(_clip(builder, x, low, high), magic), _I32X16)
-                if first.literal_value + r:
-                    bits = builder.shl(bits, _constant(_I32X16, 8 * (first.literal_value + r)))
-                total = bits if total is None else builder.add(total, bits)
-            result = builder.insert_value(result, total, p)
-        return result
-
-    return target(tile, types.float32, types.float32, first), emit
-
-
 @intrinsic
-def tile_add_words(typing, tile, address):
-    """x[p] += int32 vector at address + 64 * p, modulo 2**32."""
+def tile_store_codes(typing, address, pairs):
+    """Saturate two rows of pairs to 0..255 and store them as lanes of four codes at address + 64 * p."""
 
     def emit(context, builder, signature, arguments):
-        def add(x, r, p):
-            return builder.add(x, _load(builder, arguments[1], _I32X16, VECTOR_BYTES * p))
-
-        return _map_tile(context, builder, tile, tile, arguments[0], add)
-
-    return tile(tile, types.intp), emit
-
-
-@intrinsic
-def tile_store_words(typing, address, tile, constant):
-    """Store x[p] - constant at address + 64 * p, modulo 2**32."""
-
-    def emit(context, builder, signature, arguments):
-        constant = _splat(builder, arguments[2], _I32X16)
-        for p in range(tile.vectors):
-            word = builder.sub(builder.extract_value(arguments[1], p), constant)
-            builder.store(word, _pointer(builder, arguments[0], _I32X16, VECTOR_BYTES * p), align=1)
+        for p in range(pairs.vectors):
+            rows = (builder.extract_value(arguments[1], row * pairs.vectors + p) for row in (0, 1))
+            codes = _interleave_codes(builder, *(builder.bitcast(row, _I16X32) for row in rows))
+            builder.store(codes, _pointer(builder, arguments[0], codes.type, VECTOR_BYTES * p), align=1)
         return context.get_dummy_value()
 
-    return types.void(types.intp, tile, types.int32), emit
+    return types.void(types.intp, pairs), emit
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------------
@@ -505,6 +586,23 @@ maximum = _binary(f32x16, _select(">"))
 minimum = _binary(f32x16, _select("<"))
 maximum_u8 = _binary(i32x16, _select_u8)  # of each of the 64 bytes
 
+
+@intrinsic
+def pack_codes(typing, a, b, c, d, pair):
+    """rint(x) + the int16 in each half of `pair`, saturated to 0..255, of four channels: lanes of four bytes.
+
+    Each |x| < 2**15 - 256, so that the sum is exact.
+    """
+
+    def emit(context, builder, signature, arguments):
+        *rows, pair = arguments
+        pair = builder.bitcast(pair, _I16X32)
+        pairs = [builder.add(_round_pairs(builder, *rows[i : i + 2]), pair) for i in (0, 2)]
+        return builder.bitcast(_interleave_codes(builder, *pairs), _I32X16)
+
+    return i32x16(f32x16, f32x16, f32x16, f32x16, i32x16), emit
+
+
 _OPERATORS = {
     operator.add: (_binary(i32x16, ir.IRBuilder.add), _binary(f32x16, ir.IRBuilder.fadd)),
     operator.sub: (_binary(i32x16, ir.IRBuilder.sub), _binary(f32x16, ir.IRBuilder.fsub)),
@@ -539,11 +637,6 @@ def load_u8(typing, address):
         return builder.zext(_load(builder, arguments[0], ir.VectorType(_I8, LANES)), _I32X16)
 
     return i32x16(types.intp), emit
-
-
-def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
-    """The lanes of a and b, numbered through, that `lanes` names."""
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
 
 def _prefetch(builder: ir.IRBuilder, address: ir.Value, write: int) -> None:

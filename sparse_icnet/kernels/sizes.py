@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.fields import MAGIC_BITS
-
 MAX_BINS = 16  # rows or columns of bins in a pyramid stage
 MAX_STAGES = 8
 # One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, byte offset in the table of its
 # multipliers (float32 for each bin), counts (int32 for each bin) and windows, (flag, low, high, scale) of the quantizer
 # on the pooled value and of the quantizer on the running sum, whether the finest bins divide its bins, and the byte
-# offset, behind its multipliers, of the first columns int32 (bin columns + 1,) of what each bin is spread to (Q7).
+# offset of the first columns int32 (bin columns + 1,) of what each bin is spread to (Q7).
 STAGE_WORDS = 13
 CELL = 64  # bytes of the sums of one bin: a vector, of which four lanes count
 
@@ -45,7 +43,5 @@ def quantize_scratch_bytes(width: int, phases: int) -> int:
 
 
 def pack_constant(stored_zero: int) -> int:
-    """int32: what to subtract from four packed sums (`epilogue.pack`) so that each byte holds n + stored_zero."""
-    ones = 0x01010101
-    value = (int(MAGIC_BITS) * ones - stored_zero * ones) & 0xFFFFFFFF
-    return value - (1 << 32) if value >> 31 else value
+    """int32: the stored code of 0 as a pair of int16, which `epilogue.pack` adds to the rounded values."""
+    return stored_zero * 0x00010001

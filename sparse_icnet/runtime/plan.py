@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
-from sparse_icnet.kernels.isa import HAS_VNNI, ISA
-from sparse_icnet.kernels.micro_kernels import REGISTRY, SCRATCH_BYTES, MicroKernel
+from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_VNNI, ISA
+from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, SCRATCH_BYTES, MicroKernel
 from sparse_icnet.kernels.sizes import (
     MAX_BINS,
     MAX_STAGES,
@@ -47,22 +47,32 @@ from sparse_icnet.network.graph import (
     Softmax,
     pool_windows,
 )
+from sparse_icnet.runtime.bounds import largest_values
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.sparse.block_csr import BlockCSR
+from sparse_icnet.sparse.couples import Entries, entries
 
 # Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
 # fewer rows the loads of activations are shared by fewer dot products.
 RELATIVE_SPEED = {
     "avx512vnni": {(4, 6): 1.0, (4, 3): 0.95, (2, 12): 0.91, (2, 9): 0.91},
-    "avx512bw": {(4, 4): 1.0, (2, 6): 0.9},
+    "avx512bw": {(4, 4): 1.0, (2, 6): 0.95},
     "avxvnni": {(4, 1): 1.0, (2, 3): 0.8},
-    "avx2": {(4, 1): 1.0, (2, 2): 0.85},
+    "avx2": {(4, 1): 1.0, (2, 2): 0.91},
     "sse2": {(4, 1): 1.0, (2, 1): 0.8},
     "generic": {(4, 1): 1.0, (2, 2): 0.8},
 }
-
+# The same for blocks that are multiplied in couples.
+COUPLE_SPEED = {
+    "avx512bw": {(4, 4): 1.75, (2, 6): 1.7},
+    "avx2": {(4, 1): 1.57, (2, 2): 1.58},
+}
+# Vectors of one task, rounded up to whole tiles: all of them use the weights of a group while those are in the
+# first-level cache.
+TASK_VECTORS = 6
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
+LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
 MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
 
@@ -163,32 +173,48 @@ def blocks_of(op: Convolution, rows: int) -> BlockCSR:
     return BlockCSR.from_dense(weight, rows)
 
 
+@lru_cache(maxsize=4)
+def entries_of(op: Convolution, rows: int) -> Entries:
+    """The order in which a micro-kernel multiplies the blocks of `blocks_of(op, rows)`."""
+    return entries(blocks_of(op, rows), HAS_COUPLES)
+
+
 def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
     """The micro-kernel with the least estimated time for these weights on planes of `vectors` vectors.
 
-    Estimate: stored products, times vectors in whole tiles, over the relative speed of the kernel.
+    Estimate: stored products, times vectors in whole tiles, over the relative speed of the kernel for them.
     """
     costs = {}
     for kernel in REGISTRY:
         whole, rest = divmod(vectors, kernel.vectors)
         computed = whole * kernel.vectors + (tail_kernel(kernel, vectors).vectors if rest else 0)
-        speed = RELATIVE_SPEED[ISA][kernel.rows, kernel.vectors]
-        costs[kernel] = blocks_of(op, kernel.rows).blocks * kernel.rows * computed / speed
+        shape = kernel.rows, kernel.vectors
+        stored = entries_of(op, kernel.rows)
+        cost = stored.singles / RELATIVE_SPEED[ISA][shape]
+        if stored.couples:
+            cost += 2 * stored.couples / COUPLE_SPEED[ISA][shape]
+        costs[kernel] = cost * kernel.rows * computed
     best = min(costs, key=costs.__getitem__)
     others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
     return best, f"least estimated time; {others}"
 
 
-def pack_weights(blocks: BlockCSR) -> NDArray[np.int32]:
-    """The words of `blocks` as its micro-kernel reads them: int32 (nnz, words * rows).
+def pack_weights(blocks: BlockCSR, stored: Entries) -> NDArray[np.int32]:
+    """The words of `blocks` as its micro-kernel reads them: int32 (entries, words * rows).
 
-    With VNNI one word holds the four int8 of a row.  Otherwise the even weights of all rows come first, as int16
-    pairs (w0, w2), then the odd ones (w1, w3).
+    With VNNI one word holds the four int8 of a row.  Otherwise an entry of one block holds the even weights of all rows
+    first, as int16 pairs (w0, w2), then the odd ones (w1, w3); a couple the words of its first block, then its second.
     """
+    data = np.ascontiguousarray(blocks.data)
+    rows = data.view(np.int32).reshape(-1, blocks.rows)
     if HAS_VNNI:
-        return np.ascontiguousarray(blocks.data).view(np.int32).reshape(-1, blocks.rows)
-    pairs = np.stack([blocks.data[..., 0::2], blocks.data[..., 1::2]], 1).astype(np.int16)
-    return np.ascontiguousarray(pairs).view(np.int32).reshape(-1, 2 * blocks.rows)
+        return rows[stored.blocks[:, 0]]
+    words = rows[stored.blocks].reshape(-1, 2 * blocks.rows)
+    alone = ~stored.coupled
+    single = data[stored.blocks[alone, 0]]
+    pairs = np.stack([single[..., 0::2], single[..., 1::2]], 1).astype(np.int16)
+    words[alone] = pairs.view(np.int32).reshape(-1, 2 * blocks.rows)
+    return words
 
 
 def build_plan(graph: Graph, threads: int = 1) -> Plan:
@@ -205,6 +231,7 @@ class _Planner:
         if not sizes:
             raise PlanError("the graph has no convolution: it is not an ICNet")
         _check_magnitudes(graph)
+        self.largest = largest_values(graph)
         self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
         self.buffers: list[Buffer] = []
         self.body: list[Step] = []
@@ -421,7 +448,6 @@ class _Planner:
                     # Computed tile by tile inside the step that adds it, so with the same tiles.
                     choice = choose_kernel(convolution, self.grid.vectors)
                     residual = self._convolution_step(projection, unit, projection_inner, choice)
-                    residual.fields[f.OUT_REAL] = f.FUSED
                 else:
                     residual = self._operand(other, unit)
                 return self._convolution(convolution, target, quantize, unit, inner, residual, relu)
@@ -461,6 +487,7 @@ class _Planner:
         step.output = View.of(out)
         step.fields[f.RELU] = int(relu)
         self._set_bounds(step, quantizer, relu)
+        step.fields[f.DIRECT] = int(quantize is not None and self._is_direct(quantize))
         fill_weights = step.fill
 
         def fill(step: Step, arena: Arena) -> None:
@@ -496,17 +523,19 @@ class _Planner:
         taps = self._taps(op, source, phases)
         kernel, reason = choice
         blocks = blocks_of(op, kernel.rows)
-        words = pack_weights(blocks)
+        stored = entries_of(op, kernel.rows)
+        words = pack_weights(blocks, stored)
         groups = -(-outputs // 4)
-        tiles = -(-self.grid.vectors // kernel.vectors)
+        task_vectors = -(-TASK_VECTORS // kernel.vectors) * kernel.vectors
+        stretches = -(-self.grid.vectors // task_vectors)
         # Enough tasks that every thread finds work until the end, whatever the size of the map.
-        chunks = min(groups, max(1, -(-8 * self.threads // (tiles * math.prod(phases)))))
+        chunks = min(groups, max(1, -(-8 * self.threads // (stretches * math.prod(phases)))))
         per_task = -(-groups // chunks)
         pixels = math.prod(self.graph.shape(op.name)[1:])
         step = Step(
             op.name,
             Kind.CONVOLUTION,
-            tiles * math.prod(phases) * -(-groups // per_task),
+            stretches * math.prod(phases) * -(-groups // per_task),
             macs=blocks.data.size * pixels,
             dense_macs=op.weight.size * pixels,
             kernel=kernel.name,
@@ -514,12 +543,13 @@ class _Planner:
             sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
             block_density=blocks.density,
             shape=op.weight.shape,
-            weight_bytes=words.nbytes + blocks.indices.nbytes,
+            weight_bytes=words.nbytes + 4 * BLOCKS_PER_ENTRY * len(words),
         )
         step.fields = {
             f.PHASES: math.prod(phases),
             f.VECTORS: self.grid.vectors,
-            f.TILES: tiles,
+            f.STRETCHES: stretches,
+            f.TASK_VECTORS: task_vectors,
             f.GROUPS: groups,
             f.GROUPS_PER_TASK: per_task,
             f.KERNEL: REGISTRY.index(kernel),
@@ -543,12 +573,13 @@ class _Planner:
             constants = np.zeros((2, padded), np.float32)
             constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.buffer.quantizer, unit)
             constants[1, :outputs] = arithmetic.convolution_bias(op, unit)
-            offsets = self._offsets(op, source, taps, blocks)
+            columns = blocks.indices[stored.blocks[:, :BLOCKS_PER_ENTRY]].reshape(-1)
+            offsets = self._offsets(op, source, taps, columns)
             step.fields |= {
                 f.IN: source.buffer.address,
                 f.OFFSETS: arena.put(offsets),
                 f.OFFSETS_PHASE: offsets.strides[0],
-                f.INDPTR: arena.put(blocks.indptr),
+                f.INDPTR: arena.put(stored.indptr),
                 f.WEIGHTS: arena.put(words),
                 f.INITIAL: arena.put(initial),
                 f.MULTIPLIER: arena.put(constants[0]),
@@ -614,11 +645,14 @@ class _Planner:
         )
 
     def _offsets(
-        self, op: Convolution, source: View, taps: NDArray[np.int64], blocks: BlockCSR
+        self, op: Convolution, source: View, taps: NDArray[np.int64], columns: NDArray[np.int32]
     ) -> NDArray[np.int32]:
-        """int32 (phases, nnz): byte offset of the first pixel of each stored block, tap and padding included."""
+        """int32 (phases, n): byte offset of the first pixel that each block reads, tap and padding included.
+
+        columns  int32 (n,), block columns of `BlockCSR`
+        """
         tap_count = op.weight.shape[2] * op.weight.shape[3]
-        lane, tap = blocks.indices // tap_count, blocks.indices % tap_count
+        lane, tap = columns // tap_count, columns % tap_count
         offsets = (
             self._tap_offsets(source.buffer, taps)[:, tap] + lane.astype(np.int64) * source.buffer.stride
         )
@@ -916,6 +950,16 @@ class _Planner:
 
         step.fill = fill
         return step
+
+    def _is_direct(self, quantize: Quantize) -> bool:
+        """Whether clip(rint(x) + z, low, high) - low of (Q1) is rint(x) saturated to 0..255, and no x overflows int32.
+
+        Saturating to int16 first changes nothing, since 0..255 lies within it.
+        """
+        q = quantize.quantizer
+        return (q.zero_point, q.levels) == (q.low, 256) and (
+            self.largest[quantize.input] / q.scale <= LARGEST_CONVERTED
+        )
 
     @staticmethod
     def _set_bounds(step: Step, quantizer: Quantizer | None, relu: bool) -> None:
