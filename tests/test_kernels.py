@@ -22,6 +22,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sparse_icnet.kernels.fields import DIRECT
 from sparse_icnet.kernels.micro_kernels import REGISTRY
 from sparse_icnet.network.graph import (
     Affine,
@@ -52,6 +53,7 @@ QUANTIZERS = {
     "asymmetric signed": Quantizer(0.02, -31, -128, 127),
     "highest zero": Quantizer(0.02, 255),
     "narrow": Quantizer(0.3, 3, 0, 15),
+    "signed at its lowest": Quantizer(0.02, -128, -128, 127),
 }
 few = settings(deadline=None, max_examples=25, print_blob=True)
 
@@ -214,6 +216,36 @@ def test_quantizer_kinds(name, target):
     y = net.codes(net.relu(net.sum(net.convolution(x, 5, 3), x)), QUANTIZERS[target])
     z = net.codes(net.sum(y, x), QUANTIZERS[name])
     assert_equals_oracle(net.classify(y, z), seed=4)
+
+
+@each_kernel
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(("largest", "direct"), [(2.0**29, True), (2.0**31.5, False), (2.0**40, False)])
+def test_values_around_the_range_of_int32(kernel, residual, largest, direct):
+    """Values far beyond the codes, some beyond int32, are the lowest and the highest code; so are those below."""
+    net = Net((7, 33), Quantizer(0.02, 128), seed=2)
+    name = net.convolution(net.image, 6)
+    op = net.ops.pop()
+    sums = 128 * 0.02 * np.abs(op.weight.astype(np.float64)).sum((1, 2, 3))
+    scale = np.float32(largest * UNSIGNED.scale / sums)
+    scale[3:] *= np.float32([1e-3, 1e-7, -1])
+    net.ops.append(Convolution(name, op.input, op.weight, scale, op.bias))
+    total = net.sum(name, net.codes(net.convolution(net.image, 6))) if residual else name
+    codes = net.codes(total)
+    with forced_kernel(kernel):
+        session = assert_equals_oracle(net.classify(codes))
+    step = next(step for step in session.plan.convolutions() if step.name == name)
+    assert step.fields[DIRECT] == direct
+    assert {0, 255} <= set(session.tensor(codes).flat)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_only_codes_that_saturate_as_bytes_are_direct(name):
+    net = Net((4, 20))
+    source = net.convolution(net.image, 4)
+    session = assert_equals_oracle(net.classify(net.codes(source, QUANTIZERS[name])))
+    step = next(step for step in session.plan.convolutions() if step.name == source)
+    assert step.fields[DIRECT] == (name in ("unsigned", "signed at its lowest"))
 
 
 def test_negative_and_tiny_scales():
@@ -435,6 +467,25 @@ def test_image_and_blob_give_the_same_codes(quantizer, affine, rows, columns, ph
     for name in session.tensors():
         np.testing.assert_array_equal(session.tensor(name), oracle.codes(name), err_msg=name)
     np.testing.assert_array_equal(session.classes_of_image(image), expected_classes(session.graph, blob))
+
+
+@pytest.mark.parametrize("phases", [(2, 16), (1, 32), (32, 32), (3, 48), (2, 24)])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 15, 16, 17, 30, 33])
+def test_rows_of_an_image_scatter_to_many_phases(phases, columns):
+    """Blocks of 16 x 16 pixels, in planes narrower than a vector, of whole vectors and between; any table of codes."""
+    size = 2 * phases[0], columns * phases[1]
+    grays = {
+        "normalization": Normalization(1.0, (90, 100, 110), (1, -0.7, 3))
+    }  # one table falls, two saturate
+    net = Net(size, Quantizer(1.0, 100), seed=columns, **grays)
+    graph = net.softmax(net.convolution(net.image, 3, stride=phases))
+    image = random_image(graph.input.shape, columns)
+    session = assert_equals_oracle(graph, blob_of(graph, image), threads=1 + columns % 2)
+    assert np.unique(session.tensor(net.image)).size > 2
+    expected = session.tensor(net.image)
+    session.classes(np.zeros(graph.input.shape, np.float32))
+    session.classes_of_image(image)
+    np.testing.assert_array_equal(session.tensor(net.image), expected)
 
 
 @pytest.mark.parametrize("affine", [False, True])

@@ -6,11 +6,13 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.isa import HAS_COUPLES
+from sparse_icnet.kernels import isa
+from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.simd import (
     atomic_add,
@@ -27,28 +29,31 @@ from sparse_icnet.kernels.simd import (
     maximum,
     maximum_u8,
     minimum,
+    prefetch,
     put_f32,
     put_i32,
+    put_rgb_codes,
     put_u8,
+    scatter_16x16,
     splat_f32,
     splat_i32,
     store,
     store_streaming,
     tile_add_codes,
     tile_add_real,
-    tile_add_words,
     tile_dot,
     tile_dot_couple,
-    tile_pack,
-    tile_relu,
+    tile_pairs,
     tile_requantize,
     tile_scale,
     tile_start,
-    tile_store_real,
-    tile_store_words,
+    tile_store,
+    tile_store_codes,
+    tile_under,
     to_f32,
     yield_processor,
 )
+from sparse_icnet.kernels.sizes import pack_constant
 from sparse_icnet.kernels.step import field_f32
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.runtime.plan import blocks_of, entries_of, pack_weights
@@ -196,6 +201,46 @@ def test_streaming_stores():
     np.testing.assert_array_equal(out, source)
 
 
+@njit
+def _scatter(source, stride, target, planes):
+    prefetch(source)
+    prefetch(0)  # of no page at all: nothing happens
+    scatter_16x16(source, stride, target, planes)
+
+
+@pytest.mark.parametrize("stride", [64, 128, 68, 1920])
+def test_scatter_transposes_into_planes(stride):
+    rng = np.random.default_rng(8)
+    source = rng.integers(0, 256, 15 * stride + 64, dtype=np.uint8)
+    planes = rng.permutation(16) * 100 + 3  # at any address, in any order
+    out = np.zeros(1700, np.uint8)
+    _scatter(source.ctypes.data, stride, out.ctypes.data, planes.ctypes.data)
+    words = np.stack([source[i * stride : i * stride + 64].view(np.int32) for i in range(16)])
+    expected = np.zeros_like(out)
+    for j, offset in enumerate(planes):
+        expected[offset : offset + 64] = words[:, j].copy().view(np.uint8)
+    np.testing.assert_array_equal(out, expected)
+
+
+@njit
+def _rgb_codes(source, table, out):
+    put_rgb_codes(source, table, out)
+
+
+@pytest.mark.skipif(not isa.HAS_BYTE_TABLES, reason="this CPU has no table look-up of bytes")
+def test_codes_of_pixels_through_tables():
+    rng = np.random.default_rng(9)
+    table = rng.integers(0, 256, (3, 256), dtype=np.uint8)
+    image = np.concatenate([np.arange(768) % 256, rng.integers(0, 256, 768)]).astype(np.uint8)
+    image = image.reshape(-1, 64, 3)
+    for pixels in (*image, *image[:, ::-1, ::-1].copy()):
+        out = aligned((66, 4), np.uint8)
+        _rgb_codes(pixels.ctypes.data, table.ctypes.data, out[1:].ctypes.data)
+        np.testing.assert_array_equal(out[1:65, :3], table[np.arange(3), pixels])
+        assert not out[1:, 3].any()
+        assert not out[[0, 65]].any()
+
+
 @njit(nogil=True)
 def _count_up(counter, log, times):
     for _ in range(times):
@@ -227,7 +272,7 @@ def _kernel_of_tiles(kernel: MicroKernel):
     rows, vectors = kernel.rows, kernel.vectors
     words_bytes = 4 * rows * kernel.words
 
-    if HAS_COUPLES:
+    if isa.HAS_COUPLES:
 
         @njit
         def couple(tile, x, y, weights):
@@ -249,20 +294,34 @@ def _kernel_of_tiles(kernel: MicroKernel):
                 tile = couple(tile, x, y, weights + words_bytes * j)
             else:
                 tile = tile_dot(tile, x, weights + words_bytes * j)
-        tile_store_real(out, 64 * vectors, tile_scale(tile, ones, zeros))
+        tile_store(out, 64 * vectors, tile_scale(tile, ones, zeros))
 
     @njit
-    def epilogue(start, multipliers, biases, codes, reals, low, high, scale, constant, out, words):
+    def epilogue(start, multipliers, biases, codes, reals, low, high, scale, out):
         x = tile_scale(tile_start(rows, vectors, start), multipliers, biases)
         x = tile_add_real(x, reals, 64 * vectors)
         x = tile_requantize(x, low, high, scale)
         x = tile_add_codes(x, codes, 0 if rows == 4 else 2, np.int32(3), scale)
-        tile_store_real(out, 64 * vectors, x)
-        tile_store_real(out + 64 * rows * vectors, 64 * vectors, tile_relu(x))
-        packed = tile_pack(x, low, high, 0 if rows == 4 else 2)
-        tile_store_words(words, tile_add_words(packed, words), constant)
+        tile_store(out, 64 * vectors, x)
 
-    return dot, epilogue
+    if rows == 4:
+
+        @njit
+        def direct(zeros, reals, scratch, out):
+            x = tile_add_real(tile_scale(tile_start(4, vectors, zeros), zeros, zeros), reals, 64 * vectors)
+            tile_store_codes(out, tile_pairs(x))
+
+    else:
+
+        @njit
+        def direct(zeros, reals, scratch, out):
+            x = tile_add_real(tile_scale(tile_start(2, vectors, zeros), zeros, zeros), reals, 64 * vectors)
+            tile_store(scratch, 0, tile_pairs(x))
+            reals += 128 * vectors
+            x = tile_add_real(tile_scale(tile_start(2, vectors, zeros), zeros, zeros), reals, 64 * vectors)
+            tile_store_codes(out, tile_under(scratch, tile_pairs(x)))
+
+    return dot, epilogue, direct
 
 
 TILES = {kernel: _kernel_of_tiles(kernel) for kernel in REGISTRY}
@@ -298,11 +357,11 @@ def test_dot_products_are_exact(kernel, codes, weights):
     initial = rng.integers(-1000, 1000, kernel.rows).astype(np.int32)
     ones, zeros = np.ones(kernel.rows, np.float32), np.zeros(kernel.rows, np.float32)
     out = aligned((kernel.rows, pixels), np.float32)
-    dot, _ = TILES[kernel]
+    dot, _, _ = TILES[kernel]
     arrays = (words, initial, ones, zeros, out)
     counts = couples, entries - couples
     dot(activations.ctypes.data, stored.blocks.ctypes.data, *counts, *(a.ctypes.data for a in arrays))
-    if HAS_COUPLES and weights in ("small", -32, 32):
+    if isa.HAS_COUPLES and weights in ("small", -32, 32):
         assert couples == blocks // 2, "these weights must come in couples"
     expected = s8.astype(np.int64) @ u8.astype(np.int64) + initial[:, None]
     assert np.abs(expected).max() < 2**24, "beyond float32 integers this comparison proves nothing"
@@ -311,7 +370,7 @@ def test_dot_products_are_exact(kernel, codes, weights):
 
 @each_kernel
 def test_epilogue_of_a_tile(kernel):
-    """(Q4), (Q5), (Q1) and the packing of codes, ties and clipped values on purpose."""
+    """(Q4), (Q5) and the inner quantizer (Q1), (Q2), ties and clipped values on purpose."""
     rng = np.random.default_rng(7)
     rows, pixels = kernel.rows, 16 * kernel.vectors
     start = rng.integers(-(2**30), 2**30, rows).astype(np.int32)
@@ -319,39 +378,75 @@ def test_epilogue_of_a_tile(kernel):
     biases = np.float32([0.5, -3, 0.1, 7][:rows])
     codes = rng.integers(0, 256, (pixels, 4), dtype=np.uint8)
     reals = rng.choice(np.float32([0, 0.5, -0.5, 1e9, -1e9, 40.25, np.nan]), (rows, pixels))
-    low, high, scale, zero, stored_zero = (np.float32(v) for v in (-100, 155, 0.5, 3, 100))
-    out, words = aligned((2, rows, pixels), np.float32), aligned(pixels, np.int32)
-    others = np.uint32(0x5678 if rows == 2 else 0)  # the codes of the channels below, where the tile has half
-    words.view(np.uint32)[:] = others
-    rounded = 0x4B400000
-    ones = sum(1 << (8 * byte) for byte in range(4 - rows, 4))
-    constant = (rounded * ones - int(stored_zero) * ones) & 0xFFFFFFFF
-    _, epilogue = TILES[kernel]
-    epilogue(
-        *(a.ctypes.data for a in (start, multipliers, biases, codes, reals)),
-        low,
-        high,
-        scale,
-        np.uint32(constant).view(np.int32),
-        out.ctypes.data,
-        words.ctypes.data,
-    )
+    low, high, scale, zero = (np.float32(v) for v in (-100, 155, 0.5, 3))
+    out = aligned((rows, pixels), np.float32)
+    _, epilogue, _ = TILES[kernel]
+    arrays = (start, multipliers, biases, codes, reals)
+    epilogue(*(a.ctypes.data for a in arrays), low, high, scale, out.ctypes.data)
     x = start.astype(np.float32)[:, None] * multipliers[:, None] + biases[:, None]
     x = x + reals
     x = np.rint(np.clip(np.where(np.isnan(x), low, x), low, high)) * scale
     mine = codes[:, 4 - rows :].T.astype(np.float32)
     x = x + (mine - zero) * scale
-    np.testing.assert_array_equal(out[0], x)
-    np.testing.assert_array_equal(out[1], np.maximum(x, 0))
-    wanted = (np.rint(np.clip(x, low, high)) + stored_zero).astype(np.uint8)
-    found = words.view(np.uint8).reshape(pixels, 4)
-    np.testing.assert_array_equal(found[:, 4 - rows :].T, wanted)
-    np.testing.assert_array_equal(
-        found[:, : 4 - rows], np.uint8([0x78, 0x56])[None, : 4 - rows].repeat(pixels, 0)
-    )
+    np.testing.assert_array_equal(out, x)
+
+
+BELOW_LIMIT = float(np.nextafter(np.float32(2**31), np.float32(0)))
+# Around every bound at which something rounds or saturates: halves, 8, 9, 15, 16 and 31 bits.
+around = st.builds(
+    lambda whole, part: float(np.clip(np.float32(whole + part), -(2**31), BELOW_LIMIT)),
+    st.sampled_from([0, 255, 256, 510, 2**15, 2**16, 2**22, 2**23, 2**24, 2**31]).flatmap(
+        lambda x: st.integers(-3, 3).map(lambda near: x + near)
+    ),
+    st.sampled_from([0, 0.5, -0.5, 0.25, 2**-16, -(2**-16)]),
+)
+convertible = st.one_of(around, around.map(lambda x: -x), st.floats(-(2**31), BELOW_LIMIT, width=32))
+
+
+@each_kernel
+@settings(deadline=None, max_examples=50)
+@given(values=st.lists(convertible, min_size=16, max_size=16), seed=st.integers(0, 1000))
+def test_direct_codes_round_half_to_even_and_saturate(kernel, values, seed):
+    """rint, then the clip to 0..255, of any value that fits an int32; each of the four rows in its own byte."""
+    pixels = 16 * kernel.vectors
+    reals, out = aligned((4, pixels), np.float32), aligned((pixels, 4), np.uint8)
+    reals[:] = np.random.default_rng(seed).choice(np.float32(values), reals.shape)
+    zeros, scratch = aligned(4, np.float32), aligned(pixels, np.int32)
+    _, _, direct = TILES[kernel]
+    direct(zeros.ctypes.data, reals.ctypes.data, scratch.ctypes.data, out.ctypes.data)
+    np.testing.assert_array_equal(out.T, np.clip(np.rint(reals), 0, 255).astype(np.uint8))
+
+
+@njit
+def _pack_vectors(reals, low, high, constant, out, count):
+    for p in range(0, 64 * count, 64):
+        a, b = load_f32(reals + p), load_f32(reals + 64 * count + p)
+        c, d = load_f32(reals + 128 * count + p), load_f32(reals + 192 * count + p)
+        store(out + p, pack(a, b, c, d, splat_f32(low), splat_f32(high), splat_i32(constant)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    values=st.lists(st.one_of(convertible, st.floats(width=32)), min_size=16, max_size=16),
+    levels=st.integers(2, 256),
+    place=st.floats(0, 1),
+    relu=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_pack_takes_any_quantizer_and_any_value(values, levels, place, relu, seed):
+    """(Q1) with narrow ranges and any zero point, for all values there are; NaN is the lowest code."""
+    zero = round(place * (levels - 1))
+    low, high = np.float32(0 if relu else -zero), np.float32(levels - 1 - zero)
+    ties = np.arange(-zero - 1, levels - zero) + 0.5
+    reals, out = aligned((4, 64), np.float32), aligned((64, 4), np.uint8)
+    reals[:] = np.random.default_rng(seed).choice(np.float32([*values, *ties]), reals.shape)
+    constant = np.int32(pack_constant(zero))
+    _pack_vectors(reals.ctypes.data, low, high, constant, out.ctypes.data, 4)
+    wanted = np.rint(np.clip(np.where(np.isnan(reals), low, reals), low, high)) + zero
+    np.testing.assert_array_equal(out.T, wanted.astype(np.uint8))
 
 
 def test_instruction_set_is_named():
-    assert simd.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "generic")
-    assert simd.ISA.endswith("vnni") == simd.HAS_VNNI
-    assert all(kernel.words == (1 if simd.HAS_VNNI else 2) for kernel in REGISTRY)
+    assert isa.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "generic")
+    assert isa.ISA.endswith("vnni") == isa.HAS_VNNI
+    assert all(kernel.words == (1 if isa.HAS_VNNI else 2) for kernel in REGISTRY)

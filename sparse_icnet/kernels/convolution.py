@@ -15,37 +15,44 @@ import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.isa import HAS_COUPLES, WORDS_PER_ENTRY_ROW
-from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, TILE_BYTES
+from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, TILE_BYTES, TILE_ROW_BYTES
 from sparse_icnet.kernels.simd import (
     get_i32,
     get_i64,
+    load_f32,
     load_i32,
+    maximum,
+    splat_f32,
+    splat_i32,
     store,
     tile_add_codes,
     tile_add_real,
-    tile_add_words,
     tile_dot,
     tile_dot_couple,
-    tile_pack,
-    tile_relu,
+    tile_pairs,
     tile_requantize,
     tile_scale,
     tile_start,
-    tile_store_real,
-    tile_store_words,
+    tile_store,
+    tile_store_codes,
+    tile_under,
 )
 from sparse_icnet.kernels.step import field, field_f32
 
 
 @njit
-def _store_copies(step, phase, start, count, out):
-    """Store the codes just written at `out` again into each shifted copy of their plane.
+def _finish_codes(step, phase, start, count, codes, out):
+    """Move codes to `out` if they are not there, and again into each shifted copy of their plane.
 
     The pixels land `d` places earlier in the flat plane; those that would cross into another row become padding.
     COPIES  int64 (phases + 1,): range of entries of each phase; then entries of two int64: byte distance from the
             plane to the first pixel in the copy, address of the masks (vectors, 2, 64 bytes): lanes to keep, padding
     """
+    if codes != out:
+        for p in range(count):
+            store(out + 64 * p, load_i32(codes + 64 * p))
     table = field(step, f.COPIES)
     if table:
         entries = table + 8 * (field(step, f.PHASES) + 1)
@@ -54,7 +61,29 @@ def _store_copies(step, phase, start, count, out):
             masks = get_i64(entries + 16 * i + 8) + 128 * start
             for p in range(count):
                 keep, padding = load_i32(masks + 128 * p), load_i32(masks + 128 * p + 64)
-                store(copy + 64 * p, (load_i32(out + 64 * p) & keep) | padding)
+                store(copy + 64 * p, (load_i32(codes + 64 * p) & keep) | padding)
+
+
+@njit
+def _finish_real(step, phase, start, count, tile, out):
+    """Real values of four channels in scratch, to `out`: as they are, or as the codes of any quantizer (Q1), (Q5).
+
+    Direct codes (fields.DIRECT) take a shorter way, without a clip and through no memory.
+    """
+    if field(step, f.OUT_REAL):
+        stride, relu, nothing = field(step, f.OUT_GROUP), field(step, f.RELU), splat_f32(np.float32(0))
+        for r in range(4):
+            for p in range(0, 64 * count, 64):
+                x = load_f32(tile + r * TILE_ROW_BYTES + p)
+                store(out + r * stride + p, maximum(x, nothing) if relu else x)
+    else:
+        low, high = splat_f32(field_f32(step, f.LOW)), splat_f32(field_f32(step, f.HIGH))
+        constant = splat_i32(np.int32(field(step, f.PACK)))
+        for p in range(0, 64 * count, 64):
+            a, b = load_f32(tile + p), load_f32(tile + TILE_ROW_BYTES + p)
+            c, d = load_f32(tile + 2 * TILE_ROW_BYTES + p), load_f32(tile + 3 * TILE_ROW_BYTES + p)
+            store(out + p, pack(a, b, c, d, low, high, constant))
+        _finish_codes(step, phase, start, count, out, out)
 
 
 def _micro_kernel(rows: int, vectors: int) -> Any:
@@ -104,7 +133,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         kind = field(step, f.RESIDUAL_KIND)
         if kind:
             if kind == f.FUSED:
-                return tile_add_real(x, scratch + TILE_BYTES + 64 * vectors * first, 64 * vectors)
+                return tile_add_real(x, scratch + TILE_BYTES + TILE_ROW_BYTES * first, TILE_ROW_BYTES)
             stride = field(step, f.RESIDUAL_GROUP)  # of one channel if real, of four channels if codes
             place = field(step, f.RESIDUAL) + get_i64(field(step, f.RESIDUAL_PLANES) + 8 * phase) + start * 64
             if kind == f.CODES:
@@ -117,81 +146,34 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
     if rows == 4:
 
         @njit
-        def tile(step, group, phase, start, count, activations, offsets, scratch):
-            """Four output channels x P vectors, from blocks to stored codes or real values."""
+        def tile(step, group, phase, start, activations, offsets, codes, scratch):
+            """Four output channels x P vectors from blocks to values: direct codes at `codes`, or real in scratch."""
             sums = accumulate(step, group, activations, offsets, field(step, f.INITIAL) + 16 * group)
             x = rescale(step, sums, 4 * group, group, phase, start, 0, scratch)
-            if field(step, f.OUT_REAL) == f.FUSED:
-                tile_store_real(scratch + TILE_BYTES, 64 * vectors, x)
-                return
-            stride = field(step, f.OUT_GROUP)  # of one channel if real, of four channels if codes
-            out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
-            if field(step, f.OUT_REAL):
-                out += stride * group * 4
-                if field(step, f.RELU):
-                    x = tile_relu(x)
-                if count == vectors:
-                    tile_store_real(out, stride, x)
-                else:
-                    tile_store_real(scratch, 64 * vectors, x)
-                    for r in range(4):
-                        for p in range(count):
-                            store(out + r * stride + 64 * p, load_i32(scratch + 64 * (r * vectors + p)))
+            if field(step, f.DIRECT):
+                tile_store_codes(codes, tile_pairs(x))
             else:
-                out += stride * group
-                words = tile_pack(x, field_f32(step, f.LOW), field_f32(step, f.HIGH), 0)
-                constant = np.int32(field(step, f.PACK))
-                if count == vectors:
-                    tile_store_words(out, words, constant)
-                else:
-                    tile_store_words(scratch, words, constant)
-                    for p in range(count):
-                        store(out + 64 * p, load_i32(scratch + 64 * p))
-                _store_copies(step, phase, start, count, out)
+                tile_store(scratch, TILE_ROW_BYTES, x)
 
     else:
 
         @njit
-        def tile(step, group, phase, start, count, activations, offsets, scratch):
-            """Four output channels x P vectors in two halves of two channels: the first waits in scratch."""
-            stride, out, partial = field(step, f.OUT_GROUP), field(step, f.OUT), scratch
-            real = field(step, f.OUT_REAL)
-            if real == f.FUSED:  # no planes of its own
-                partial += TILE_BYTES
-            else:
-                out += get_i64(field(step, f.OUT_PLANES) + 8 * phase) + start * 64
-                out += stride * group * 4 if real else stride * group
+        def tile(step, group, phase, start, activations, offsets, codes, scratch):
+            """The same in two halves of two channels: the first waits in scratch."""
             initial = field(step, f.INITIAL) + 16 * group
-            low, high = field_f32(step, f.LOW), field_f32(step, f.HIGH)
+            direct = field(step, f.DIRECT)
             top = accumulate(step, 2 * group, activations, offsets, initial)
             x = rescale(step, top, 4 * group, group, phase, start, 0, scratch)
-            if real:
-                if field(step, f.RELU):
-                    x = tile_relu(x)
-                tile_store_real(partial, 64 * vectors, x)
+            if direct:
+                tile_store(scratch, TILE_ROW_BYTES, tile_pairs(x))
             else:
-                tile_store_words(scratch, tile_pack(x, low, high, 0), np.int32(0))
+                tile_store(scratch, TILE_ROW_BYTES, x)
             bottom = accumulate(step, 2 * group + 1, activations, offsets, initial + 8)
             y = rescale(step, bottom, 4 * group + 2, group, phase, start, 2, scratch)
-            if real:
-                if field(step, f.RELU):
-                    y = tile_relu(y)
-                tile_store_real(partial + 128 * vectors, 64 * vectors, y)
-                if real == f.FUSED:
-                    return
-                for r in range(4):
-                    for p in range(count):
-                        store(out + r * stride + 64 * p, load_i32(scratch + 64 * (r * vectors + p)))
+            if direct:
+                tile_store_codes(codes, tile_under(scratch, tile_pairs(y)))
             else:
-                words = tile_add_words(tile_pack(y, low, high, 2), scratch)
-                constant = np.int32(field(step, f.PACK))
-                if count == vectors:
-                    tile_store_words(out, words, constant)
-                else:
-                    tile_store_words(scratch, words, constant)
-                    for p in range(count):
-                        store(out + 64 * p, load_i32(scratch + 64 * p))
-                _store_copies(step, phase, start, count, out)
+                tile_store(scratch + 2 * TILE_ROW_BYTES, TILE_ROW_BYTES, y)
 
     return tile
 
@@ -203,17 +185,17 @@ _third, _fourth = (*_KERNELS, *_KERNELS)[2:4]
 
 
 @njit
-def _tile(kernel, step, group, phase, start, count, scratch):
+def _tile(kernel, step, group, phase, start, codes, scratch):
     activations = field(step, f.IN) + start * 64
     offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
     if kernel == 0:
-        _first(step, group, phase, start, count, activations, offsets, scratch)
+        _first(step, group, phase, start, activations, offsets, codes, scratch)
     elif kernel == 1:
-        _second(step, group, phase, start, count, activations, offsets, scratch)
+        _second(step, group, phase, start, activations, offsets, codes, scratch)
     elif _COUNT > 2 and kernel == 2:
-        _third(step, group, phase, start, count, activations, offsets, scratch)
+        _third(step, group, phase, start, activations, offsets, codes, scratch)
     elif _COUNT > 3 and kernel == 3:
-        _fourth(step, group, phase, start, count, activations, offsets, scratch)
+        _fourth(step, group, phase, start, activations, offsets, codes, scratch)
 
 
 @njit
@@ -232,10 +214,21 @@ def convolution(step, task, scratch):
     begin = task % stretches * field(step, f.TASK_VECTORS)
     end = min(begin + field(step, f.TASK_VECTORS), field(step, f.VECTORS))
     residual = field(step, f.RESIDUAL) if field(step, f.RESIDUAL_KIND) == f.FUSED else 0
+    direct = field(step, f.DIRECT)
+    stride = field(step, f.OUT_GROUP) * (4 if field(step, f.OUT_REAL) else 1)  # of four channels
+    out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + stride * first
     for group in range(first, last):
         for start in range(begin, end, vectors):
             count = min(vectors, end - start)
-            kernel = field(step, f.KERNEL) if count == vectors else field(step, f.TAIL_KERNEL)
+            whole = count == vectors
+            kernel = field(step, f.KERNEL) if whole else field(step, f.TAIL_KERNEL)
             if residual:
-                _tile(kernel, residual, group, phase, start, count, scratch)
-            _tile(kernel, step, group, phase, start, count, scratch)
+                _tile(kernel, residual, group, phase, start, scratch, scratch + TILE_BYTES)
+            place = out + 64 * start
+            codes = place if whole else scratch
+            _tile(kernel, step, group, phase, start, codes, scratch)
+            if direct:
+                _finish_codes(step, phase, start, count, codes, place)
+            else:
+                _finish_real(step, phase, start, count, scratch, place)
+        out += stride

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import numpy as np
-
 from sparse_icnet.network.arithmetic import ROUNDING
 
 ROW_FIELDS = 56
@@ -37,7 +35,7 @@ class Kind(IntEnum):
 KIND, TASKS = 0, 1
 # The output and the geometry of its planes: most kernels
 OUT, OUT_GROUP, OUT_PLANES, PHASES, VECTORS, PITCH = 2, 3, 4, 5, 6, 7
-# Quantizer of the output: bounds of n = code - zero_point as float32 bits, and what turns four magic sums into stored codes
+# Quantizer of the output: bounds of n = code - zero_point as float32 bits, and the stored code of n = 0 as two int16
 OUT_REAL, LOW, HIGH, PACK = 8, 9, 10, 11
 # First and second operand
 IN, IN_GROUP, IN_PLANES = 12, 13, 14
@@ -55,12 +53,13 @@ IN_KIND, IN_SCALE, IN_ZERO = 22, 23, 24
 OFFSETS, OFFSETS_PHASE, INDPTR, WEIGHTS, INITIAL, MULTIPLIER, BIAS = 25, 26, 27, 28, 29, 30, 31
 GROUPS, GROUPS_PER_TASK, STRETCHES, KERNEL, TILE_VECTORS, TAIL_KERNEL, COPIES = 32, 33, 34, 35, 48, 49, 50
 TASK_VECTORS = 51  # of each task, in tiles of TILE_VECTORS
+# Whether codes are n clipped to 0..255, and every real value is below 2**31: saturating instructions do the clip
+DIRECT = 52
 INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
 # Others
 HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47
 
-# Kinds of operand, and values of OUT_REAL: FUSED is a tile of real values in the scratch memory of the thread
+# Kinds of operand: FUSED is a convolution computed tile by tile into the scratch memory of the thread
 NONE, CODES, REAL, FUSED = 0, 1, 2, 3
 
 MAGIC = ROUNDING
-MAGIC_BITS = np.int32(0x4B400000)

@@ -45,6 +45,7 @@ def _named_features(name: str) -> dict[str, bool]:
         "avx512vnni": name in vnni,
         "avx512vl": name in avx512,
         "avx512bw": name in avx512 or name == "x86-64-v4",
+        "avx512vbmi": name in vnni - {"cascadelake", "cooperlake"} | {"cannonlake"},
         "avxvnni": name in avxvnni,
         "avx2": name in avx2 or name == "x86-64-v4",
     }
@@ -78,3 +79,5 @@ ISA = instruction_set()
 HAS_VNNI = ISA in ("avx512vnni", "avxvnni")
 HAS_COUPLES = ISA in ("avx512bw", "avx2")
 WORDS_PER_ENTRY_ROW = 1 if HAS_VNNI else 2
+# One instruction looks up 64 bytes in a table of 128.
+HAS_BYTE_TABLES = ISA.startswith("avx512") and bool(_target_features().get("avx512vbmi"))

@@ -40,5 +40,8 @@ _TILES = {
     "generic": ((4, 1), (2, 2)),
 }
 REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])
-TILE_BYTES = 4 * 64 * max(kernel.vectors for kernel in REGISTRY)
-SCRATCH_BYTES = 2 * TILE_BYTES  # a tile on its way out, and the tile of a fused residual convolution
+# Scratch of one thread: a tile on its way out, then the tile of a fused residual convolution; rows of real values or of
+# pairs lie TILE_ROW_BYTES apart.
+TILE_ROW_BYTES = 64 * max(kernel.vectors for kernel in REGISTRY)
+TILE_BYTES = 4 * TILE_ROW_BYTES
+SCRATCH_BYTES = 2 * TILE_BYTES

@@ -7,45 +7,97 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
+from sparse_icnet.kernels.isa import HAS_BYTE_TABLES
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i32,
     get_i64,
     get_u8,
     load_f32,
+    prefetch,
     put_i32,
+    put_rgb_codes,
+    scatter_16x16,
     splat_f32,
     splat_i32,
     store,
 )
 from sparse_icnet.kernels.step import field, field_f32
 
+BLOCK = 64  # pixels that are looked up at once
+
+
+@njit
+def _scatter_row(words, width, kx, planes, out):
+    """One row of pixels to its kx phases: word x at address `words` goes to out + planes[x % kx] + 4 * (x // kx).
+
+    Padding columns of a plane may be written too: nobody reads them.
+    """
+    columns = width // kx
+    if kx % 16 == 0:
+        for first in range(0, columns, 16):
+            # At least 16 columns: the last vector overlaps the one before.  Fewer: a row of a plane still holds 16.
+            x = max(0, min(first, columns - 16))
+            for px in range(0, kx, 16):
+                scatter_16x16(words + 4 * (x * kx + px), 4 * kx, out + 4 * x, planes + 8 * px)
+        return
+    for px in range(kx):
+        target = out + get_i64(planes + 8 * px)
+        source = words + 4 * px
+        for x in range(columns):
+            put_i32(target + 4 * x, get_i32(source))
+            source += 4 * kx
+
+
+@njit
+def _codes_by_loop(row, first, width, table, words):
+    for x in range(first, min(first + BLOCK, width)):
+        pixel = row + 3 * x
+        red = np.int32(get_u8(table + np.int64(get_u8(pixel))))
+        green = np.int32(get_u8(table + 256 + np.int64(get_u8(pixel + 1))))
+        blue = np.int32(get_u8(table + 512 + np.int64(get_u8(pixel + 2))))
+        put_i32(words + 4 * x, red | (green << 8) | (blue << 16))
+
+
+@njit
+def _codes_by_vectors(row, first, width, table, words):
+    if width < BLOCK:
+        _codes_by_loop(row, first, width, table, words)
+    else:
+        x = min(first, width - BLOCK)  # the last block overlaps the one before
+        put_rgb_codes(row + 3 * x, table, words + 4 * x)
+
+
+# BLOCK pixels, or what is left of them, of a row of RGB pixels through a table u8 (3, 256), to 32-bit words.
+_codes = _codes_by_vectors if HAS_BYTE_TABLES else _codes_by_loop
+
 
 @njit
 def quantize_image(step, task, scratch):
-    """One task: one row of an RGB image u8 (H, W, 3), through a table of codes for each channel.
+    """One task: one row of phases of an RGB image u8 (H, W, 3), through a table of codes for each channel.
 
-    TABLE  int32 (3, 256): the stored code, shifted to the byte of its channel
+    TABLE  u8 (3, 256): the stored code of each value
     """
-    width = field(step, f.WIDTH)
+    width, height = field(step, f.WIDTH), field(step, f.HEIGHT)
     ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
-    row = field(step, f.IN) + task * width * 3
-    table, planes = field(step, f.TABLE), field(step, f.OUT_PLANES) + 8 * (task % ky) * kx
-    out = field(step, f.OUT) + task // ky * field(step, f.PITCH)
-    for px in range(kx):
-        target = out + get_i64(planes + 8 * px)
-        pixel = row + 3 * px
-        for x in range(width // kx):
-            red = get_i32(table + 4 * np.int64(get_u8(pixel)))
-            green = get_i32(table + 1024 + 4 * np.int64(get_u8(pixel + 1)))
-            blue = get_i32(table + 2048 + 4 * np.int64(get_u8(pixel + 2)))
-            put_i32(target + 4 * x, red | green | blue)
-            pixel += 3 * kx
+    image, table = field(step, f.IN), field(step, f.TABLE)
+    planes, out = field(step, f.OUT_PLANES) + 8 * task * kx, field(step, f.OUT)
+    for y in range(task, height, ky):
+        row = image + y * width * 3
+        for first in range(0, width, BLOCK):
+            # The next row of this task lies too far behind this one for the CPU to foresee.
+            ahead = row + 3 * (ky * width + first)
+            prefetch(ahead)
+            prefetch(ahead + 64)
+            prefetch(ahead + 128)
+            _codes(row, first, width, table, scratch)
+        _scatter_row(scratch, width, kx, planes, out)
+        out += field(step, f.PITCH)
 
 
 @njit
 def quantize_blob(step, task, scratch):
-    """One task: one row of a float32 blob (C, H, W), C <= 4: (Q10) or (Q9), then (Q1).
+    """One task: one row of phases of a float32 blob (C, H, W), C <= 4: (Q10) or (Q9), then (Q1).
 
     TABLE  float32 (2, 4): multiplier and offset of (Q9) if EXTRA is set; otherwise x / IN_SCALE
     """
@@ -61,28 +113,23 @@ def quantize_blob(step, task, scratch):
     b0, b1 = splat_f32(get_f32(table + 16)), splat_f32(get_f32(table + 20))
     b2, b3 = splat_f32(get_f32(table + 24)), splat_f32(get_f32(table + 28))
     stride = 4 * width * height
-    row = field(step, f.IN) + task * 4 * width
-    # The sizes are multiples of 16 or the last vector begins earlier and repeats some pixels.
-    for first in range(0, width, 16):
-        x = min(first, width - 16)
-        place = row + 4 * x
-        a, b, c, d = load_f32(place), nothing, nothing, nothing
-        if channels > 1:
-            b = load_f32(place + stride)
-        if channels > 2:
-            c = load_f32(place + 2 * stride)
-        if channels > 3:
-            d = load_f32(place + 3 * stride)
-        if affine:
-            a, b, c, d = a * m0 + b0, b * m1 + b1, c * m2 + b2, d * m3 + b3
-        else:
-            a, b, c, d = a / unit, b / unit, c / unit, d / unit
-        store(scratch + 4 * x, pack(a, b, c, d, low, high, constant))
-    planes = field(step, f.OUT_PLANES) + 8 * (task % ky) * kx
-    out = field(step, f.OUT) + task // ky * field(step, f.PITCH)
-    for px in range(kx):
-        target = out + get_i64(planes + 8 * px)
-        source = scratch + 4 * px
-        for x in range(width // kx):
-            put_i32(target + 4 * x, get_i32(source))
-            source += 4 * kx
+    planes, out = field(step, f.OUT_PLANES) + 8 * task * kx, field(step, f.OUT)
+    for y in range(task, height, ky):
+        row = field(step, f.IN) + y * 4 * width
+        for first in range(0, width, 16):
+            x = min(first, width - 16)  # the last vector overlaps the one before
+            place = row + 4 * x
+            a, b, c, d = load_f32(place), nothing, nothing, nothing
+            if channels > 1:
+                b = load_f32(place + stride)
+            if channels > 2:
+                c = load_f32(place + 2 * stride)
+            if channels > 3:
+                d = load_f32(place + 3 * stride)
+            if affine:
+                a, b, c, d = a * m0 + b0, b * m1 + b1, c * m2 + b2, d * m3 + b3
+            else:
+                a, b, c, d = a / unit, b / unit, c / unit, d / unit
+            store(scratch + 4 * x, pack(a, b, c, d, low, high, constant))
+        _scatter_row(scratch, width, kx, planes, out)
+        out += field(step, f.PITCH)

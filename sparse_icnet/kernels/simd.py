@@ -98,6 +98,8 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.
 
 def _slices(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value]:
     """`vector` cut into `parts` equal vectors."""
+    if parts == 1:
+        return [vector]
     count = vector.type.count // parts
     return [
         builder.shuffle_vector(
@@ -150,6 +152,66 @@ def _multiply_add_bytes(builder: ir.IRBuilder, u8: ir.Value, s8: ir.Value) -> ir
     bytes_, words = ir.VectorType(_I8, VECTOR_BYTES // parts), ir.VectorType(_I16, 2 * LANES // parts)
     operands = [[builder.bitcast(x, bytes_) for x in _slices(builder, v, parts)] for v in (u8, s8)]
     return _join(builder, [_call(builder, name, words, [x, y]) for x, y in zip(*operands, strict=True)])
+
+
+# Names of the instructions below on vectors of 512, 256 and 128 bits: of 1, 2 and 4 parts of a vector of 16 lanes.
+_PARTS = {"avx512vnni": 1, "avx512bw": 1, "avxvnni": 2, "avx2": 2, "sse2": 4}.get(ISA, 0)
+_CONVERT = {1: "avx512.mask.cvtps2dq.512", 2: "avx.cvt.ps2dq.256", 4: "sse2.cvtps2dq"}
+_NARROW = {1: "avx512.packssdw.512", 2: "avx2.packssdw", 4: "sse2.packssdw.128"}
+_NARROWER = {1: "avx512.packuswb.512", 2: "avx2.packuswb", 4: "sse2.packuswb.128"}
+# Both narrowing instructions work within 128 bits: 4 pixels of one vector, then the same 4 pixels of the other.
+_SIDE_BY_SIDE = [place + lane + i for lane in range(0, 16, 4) for place in (0, 16) for i in range(4)]
+_WORDS_SIDE_BY_SIDE = [place + lane + i for lane in range(0, 32, 8) for place in (0, 32) for i in range(8)]
+_INTERLEAVED = [lane + 4 * row + i for lane in range(0, 64, 16) for i in range(4) for row in range(4)]
+
+
+def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, order: list[int]) -> ir.Value:
+    """The lanes of a and b, numbered through, that `order` names."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(order)), order))
+
+
+def _round_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """Two vectors of real values, |x| < 2**31 -> <32 x i16>: round half to even, saturate.
+
+    x86 rounds in the direction that is set for all float32 arithmetic: half to even, unless someone changed it.
+    Elsewhere the sum x + 1.5 * 2**23 of a clipped x has no fraction bits left: the addition itself rounds x, and the
+    low bits of the sum hold the integer.
+    """
+    if not _PARTS:
+        low, high, magic = (_constant(_F32X16, value) for value in (-(2.0**15), 2.0**15 - 1, _ROUNDING))
+        words = [builder.bitcast(builder.fadd(_clip(builder, x, low, high), magic), _I32X16) for x in (a, b)]
+        a, b = (builder.trunc(word, ir.VectorType(_I16, LANES)) for word in words)
+        return _shuffle(builder, a, b, _SIDE_BY_SIDE)
+    integers = ir.VectorType(_I32, LANES // _PARTS)
+    # AVX-512: what to give for masked lanes, no lane masked, no rounding direction of its own
+    masked = [ir.Constant(integers, ir.Undefined), ir.Constant(_I16, -1), ir.Constant(_I32, 4)]
+    parts = []
+    for pair in zip(_slices(builder, a, _PARTS), _slices(builder, b, _PARTS), strict=True):
+        rounded = [
+            _call(builder, f"llvm.x86.{_CONVERT[_PARTS]}", integers, [x, *(masked if _PARTS == 1 else [])])
+            for x in pair
+        ]
+        kind = ir.VectorType(_I16, 2 * LANES // _PARTS)
+        parts.append(_call(builder, f"llvm.x86.{_NARROW[_PARTS]}", kind, rounded))
+    return _join(builder, parts)
+
+
+def _interleave_codes(builder: ir.IRBuilder, ab: ir.Value, cd: ir.Value) -> ir.Value:
+    """The <32 x i16> of rows a, b and of rows c, d -> <64 x i8>: saturated to 0..255, lanes of four bytes a, b, c, d."""
+    if _PARTS:
+        kind = ir.VectorType(_I8, VECTOR_BYTES // _PARTS)
+        pairs = zip(_slices(builder, ab, _PARTS), _slices(builder, cd, _PARTS), strict=True)
+        parts = [_call(builder, f"llvm.x86.{_NARROWER[_PARTS]}", kind, list(pair)) for pair in pairs]
+        codes = _join(builder, parts)
+    else:
+        narrow = []
+        for x in (ab, cd):
+            for predicate, bound in ((">", 0), ("<", 255)):
+                limit = _constant(_I16X32, bound)
+                x = builder.select(builder.icmp_signed(predicate, x, limit), x, limit)
+            narrow.append(builder.trunc(x, ir.VectorType(_I8, 2 * LANES)))
+        codes = _shuffle(builder, *narrow, _WORDS_SIDE_BY_SIDE)
+    return _shuffle(builder, codes, ir.Constant(codes.type, ir.Undefined), _INTERLEAVED)
 
 
 def _even_odd(builder: ir.IRBuilder, u8: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -354,88 +416,66 @@ def tile_add_real(typing, tile, address, stride):
 
 
 @intrinsic
-def tile_relu(typing, tile):
-    """max(x, 0)."""
+def tile_pairs(typing, tile):
+    """Round half to even and saturate to int16, |x| < 2**31: rows 2 i and 2 i + 1 share row i of the result."""
+    target = _Tile(tile.rows // 2, tile.vectors)
 
     def emit(context, builder, signature, arguments):
-        zero = _constant(_F32X16, 0.0)
+        result = ir.Constant(context.get_value_type(target), ir.Undefined)
+        for p in range(tile.vectors):
+            for row in range(target.rows):
+                places = (2 * row * tile.vectors + p, (2 * row + 1) * tile.vectors + p)
+                pairs = _round_pairs(builder, *(builder.extract_value(arguments[0], i) for i in places))
+                word = builder.bitcast(pairs, _I32X16)
+                result = builder.insert_value(result, word, row * tile.vectors + p)
+        return result
 
-        def relu(x, r, p):
-            return builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
-
-        return _map_tile(context, builder, tile, tile, arguments[0], relu)
-
-    return tile(tile), emit
+    return target(tile), emit
 
 
 @intrinsic
-def tile_store_real(typing, address, stride, tile):
+def tile_under(typing, address, tile):
+    """`tile` of one row as the second of two; vector p of the first lies at address + 64 * p."""
+    target = _Tile(2, tile.vectors)
+
+    def emit(context, builder, signature, arguments):
+        result = ir.Constant(context.get_value_type(target), ir.Undefined)
+        for p in range(tile.vectors):
+            above = _load(builder, arguments[0], _I32X16, VECTOR_BYTES * p)
+            result = builder.insert_value(result, above, p)
+            result = builder.insert_value(result, builder.extract_value(arguments[1], p), tile.vectors + p)
+        return result
+
+    return target(types.intp, tile), emit
+
+
+@intrinsic
+def tile_store(typing, address, stride, tile):
     """Store vector (r, p) at address + r * stride + 64 * p."""
 
     def emit(context, builder, signature, arguments):
         for r in range(tile.rows):
             row = builder.add(arguments[0], builder.mul(arguments[1], ir.Constant(_I64, r)))
             for p in range(tile.vectors):
-                place = _pointer(builder, row, _F32X16, VECTOR_BYTES * p)
-                builder.store(builder.extract_value(arguments[2], r * tile.vectors + p), place, align=1)
+                vector = builder.extract_value(arguments[2], r * tile.vectors + p)
+                builder.store(vector, _pointer(builder, row, vector.type, VECTOR_BYTES * p), align=1)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, tile), emit
 
 
-@intrinsic(prefer_literal=True)
-def tile_pack(typing, tile, low, high, first):
-    """Clip and round every value (Q1), its bits to byte first + r of the lanes: an i32 tile of one row.
-
-    Four such sums of rounded values, shifted by 0, 8, 16 and 24 bits and added modulo 2**32, hold four codes plus a
-    constant that `sparse_icnet.kernels.sizes.pack_constant` gives.  No conversion instruction is needed, and none
-    whose rounding differs between CPUs.
-    """
-    target = _Tile(1, tile.vectors)
-
-    def emit(context, builder, signature, arguments):
-        low, high = (_splat(builder, a, _F32X16) for a in arguments[1:3])
-        magic = _constant(_F32X16, _ROUNDING)
-        result = ir.Constant(context.get_value_type(target), ir.Undefined)
-        for p in range(tile.vectors):
-            total = None
-            for r in range(tile.rows):
-                x = builder.extract_value(arguments[0], r * tile.vectors + p)
-                bits = builder.bitcast(builder.fadd(_clip(builder, x, low, high), magic), _I32X16)
-                if first.literal_value + r:
-                    bits = builder.shl(bits, _constant(_I32X16, 8 * (first.literal_value + r)))
-                total = bits if total is None else builder.add(total, bits)
-            result = builder.insert_value(result, total, p)
-        return result
-
-    return target(tile, types.float32, types.float32, first), emit
-
-
 @intrinsic
-def tile_add_words(typing, tile, address):
-    """x[p] += int32 vector at address + 64 * p, modulo 2**32."""
+def tile_store_codes(typing, address, pairs):
+    """Saturate two rows of pairs to 0..255 and store them as lanes of four codes at address + 64 * p."""
 
     def emit(context, builder, signature, arguments):
-        def add(x, r, p):
-            return builder.add(x, _load(builder, arguments[1], _I32X16, VECTOR_BYTES * p))
-
-        return _map_tile(context, builder, tile, tile, arguments[0], add)
-
-    return tile(tile, types.intp), emit
-
-
-@intrinsic
-def tile_store_words(typing, address, tile, constant):
-    """Store x[p] - constant at address + 64 * p, modulo 2**32."""
-
-    def emit(context, builder, signature, arguments):
-        constant = _splat(builder, arguments[2], _I32X16)
-        for p in range(tile.vectors):
-            word = builder.sub(builder.extract_value(arguments[1], p), constant)
-            builder.store(word, _pointer(builder, arguments[0], _I32X16, VECTOR_BYTES * p), align=1)
+        for p in range(pairs.vectors):
+            rows = (builder.extract_value(arguments[1], row * pairs.vectors + p) for row in (0, 1))
+            codes = _interleave_codes(builder, *(builder.bitcast(row, _I16X32) for row in rows))
+            builder.store(codes, _pointer(builder, arguments[0], codes.type, VECTOR_BYTES * p), align=1)
         return context.get_dummy_value()
 
-    return types.void(types.intp, tile, types.int32), emit
+    return types.void(types.intp, pairs), emit
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------------
@@ -546,6 +586,23 @@ maximum = _binary(f32x16, _select(">"))
 minimum = _binary(f32x16, _select("<"))
 maximum_u8 = _binary(i32x16, _select_u8)  # of each of the 64 bytes
 
+
+@intrinsic
+def pack_codes(typing, a, b, c, d, pair):
+    """rint(x) + the int16 in each half of `pair`, saturated to 0..255, of four channels: lanes of four bytes.
+
+    Each |x| < 2**15 - 256, so that the sum is exact.
+    """
+
+    def emit(context, builder, signature, arguments):
+        *rows, pair = arguments
+        pair = builder.bitcast(pair, _I16X32)
+        pairs = [builder.add(_round_pairs(builder, *rows[i : i + 2]), pair) for i in (0, 2)]
+        return builder.bitcast(_interleave_codes(builder, *pairs), _I32X16)
+
+    return i32x16(f32x16, f32x16, f32x16, f32x16, i32x16), emit
+
+
 _OPERATORS = {
     operator.add: (_binary(i32x16, ir.IRBuilder.add), _binary(f32x16, ir.IRBuilder.fadd)),
     operator.sub: (_binary(i32x16, ir.IRBuilder.sub), _binary(f32x16, ir.IRBuilder.fsub)),
@@ -570,6 +627,118 @@ def _register(symbol: Any, integer: Any, real: Any) -> None:
 
 for _symbol, (_integer, _real) in _OPERATORS.items():
     _register(_symbol, _integer, _real)
+
+
+@intrinsic
+def load_u8(typing, address):
+    """16 u8 at an address as 16 int32."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.zext(_load(builder, arguments[0], ir.VectorType(_I8, LANES)), _I32X16)
+
+    return i32x16(types.intp), emit
+
+
+def _prefetch(builder: ir.IRBuilder, address: ir.Value, write: int) -> None:
+    """Ask for the cache line at `address`, which need not exist."""
+    flags = [ir.Constant(_I32, flag) for flag in (write, 3, 1)]
+    place = builder.inttoptr(address, ir.PointerType(_I8))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *flags])
+
+
+@intrinsic
+def prefetch(typing, address):
+    """Ask for the cache line at `address`, which need not exist, to read it soon."""
+
+    def emit(context, builder, signature, arguments):
+        _prefetch(builder, arguments[0], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.intp), emit
+
+
+@intrinsic
+def scatter_16x16(typing, source, stride, target, planes):
+    """Transpose 16 x 16 words: word (i, j) at source + i * stride + 4 * j goes to target + planes[j] + 4 * i.
+
+    planes  address of 16 int64 byte offsets
+    Sixteen places at once are more than a CPU foresees: asks for the lines of the vectors to come behind each.
+    """
+    quarter = ir.VectorType(_I32, 4)
+    pair = [
+        [lane + i for lane in range(0, LANES, 4) for i in (k, k + LANES, k + 1, k + 1 + LANES)]
+        for k in (0, 2)
+    ]
+    half = [
+        [lane + i for lane in range(0, LANES, 4) for i in (k, k + 1, k + LANES, k + 1 + LANES)]
+        for k in (0, 2)
+    ]
+
+    def emit(context, builder, signature, arguments):
+        source, stride, target, planes = arguments
+        rows = [builder.add(source, builder.mul(stride, ir.Constant(_I64, i))) for i in range(LANES)]
+        for j in range(0, LANES, 4):
+            # Quarter q of vector i: row i + 4q, columns j to j + 3.  Then each quarter is a 4 x 4 transposition.
+            a, b, c, d = (
+                _join(builder, [_load(builder, row, quarter, 4 * j) for row in rows[i::4]]) for i in range(4)
+            )
+            for first in (0, 1):
+                x, y = _shuffle(builder, a, b, pair[first]), _shuffle(builder, c, d, pair[first])
+                for second in (0, 1):
+                    offset = _load(builder, planes, _I64, 8 * (j + 2 * first + second))
+                    place = builder.add(target, offset)
+                    vector = _shuffle(builder, x, y, half[second])
+                    builder.store(vector, _pointer(builder, place, _I32X16), align=1)
+                    _prefetch(builder, builder.add(place, ir.Constant(_I64, 2 * VECTOR_BYTES)), 1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.intp), emit
+
+
+_BYTES = ir.VectorType(_I8, VECTOR_BYTES)
+
+
+@intrinsic
+def put_rgb_codes(typing, source, table, target):
+    """64 pixels u8 (R, G, B) at `source` to 64 words at `target`: bytes table[0][R], table[1][G], table[2][B], 0.
+
+    table  address of u8 (3, 256).  Only where HAS_BYTE_TABLES.
+    """
+    double = list(range(VECTOR_BYTES))
+
+    def emit(context, builder, signature, arguments):
+        source, table, target = arguments
+        image = [_load(builder, source, _BYTES, VECTOR_BYTES * i) for i in range(3)]
+        codes = []
+        for channel in range(3):
+            # Byte 3i + channel of 192: those of the first two vectors, then those of the third.
+            lanes = [min(3 * i + channel, 2 * VECTOR_BYTES - 1) for i in double]
+            pixels = _shuffle(builder, image[0], image[1], lanes)
+            lanes = [
+                i if 3 * i + channel < 2 * VECTOR_BYTES else 3 * i + channel - VECTOR_BYTES for i in double
+            ]
+            pixels = _shuffle(builder, pixels, image[2], lanes)
+            quarters = [_load(builder, table, _BYTES, 256 * channel + VECTOR_BYTES * i) for i in range(4)]
+            low, high = (
+                _call(builder, "llvm.x86.avx512.vpermi2var.qi.512", _BYTES, [a, pixels, b])
+                for a, b in (quarters[:2], quarters[2:])
+            )
+            upper = builder.icmp_signed("<", pixels, ir.Constant(_BYTES, None))
+            codes.append(builder.select(upper, high, low))
+        codes.append(ir.Constant(_BYTES, None))
+        for i in range(4):
+            quarter = range(16 * i, 16 * i + 16)
+            red_green = _shuffle(builder, codes[0], codes[1], [k + 64 * c for k in quarter for c in (0, 1)])
+            blue = _shuffle(builder, codes[2], codes[3], [k + 64 * c for k in quarter for c in (0, 1)])
+            words = ir.VectorType(_I16, LANES)
+            red_green, blue = builder.bitcast(red_green, words), builder.bitcast(blue, words)
+            pixel = _shuffle(builder, red_green, blue, [k + LANES * c for k in range(LANES) for c in (0, 1)])
+            builder.store(
+                builder.bitcast(pixel, _I32X16), _pointer(builder, target, _I32X16, VECTOR_BYTES * i), align=1
+            )
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), emit
 
 
 # --- scalars in memory, atomics ----------------------------------------------------------------------------------------

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from sparse_icnet.kernels.fields import MAGIC_BITS
+import numpy as np
+from numpy.typing import NDArray
 
 MAX_BINS = 16  # rows or columns of bins in a pyramid stage
 MAX_STAGES = 8
 # One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, byte offset in the table of its
-# multipliers (float32 for each bin) and counts (int32 for each bin), (flag, low, high, scale) of the quantizer on the
-# pooled value and of the quantizer on the running sum, and whether the finest bins divide its bins.
-STAGE_WORDS = 12
+# multipliers (float32 for each bin), counts (int32 for each bin) and windows, (flag, low, high, scale) of the quantizer
+# on the pooled value and of the quantizer on the running sum, whether the finest bins divide its bins, and the byte
+# offset of the first columns int32 (bin columns + 1,) of what each bin is spread to (Q7).
+STAGE_WORDS = 13
+CELL = 64  # bytes of the sums of one bin: a vector, of which four lanes count
 
 
-def average_pool_scratch_bytes(rows: int, columns: int) -> int:
-    """Scratch of one thread for an average pool of rows x columns bins."""
-    return 32 * rows * columns
+def line_bytes(size: int) -> int:
+    """Bytes of a line of `size` bytes and of a vector behind it, whole cache lines."""
+    return (size + 127) // 64 * 64
+
+
+def average_pool_scratch_bytes(pitch: int, rows: int, columns: int) -> int:
+    """Scratch of one thread for the sums of rows x columns bins; pitch in bytes."""
+    return line_bytes(4 * pitch) * rows + CELL * rows * columns
+
+
+def pyramid_line_offsets(pitch: int, height: int, bin_rows: list[int]) -> NDArray[np.int32]:
+    """OFFSETS of a pyramid whose stages have `bin_rows` rows of bins: int32 (height, stages)."""
+    y, lines = np.arange(height)[:, None], np.array([0, *bin_rows])
+    above = np.cumsum(lines)[:-1]  # rows of bins of the stages before
+    return (4 * line_bytes(pitch) * (above + y * lines[1:] // height)).astype(np.int32)
 
 
 def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:
     """Scratch of one thread for a pyramid with `bin_rows` rows of bins in all stages together; pitch in bytes."""
-    return (32 + 32 + 16) * MAX_BINS * MAX_BINS + 4 * bin_rows * pitch + 64
+    return average_pool_scratch_bytes(pitch, MAX_BINS, 2 * MAX_BINS) + 4 * bin_rows * line_bytes(pitch)
+
+
+def quantize_scratch_bytes(width: int, phases: int) -> int:
+    """Scratch of one thread for rows of `width` pixels in `phases` phases, at least 16 columns of them."""
+    return 4 * max(width, 16 * phases) + 64
 
 
 def pack_constant(stored_zero: int) -> int:
-    """int32: what to subtract from four packed sums (`epilogue.pack`) so that each byte holds n + stored_zero."""
-    ones = 0x01010101
-    value = (int(MAGIC_BITS) * ones - stored_zero * ones) & 0xFFFFFFFF
-    return value - (1 << 32) if value >> 31 else value
+    """int32: the stored code of 0 as a pair of int16, which `epilogue.pack` adds to the rounded values."""
+    return stored_zero * 0x00010001

@@ -46,29 +46,14 @@ def _exp(x):
     return p * bits_to_f32(exponent << splat_i32(np.int32(23)))
 
 
-@njit(inline="always")
-def _scatter(step, phase, vector, source, channel):
-    """Put 16 values, pixels of `vector` in its phase, where they belong in channel `channel` of (C, H, W) float32."""
-    ky, kx = field(step, f.STEP_Y), field(step, f.STEP_X)
-    pixels = field(step, f.PITCH) // 4
-    height, width = field(step, f.HEIGHT), field(step, f.WIDTH)  # of the result
-    out = field(step, f.OUT) + 4 * channel * height * width
-    y, x = vector * 16 // pixels * ky + phase // kx, vector * 16 % pixels * kx + phase % kx
-    for lane in range(16):
-        if x < width:
-            put_f32(out + 4 * (y * width + x), get_f32(source + 4 * lane))
-        x += kx
-        if x >= pixels * kx:
-            x -= pixels * kx
-            y += ky
-
-
 @njit
 def softmax(step, task, scratch):
-    """One task: one phase.  Real map of logits -> probabilities float32 (C, H, W) in scan order."""
+    """One task: one phase.  Real map of logits -> probabilities float32, (C, phases, plane) as `upsample` reads them."""
     channels, stride = field(step, f.CHANNELS), field(step, f.IN_GROUP)
     logits = field(step, f.IN) + get_i64(field(step, f.IN_PLANES) + 8 * task)
-    for p in range(field(step, f.VECTORS)):
+    vectors, out_stride = field(step, f.VECTORS), field(step, f.OUT_GROUP)
+    out = field(step, f.OUT) + task * 64 * vectors
+    for p in range(vectors):
         place = logits + 64 * p
         largest = load_f32(place)
         for c in range(1, channels):
@@ -81,8 +66,7 @@ def softmax(step, task, scratch):
             total = total + e
         inverse = splat_f32(np.float32(1)) / total
         for c in range(channels):
-            store(scratch + 64 * c, load_f32(scratch + 64 * c) * inverse)
-            _scatter(step, task, p, scratch + 64 * c, c)
+            store(out + c * out_stride + 64 * p, load_f32(scratch + 64 * c) * inverse)
 
 
 @njit
@@ -106,30 +90,44 @@ def argmax(step, task, scratch):
 
 @njit
 def upsample(step, task, scratch):
-    """One task: one row of one channel, float32 (C, h, w) -> (C, H, W), H = h * STEP_Y, W = w * STEP_X (Q7).
+    """One task: COUNT rows of the small maps, float32 (C, phases, plane) -> (C, H, W) in scan order (Q7).
 
+    HEIGHT, WIDTH   of the small maps; EXTRA of their PHASES lie side by side
+    STEP_Y, STEP_X  what they are enlarged by
     The result is written past the caches: it is far larger than they are and nobody reads it soon.
     """
     ky, kx, width = field(step, f.STEP_Y), field(step, f.STEP_X), field(step, f.WIDTH)
-    source = field(step, f.IN) + task * 4 * width
-    # Each pixel is written as whole vectors of 16; what is too much the next pixel overwrites.
-    for x in range(width):
-        value = splat_f32(get_f32(source + 4 * x))
-        for i in range(0, kx, 16):
-            store(scratch + 4 * (x * kx + i), value)
+    height, count = field(step, f.HEIGHT), field(step, f.COUNT)
+    phases_x, phases, plane = field(step, f.EXTRA), field(step, f.PHASES), 64 * field(step, f.VECTORS)
+    phases_y = phases // phases_x
     row = 4 * width * kx
-    out = field(step, f.OUT) + task * ky * row
-    if row % 64 == 0 and out % 64 == 0:
-        for y in range(ky):
-            for x in range(0, row, 64):
-                store_streaming(out + y * row + x, load_f32(scratch + x))
-        fence()
-    elif row >= 64:
-        for y in range(ky):
-            for first in range(0, row, 64):
-                x = min(first, row - 64)
-                store(out + y * row + x, load_f32(scratch + x))
-    else:
-        for y in range(ky):
-            for x in range(0, row, 4):
-                put_f32(out + y * row + x, get_f32(scratch + x))
+    for index in range(task * count, min((task + 1) * count, field(step, f.CHANNELS) * height)):
+        channel, y = index // height, index % height
+        source = field(step, f.IN) + channel * field(step, f.IN_GROUP)
+        source += y % phases_y * phases_x * plane + y // phases_y * field(step, f.PITCH)
+        # Each pixel is written as whole vectors of 16; what is too much the next pixel overwrites.
+        place = scratch
+        for x in range(width // phases_x):
+            for phase in range(phases_x):
+                value = splat_f32(get_f32(source + phase * plane + 4 * x))
+                for i in range(0, kx, 16):
+                    store(place + 4 * i, value)
+                place += 4 * kx
+        out = field(step, f.OUT) + index * ky * row
+        if row % 64 == 0 and out % 64 == 0:
+            for _ in range(ky):
+                for x in range(0, row, 64):
+                    store_streaming(out + x, load_f32(scratch + x))
+                out += row
+        elif row >= 64:
+            for _ in range(ky):
+                for first in range(0, row, 64):
+                    x = min(first, row - 64)
+                    store(out + x, load_f32(scratch + x))
+                out += row
+        else:
+            for _ in range(ky):
+                for x in range(0, row, 4):
+                    put_f32(out + x, get_f32(scratch + x))
+                out += row
+    fence()

@@ -24,7 +24,9 @@ from sparse_icnet.kernels.sizes import (
     STAGE_WORDS,
     average_pool_scratch_bytes,
     pack_constant,
+    pyramid_line_offsets,
     pyramid_scratch_bytes,
+    quantize_scratch_bytes,
 )
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
@@ -45,6 +47,7 @@ from sparse_icnet.network.graph import (
     Softmax,
     pool_windows,
 )
+from sparse_icnet.runtime.bounds import largest_values
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import Entries, entries
@@ -69,7 +72,10 @@ COUPLE_SPEED = {
 TASK_VECTORS = 6
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
+LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
+
+MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
 
 
 class PlanError(ValueError):
@@ -226,6 +232,7 @@ class _Planner:
         if not sizes:
             raise PlanError("the graph has no convolution: it is not an ICNet")
         _check_magnitudes(graph)
+        self.largest = largest_values(graph)
         self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
         self.buffers: list[Buffer] = []
         self.body: list[Step] = []
@@ -291,23 +298,24 @@ class _Planner:
             f.HEIGHT: height,
             f.WIDTH: width,
             f.CHANNELS: channels,
-            f.STEP_Y: logits.phases[0],
-            f.STEP_X: logits.phases[1],
         }
-        small = 4 * channels * height * width
+        small = 64 * self.grid.vectors * math.prod(logits.phases)  # bytes of a channel of probabilities
 
-        def fill_logits(step: Step, arena: Arena) -> None:
+        def fill_softmax(step: Step, arena: Arena) -> None:
             self._operand_in(step, arena, logits)
-            if step.kind == Kind.SOFTMAX and (ky, kx) != (1, 1):
-                step.fields[f.OUT] = arena.take(small).ctypes.data
-                upsample.fields[f.IN] = step.fields[f.OUT]
+            step.fields |= {f.OUT: arena.take(channels * small).ctypes.data, f.OUT_GROUP: small}
+            upsample.fields |= {f.IN: step.fields[f.OUT], f.IN_GROUP: small}
 
-        softmax = Step("softmax", Kind.SOFTMAX, math.prod(logits.phases), dict(common), fill_logits)
-        argmax = Step("argmax", Kind.ARGMAX, math.prod(logits.phases), dict(common), fill_logits)
-        upsample = Step("upsample", Kind.UPSAMPLE, channels * height)
-        upsample.fields = {f.WIDTH: width, f.STEP_Y: ky, f.STEP_X: kx}
+        softmax = Step("softmax", Kind.SOFTMAX, math.prod(logits.phases), dict(common), fill_softmax)
+        argmax = Step("argmax", Kind.ARGMAX, math.prod(logits.phases), dict(common))
+        argmax.fields |= {f.STEP_Y: logits.phases[0], f.STEP_X: logits.phases[1]}
+        argmax.fill = lambda step, arena: self._operand_in(step, arena, logits)
+        # Few tasks: between two, the streaming stores must have reached the memory.
+        per_task = max(1, channels * height // (16 * self.threads))
+        upsample = Step("upsample", Kind.UPSAMPLE, -(-channels * height // per_task), dict(common))
+        upsample.fields |= {f.COUNT: per_task, f.EXTRA: logits.phases[1], f.STEP_Y: ky, f.STEP_X: kx}
         self.scratch = max(self.scratch, 64 * channels, 4 * width * kx + 64)
-        return [softmax] if (ky, kx) == (1, 1) else [softmax, upsample], [argmax]
+        return [softmax, upsample], [argmax]
 
     # --- tensors ---------------------------------------------------------------------------------------------------
 
@@ -378,15 +386,13 @@ class _Planner:
         pool.fields = {
             f.COUNT: rows,
             f.EXTRA: columns,
-            f.HEIGHT: height,
-            f.WIDTH: width,
             f.PITCH: self.grid.pitch,
             f.STEP_Y: source.phases[0],
             f.STEP_X: source.phases[1],
             f.IN_ZERO: source.buffer.stored_zero,
         }
-        self.scratch = max(self.scratch, average_pool_scratch_bytes(rows, columns))
-        table = _bin_table(quantizer, (height, width), (rows, columns), unit)
+        self.scratch = max(self.scratch, average_pool_scratch_bytes(self.grid.pitch, rows, columns))
+        table = _bin_table(quantizer, (height, width), (rows, columns), unit, source.phases)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
         expand.fields = {
@@ -443,7 +449,6 @@ class _Planner:
                     # Computed tile by tile inside the step that adds it, so with the same tiles.
                     choice = choose_kernel(convolution, self.grid.vectors)
                     residual = self._convolution_step(projection, unit, projection_inner, choice)
-                    residual.fields[f.OUT_REAL] = f.FUSED
                 else:
                     residual = self._operand(other, unit)
                 return self._convolution(convolution, target, quantize, unit, inner, residual, relu)
@@ -483,6 +488,7 @@ class _Planner:
         step.output = View.of(out)
         step.fields[f.RELU] = int(relu)
         self._set_bounds(step, quantizer, relu)
+        step.fields[f.DIRECT] = int(quantize is not None and self._is_direct(quantize))
         fill_weights = step.fill
 
         def fill(step: Step, arena: Arena) -> None:
@@ -737,8 +743,8 @@ class _Planner:
             f.IN_SCALE: f32_bits(q.scale),
             f.EXTRA: int(isinstance(source, Affine)),
         }
-        image = Step("quantize image", Kind.QUANTIZE_IMAGE, height, dict(common), output=View.of(out))
-        blob = Step("quantize blob", Kind.QUANTIZE_BLOB, height, dict(common), output=View.of(out))
+        image = Step("quantize image", Kind.QUANTIZE_IMAGE, phases[0], dict(common), output=View.of(out))
+        blob = Step("quantize blob", Kind.QUANTIZE_BLOB, phases[0], dict(common), output=View.of(out))
         affine = np.zeros((2, 4), np.float32)
         if isinstance(source, Affine):
             affine[0, :channels] = arithmetic.f32(source.scale.astype(np.float64) / q.scale)
@@ -753,7 +759,7 @@ class _Planner:
             self._output(blob, arena, View.of(out))
 
         image.fill = fill
-        self.scratch = max(self.scratch, 4 * width + 64)
+        self.scratch = max(self.scratch, quantize_scratch_bytes(width, phases[1]))
         self.heads = (image, blob)
         self.body.append(self._shift_step(out))
         return View.of(out)
@@ -825,7 +831,8 @@ class _Planner:
             unit = units[i] = units[i] or unit
         table = np.zeros((len(stages), STAGE_WORDS), np.int32)
         bin_tables: list[NDArray[np.int32]] = []
-        finest = max((pool.bins for pool, _, _ in stages), key=math.prod)
+        bins = [pool.bins for pool, _, _ in stages]
+        finest = max(bins, key=math.prod)
         for i, (pool, pooled, running) in enumerate(stages):
             table[i, :2] = pool.bins
             table[i, 2] = table.nbytes + sum(t.nbytes for t in bin_tables)
@@ -834,7 +841,11 @@ class _Planner:
                 for n, fine, b in zip((height, width), finest, pool.bins, strict=True)
             )
             mean_unit = pooled.scale if pooled else units[i]
-            bin_tables.append(_bin_table(quantizer, (height, width), pool.bins, mean_unit))
+            bin_table = _bin_table(quantizer, (height, width), pool.bins, mean_unit)
+            # A column x shows the bin x * columns // width (Q7).
+            starts = [-(-j * width // pool.bins[1]) for j in range(pool.bins[1] + 1)]
+            table[i, 12] = bin_table.nbytes
+            bin_tables.append(np.concatenate([bin_table, np.array(starts, np.int32)]))
             next_unit = units[i + 1] if i + 1 < len(stages) else quantize.quantizer.scale
             for place, q, target in ((3, pooled, units[i]), (7, running, next_unit)):
                 if q is not None:
@@ -846,8 +857,8 @@ class _Planner:
         step = Step(quantize.name, Kind.PYRAMID, out.groups, output=View.of(out))
         step.fields = {
             f.COUNT: len(stages),
+            f.EXTRA: bins.index(finest) if table[bins.index(finest), 11] else -1,
             f.HEIGHT: height,
-            f.WIDTH: width,
             f.PITCH: self.grid.pitch,
             f.STEP_Y: 1,
             f.STEP_X: 1,
@@ -855,12 +866,13 @@ class _Planner:
             f.IN_SCALE: f32_bits(arithmetic.dequantize_multiplier(quantizer, units[0])),
         }
         self._set_bounds(step, quantize.quantizer, False)
-        step.fields[f.CHANNELS], step.fields[f.EXTRA] = finest
-        bin_rows = sum(pool.bins[0] for pool, _, _ in stages)
-        self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, bin_rows))
+        bin_rows = [rows for rows, _ in bins]
+        lines = pyramid_line_offsets(self.grid.pitch, height, bin_rows)
+        self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, sum(bin_rows)))
 
         def fill(step: Step, arena: Arena) -> None:
             step.fields[f.TABLE] = arena.put(np.concatenate([table.reshape(-1), *bin_tables]))
+            step.fields[f.OFFSETS] = arena.put(lines)
             self._operand_in(step, arena, source)
             self._output(step, arena, View.of(out))
 
@@ -940,6 +952,16 @@ class _Planner:
         step.fill = fill
         return step
 
+    def _is_direct(self, quantize: Quantize) -> bool:
+        """Whether clip(rint(x) + z, low, high) - low of (Q1) is rint(x) saturated to 0..255, and no x overflows int32.
+
+        Saturating to int16 first changes nothing, since 0..255 lies within it.
+        """
+        q = quantize.quantizer
+        return (q.zero_point, q.levels) == (q.low, 256) and (
+            self.largest[quantize.input] / q.scale <= LARGEST_CONVERTED
+        )
+
     @staticmethod
     def _set_bounds(step: Step, quantizer: Quantizer | None, relu: bool) -> None:
         step.fields[f.OUT_REAL] = int(quantizer is None)
@@ -997,21 +1019,30 @@ def _check_magnitudes(graph: Graph) -> None:
         )
 
 
-def _bin_table(quantizer: Quantizer, size: Size, bins: tuple[int, int], unit: float) -> NDArray[np.int32]:
-    """Multipliers of (Q6) as float32 bits (rows * columns,), then the pixels of the window of each bin."""
-    heights, widths = (
-        np.array([end - start for start, end in pool_windows(n, b)]) for n, b in zip(size, bins, strict=True)
-    )
-    counts = np.outer(heights, widths).reshape(-1)
+def _bin_table(
+    quantizer: Quantizer, size: Size, bins: Size, unit: float, phases: Size = (1, 1)
+) -> NDArray[np.int32]:
+    """Multipliers of (Q6) as float32 bits (rows * columns,), then the pixels of the window of each bin, then windows.
+
+    Windows (phases, bins, 2) of the rows, then of the columns: first and end of each bin in the planes of each phase.
+    """
+    windows = [np.array(pool_windows(n, b)) for n, b in zip(size, bins, strict=True)]
+    counts = np.outer(*(ends - starts for starts, ends in (w.T for w in windows))).reshape(-1)
+    if counts.max() > MAX_WINDOW:
+        raise PlanError(f"an average of {counts.max()} pixels: expected at most {MAX_WINDOW}")
     multipliers = [arithmetic.mean_multiplier(quantizer, int(count), unit) for count in counts]
-    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts.astype(np.int32)])
+    # Pixel k * Y + i of a map is pixel Y of phase i.
+    in_planes = [
+        -(-(w - np.arange(k)[:, None, None]) // k).reshape(-1) for w, k in zip(windows, phases, strict=True)
+    ]
+    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts, *in_planes]).astype(
+        np.int32
+    )
 
 
-def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.int32]:
-    """int32 (3, 256): the stored code of each uint8 of each channel, in the byte of its channel."""
+def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+    """u8 (3, 256): the stored code of each uint8 of each channel."""
     x = graph.normalization.table()
     real = x / np.float32(q.scale) if affine is None else x * affine[0, :3, None] + affine[1, :3, None]
     clipped = np.clip(real, np.float32(q.low - q.zero_point), np.float32(q.high - q.zero_point))
-    stored = np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)
-    shifted = stored << np.array([0, 8, 16])[:, None]
-    return shifted.astype(np.int32)
+    return (np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)).astype(np.uint8)
