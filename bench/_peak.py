@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
 from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_VNNI, ISA
-from sparse_icnet.kernels.simd import tile_dot, tile_scale, tile_start, tile_store_real
+from sparse_icnet.kernels.simd import tile_dot, tile_scale, tile_start, tile_store
 
 # Rows x vectors of 16 lanes: as many sums as fit beside the operands.
 _SHAPES = {
@@ -68,7 +68,7 @@ def _loop() -> Any:
             tile = tile_start(ROWS, VECTORS, constants)
             for _ in range(count):
                 tile = tile_dot(tile, activations, weights)
-            tile_store_real(out, 64 * VECTORS, tile_scale(tile, constants, constants))
+            tile_store(out, 64 * VECTORS, tile_scale(tile, constants, constants))
 
     else:
 
@@ -77,7 +77,7 @@ def _loop() -> Any:
             tile = tile_start(ROWS, VECTORS, constants)
             for _ in range(count):
                 tile = _tile_pairs(tile)
-            tile_store_real(out, 64 * VECTORS, tile_scale(tile, constants, constants))
+            tile_store(out, 64 * VECTORS, tile_scale(tile, constants, constants))
 
     return loop
 
