@@ -248,6 +248,14 @@ def _comparable(graph: Graph) -> bool:
     return True
 
 
+def _as_wide_as_its_kernels(graph: Graph) -> bool:
+    """Over narrower maps OpenVINO 2026.4 multiplies with other weights: the 5x5 [[0, -59, 0, 0, -108], ...] with padding 2
+    and stride 2 over codes (5, 0) in one column gives 5 * -108 where only the middle column of weights meets the map."""
+    return all(
+        op.dilation[1] * (op.weight.shape[3] - 1) < graph.shape(op.input)[2] for op in graph.convolutions
+    )
+
+
 def _even_zero_codes(graph: Graph) -> Graph:
     """FakeQuantize rounds x / s + z, (Q1) adds z after rounding: at ties they agree for even z - low."""
     ops = []
@@ -269,7 +277,7 @@ def _expected(graph: Graph, blob: np.ndarray) -> np.ndarray:
 @given(graphs(dyadic=True), st.integers(0, 999), st.sampled_from(["int8", "fake_quantize"]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_small_graphs_in_openvino(graph, seed, form):
-    assume(_comparable(graph))
+    assume(_comparable(graph) and _as_wide_as_its_kernels(graph))
     graph = _even_zero_codes(graph)
     blob = dyadic_blob(graph, seed)
     core = openvino_peer.import_openvino().Core()
