@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import sparse_icnet
+from sparse_icnet.commands.eval import pairs_of, read_label
 from sparse_icnet.metrics import confusion_matrix, score
 from sparse_icnet.reference.openvino_peer import OpenVinoModel
 
@@ -38,19 +38,15 @@ def main() -> int:
         "OpenVINO int8": OpenVinoModel(net.graph),
         "OpenVINO float": OpenVinoModel(net.graph, int8=False),
     }
-    frames = sorted((arguments.data / "val").glob("*.png"))
-    if not frames:
-        parser.error(f"{arguments.data / 'val'}: expected .png frames, found none")
-    chosen = [
-        frames[i] for i in np.linspace(0, len(frames) - 1, min(arguments.frames, len(frames))).astype(int)
-    ]
+    try:
+        pairs = pairs_of(arguments.data, "val")
+    except ValueError as error:
+        parser.error(str(error))
+    chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(arguments.frames, len(pairs))).astype(int)]
     classes = len(net.classes)
     confusions = {name: np.zeros((classes, classes), np.int64) for name in engines}
-    height, width = net.size
-    for frame in chosen:
-        blob = net.blob(frame)
-        with Image.open(arguments.data / "valannot" / frame.name) as picture:
-            label = np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
+    for frame, annotation in chosen:
+        blob, label = net.blob(frame), read_label(annotation, net)
         for name, engine in engines.items():
             confusions[name] += confusion_matrix(label, engine(blob)[0].argmax(0).astype(np.uint8))
     means = {name: 100 * score(confusion).mean for name, confusion in confusions.items()}

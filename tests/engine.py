@@ -37,6 +37,18 @@ from sparse_icnet.runtime.session import Session
 
 UNSIGNED = Quantizer(0.015)
 IMAGE = Quantizer(0.02, 114)
+_INFO = np.finfo(np.float32)
+SPECIAL_FLOATS = (
+    np.nan,
+    np.inf,
+    -np.inf,
+    0.0,
+    -0.0,
+    _INFO.max,
+    _INFO.min,
+    _INFO.tiny,
+    _INFO.smallest_subnormal,
+)
 
 
 class Net:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from engine import (
     IMAGE,
+    SPECIAL_FLOATS,
     UNSIGNED,
     Net,
     assert_equals_oracle,
@@ -501,19 +502,7 @@ def test_blobs_with_nan_infinity_and_ties(name, affine):
     quantizer = QUANTIZERS[name]
     net = Net((4, 35), quantizer, affine=affine)
     graph = net.classify(net.codes(net.convolution(net.image, 4, 3)))
-    info = np.finfo(np.float32)
-    special = [
-        np.nan,
-        np.inf,
-        -np.inf,
-        0.0,
-        -0.0,
-        info.max,
-        info.min,
-        info.tiny,
-        info.smallest_subnormal,
-        1e30,
-    ]
+    special = [*SPECIAL_FLOATS, 1e30]
     halves = (np.arange(-300, 300) + 0.5) * quantizer.scale
     values = np.concatenate([special, halves, np.nextafter(np.float32(halves), np.float32(0))])
     blob = np.random.default_rng(0).choice(values.astype(np.float32), graph.input.shape)

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from engine import SPECIAL_FLOATS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
@@ -81,18 +82,7 @@ def special_floats() -> NDArray[np.float32]:
     """float32 (n * 16,): NaN, infinities, both zeros, denormals, halves, random numbers of every magnitude."""
     info = np.finfo(np.float32)
     rng = np.random.default_rng(1)
-    values = [
-        np.nan,
-        np.inf,
-        -np.inf,
-        0.0,
-        -0.0,
-        info.max,
-        info.min,
-        info.tiny,
-        info.smallest_subnormal,
-        -1e-40,
-    ]
+    values = [*SPECIAL_FLOATS, -1e-40]
     values += [0.5, 1.5, 2.5, -0.5, -1.5, 127.5, 128.5, 1 + info.eps, 1 - info.epsneg]
     random = rng.normal(0, 1, 200) * 10.0 ** rng.integers(-38, 38, 200)
     return np.resize(np.concatenate([values, random, rng.normal(0, 100, 165)]), 384).astype(np.float32)

@@ -22,7 +22,7 @@ from sparse_icnet.model import Model
 
 
 def run(arguments: argparse.Namespace) -> int:
-    pairs = _pairs(Path(arguments.data), arguments.split)[: arguments.limit]
+    pairs = pairs_of(Path(arguments.data), arguments.split)[: arguments.limit]
     model = model_of(arguments)
     count = len(model.classes)
     confusion = np.zeros((count, count), np.int64)
@@ -43,7 +43,7 @@ def _ignored(classes: int) -> int | None:
     return IGNORED if classes > IGNORED else None
 
 
-def _pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
+def pairs_of(data: Path, split: str) -> list[tuple[Path, Path]]:
     """(frame, label) of every frame in data/split.  Raises where a folder or a label is missing."""
     labels = data / f"{split}annot"
     for folder in (data / split, labels):
@@ -61,13 +61,13 @@ def _pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def _confusion_of(model: Model, frame: Path, label: Path) -> NDArray[np.int64]:
-    truth, count = _read_label(label, model), len(model.classes)
+    truth, count = read_label(label, model), len(model.classes)
     if truth.max() >= count:
         raise ValueError(f"{label}: expected classes 0..{count - 1}, found {truth.max()}")
     return confusion_matrix(truth, model.segment_at_network_size(frame), count)
 
 
-def _read_label(path: Path, model: Model) -> NDArray[np.uint8]:
+def read_label(path: Path, model: Model) -> NDArray[np.uint8]:
     """Class indices (H, W) at network size, nearest neighbour; a palette is not looked at."""
     try:
         with Image.open(path) as image:

@@ -52,8 +52,10 @@ class Entries:
 
 def entries(blocks: BlockCSR, couple: bool) -> Entries:
     """Every stored block in one entry; as many as possible in couples if `couple`, else none."""
-    partner = _partners(blocks) if couple else np.full(blocks.blocks, -1, np.int32)
     number = np.arange(blocks.blocks, dtype=np.int32)
+    if not couple:
+        return Entries(np.repeat(blocks.indptr, 2)[:-1], np.stack([number, number], 1))
+    partner = _partners(blocks)
     second = np.where(partner < 0, number, partner)
     listed = second >= number  # a couple stands where its first block stood
     first, second, group = number[listed], second[listed], _row_groups(blocks)[listed]

@@ -34,15 +34,14 @@ def recalibrate_batch_norm(
 
     Training saw zoomed crops; what runs are whole frames, whose mean and variance differ.
     """
+    layers = [layer for layer in model.modules() if isinstance(layer, Layer)]
     model.train()
     for index, start in enumerate(range(0, len(frames) - batch + 1, batch)):
-        for layer in model.modules():
-            if isinstance(layer, Layer):
-                layer.momentum = 1 / (index + 1)
+        for layer in layers:
+            layer.momentum = 1 / (index + 1)
         model(torch.cat(list(images(frames[start : start + batch], size))))
-    for layer in model.modules():
-        if isinstance(layer, Layer):
-            layer.momentum = MOMENTUM
+    for layer in layers:
+        layer.momentum = MOMENTUM
     model.eval()
 
 

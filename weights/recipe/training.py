@@ -203,7 +203,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             x = normalize(images).to(self.device, memory_format=torch.channels_last)
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16):
+            with self._autocast():
                 outputs = self.model(x)
             targets = torch.from_numpy(shares).to(self.device)
             loss = total_loss(outputs, targets, self.weights, stage.jaccard)
@@ -219,9 +219,11 @@ class Trainer:
             losses.append(float(loss.detach()))
         return float(np.mean(losses))
 
-    @torch.no_grad()
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16)
+
     def _taught(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.no_grad(), self._autocast():
             return self.teacher(x)
 
     def _masks_stand(self, step: int, total: int) -> bool:
