@@ -100,7 +100,8 @@ def activation_range(quantizer: Quantizer) -> tuple[np.float32, np.float32]:
     A reader computes scale = f32((high - low) / (levels - 1)) and zero point = rint(-low / scale).  The
     rounded ends scale * (low - z) and scale * (high - z) may give a neighbouring float32, so their neighbours
     are tried too, nearest first.  An end at zero does not move; one scale in 250 then has no other end that
-    fits, and this end leaves zero by less than a ten-thousandth of a code.  The zero point does not change.
+    fits, and this end leaves zero by less than a ten-thousandth of a code, as
+    the nearer end of very uneven ranges does.  The zero point does not change.
     """
     low, high = _ends(quantizer)
     for low_steps, high_steps in _NEAREST_STEPS:
@@ -108,7 +109,7 @@ def activation_range(quantizer: Quantizer) -> tuple[np.float32, np.float32]:
         if _gives_scale(quantizer, *candidate):
             return candidate
     span = float(np.float32(quantizer.scale)) * (quantizer.levels - 1)
-    if low == 0:
+    if abs(low) < abs(high):  # the end nearer to zero moves: its float32 are denser
         return np.float32(float(high) - span), high
     return low, np.float32(float(low) + span)
 
