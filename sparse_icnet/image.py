@@ -34,15 +34,19 @@ def to_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         return _decoded(image, "image")
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise TypeError(f"an image array must be uint8, found {image.dtype}")
-        if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f"an image array must have shape (height, width, 3), found {image.shape}")
+        _check_array(image)
         return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, str | os.PathLike):
         with open(image, "rb") as file, _opened(file, image) as opened:
             return _decoded(opened, image)
     raise TypeError(f"an image must be a path, a PIL image or a uint8 array, found {type(image).__name__}")
+
+
+def _check_array(image: NDArray[np.uint8]) -> None:
+    if image.dtype != np.uint8:
+        raise TypeError(f"an image array must be uint8, found {image.dtype}")
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image array must have shape (height, width, 3), found {image.shape}")
 
 
 def _opened(file, source: object) -> Image.Image:
@@ -89,6 +93,18 @@ def fit(image: Image.Image, size: Size) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
+def fitted(image: ImageLike, size: Size) -> tuple[NDArray[np.uint8], Size]:
+    """(`fit` of the upright image, its own height and width); an array of `size` is taken as it is.
+
+    Raises what `to_rgb` raises.
+    """
+    if isinstance(image, np.ndarray) and image.shape[:2] == tuple(size):
+        _check_array(image)
+        return image, size
+    picture = to_rgb(image)
+    return fit(picture, size), (picture.height, picture.width)
+
+
 def enlarge(classes: NDArray[np.uint8], network: Size, size: Size) -> NDArray[np.uint8]:
     """Class map (h, w) -> `size` (H', W') by way of the network's own size, nearest both times.
 
@@ -98,7 +114,7 @@ def enlarge(classes: NDArray[np.uint8], network: Size, size: Size) -> NDArray[np
         (2 * np.arange(length) + 1) * full // (2 * length) * small // full
         for length, full, small in zip(size, network, classes.shape, strict=True)
     )
-    return classes[:, columns][rows]
+    return classes.take(columns, 1).take(rows, 0)
 
 
 def palette(classes: int = len(CLASSES)) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled, formats
-from sparse_icnet.image import ImageLike, enlarge, fit, to_rgb
+from sparse_icnet.image import ImageLike, enlarge, fitted
 from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Size, Softmax, resized
 from sparse_icnet.network.icnet import CLASSES, DEFAULT_SIZE
 
@@ -119,13 +119,13 @@ class Model:
         """
         if isinstance(image, list | tuple):
             return [self.segment(one) for one in image]
-        picture = to_rgb(image)
-        small = self.session.classes_of_image(fit(picture, self.size))
-        return enlarge(small, self.size, (picture.height, picture.width))
+        pixels, size = fitted(image, self.size)
+        return enlarge(self.session.classes_of_image(pixels), self.size, size)
 
     def segment_at_network_size(self, image: ImageLike) -> NDArray[np.uint8]:
         """Class map uint8 of `size`, as the metrics want it."""
-        return enlarge(self.session.classes_of_image(fit(to_rgb(image), self.size)), self.size, self.size)
+        pixels, _ = fitted(image, self.size)
+        return enlarge(self.session.classes_of_image(pixels), self.size, self.size)
 
     @overload
     def probabilities(self, image: ImageLike) -> NDArray[np.float32]: ...
@@ -138,11 +138,11 @@ class Model:
         """
         if isinstance(image, list | tuple):
             return [self.probabilities(one) for one in image]
-        return self.session.probabilities_of_image(fit(to_rgb(image), self.size))
+        return self.session.probabilities_of_image(fitted(image, self.size)[0])
 
     def blob(self, image: ImageLike) -> NDArray[np.float32]:
         """The network input for an image: float32 (1, 3, H, W), stretched to `size` and normalized."""
-        pixels = fit(to_rgb(image), self.size)
+        pixels, _ = fitted(image, self.size)
         table = self.graph.normalization.table()
         return np.stack([table[c][pixels[..., c]] for c in range(3)])[None]
 

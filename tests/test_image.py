@@ -207,3 +207,23 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_fitted_takes_an_array_of_the_right_size_as_it_is():
+    pixels = random_picture(32, 48)
+    found, size = image.fitted(pixels, (32, 48))
+    assert found is pixels
+    assert size == (32, 48)
+    for source in (pixels, Image.fromarray(pixels)):
+        for target in ((32, 48), (16, 24)):
+            found, size = image.fitted(source, target)
+            assert np.array_equal(found, image.fit(Image.fromarray(pixels), target))
+            assert size == (32, 48)
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (32, 48, 4)])
+def test_fitted_checks_arrays_of_the_right_size(shape):
+    with pytest.raises(ValueError, match=r"\(height, width, 3\)"):
+        image.fitted(np.zeros(shape, np.uint8), (32, 48))
+    with pytest.raises(TypeError, match="uint8, found float32"):
+        image.fitted(np.zeros((32, 48, 3), np.float32), (32, 48))

@@ -134,7 +134,7 @@ def convolutions(draw: st.DrawFn) -> Graph:
 @given(graph=convolutions(), seed=st.integers(0, 1000), threads=st.sampled_from([1, 1, 1, 2]))
 def test_convolution_equals_oracle(kernel, graph, seed, threads):
     with forced_kernel(kernel):
-        session = Session(graph, threads)
+        session = Session(graph, threads, keep_tensors=True)
     used = {step.kernel for step in session.plan.convolutions()}
     assert used
     if kernel is not None:
@@ -549,7 +549,7 @@ def any_graphs(draw: st.DrawFn) -> Graph:
 @given(graph=any_graphs(), seed=st.integers(0, 1000))
 def test_any_graph_equals_oracle_or_is_refused(graph, seed):
     try:
-        session = Session(graph, 1)
+        session = Session(graph, 1, keep_tensors=True)
     except PlanError:
         event("refused")
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import bits, blob_of, digest, expected_classes
+from engine import bits, blob_of, digest, expected_classes, soil
 from networks import random_icnet, random_picture
 from numpy.typing import NDArray
 from PIL import Image
@@ -54,7 +54,7 @@ def blob(graph, image) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def session(graph) -> Session:
-    return Session(graph, threads=1)
+    return Session(graph, threads=1, keep_tensors=True)
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +135,21 @@ def test_image_equals_blob(session, image, blob):
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing(graph, session, oracle, expected_digest, blob, threads):
     expected = session.probabilities(blob)
-    threaded = Session(graph, threads)
+    threaded = Session(graph, threads, keep_tensors=True)
     for _ in range(5):
         np.testing.assert_array_equal(bits(threaded.probabilities(blob)), bits(expected))
         assert digest(threaded, expected, threaded.classes(blob)) == expected_digest
     assert_tensors_equal(threaded, oracle)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tensors_that_share_memory_give_the_same(graph, session, blob, threads):
+    sharing = Session(graph, threads)
+    assert 3 * sharing.plan.shared.size < session.plan.arena.bytes
+    soil(sharing)
+    for other in (blob, np.zeros_like(blob), blob):  # what the image before left lies in the shared memory
+        np.testing.assert_array_equal(bits(sharing.probabilities(other)), bits(session.probabilities(other)))
+        np.testing.assert_array_equal(sharing.classes(other), session.classes(other))
 
 
 def test_every_convolution_is_a_step_of_a_kernel(graph, session):
@@ -175,7 +185,7 @@ from sparse_icnet.kernels.isa import ISA
 from sparse_icnet.runtime.session import Session
 graph, blob = npz.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):
-    session = Session(graph, threads)
+    session = Session(graph, threads, keep_tensors=True)
     print(ISA, digest(session, session.probabilities(blob), session.classes(blob)))
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[3:]]))
 """

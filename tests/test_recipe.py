@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine import Net
 from PIL import Image
 
 import sparse_icnet
@@ -18,7 +19,7 @@ from sparse_icnet.reference.oracle import Oracle, evaluate_float
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra 'train'")
 
-from weights.recipe import calibration, data, export, prune, pruning, qat, training  # noqa: E402
+from weights.recipe import calibration, data, export, prune, pruning, qat, restore, teacher, training  # noqa: E402
 from weights.recipe.model import ICNet, layer_pixels, normalize  # noqa: E402
 
 SIZE = (192, 192)
@@ -81,10 +82,15 @@ def trained(request, frames, tmp_path_factory) -> tuple[str, ICNet]:
 
 
 @pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory) -> Graph:
+def finished(trained, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("export") / "icnet.npz"
     export.export(trained[1], path, SIZE)
-    return formats.load(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(finished) -> Graph:
+    return formats.load(finished)
 
 
 def blob(frame: data.Frame) -> np.ndarray:
@@ -226,25 +232,71 @@ def test_jaccard_loss_is_one_minus_the_mean_iou_of_hard_predictions(frames) -> N
 
 def test_imitating_the_teacher_is_least_where_it_is_equalled() -> None:
     teacher = torch.randn(1, data.CLASSES, 4, 4, generator=torch.manual_seed(2))
+    expected = torch.softmax(teacher, 1)
     logits = teacher.clone().requires_grad_()
-    training.imitation(logits, teacher).backward()
+    training.imitation(logits, expected).backward()
     assert logits.grad.abs().max() < 1e-6
     other = torch.zeros_like(teacher).requires_grad_()
-    training.imitation(other, teacher).backward()
+    training.imitation(other, expected).backward()
     assert other.grad.abs().max() > 1e-3
 
 
 def test_a_teacher_and_its_weight_go_together(frames, tmp_path) -> None:
     with pytest.raises(ValueError, match="go together"):
         training.Trainer(random_model(), stage(distillation=1.0), frames, tmp_path)
+
+    def uniform(images: np.ndarray) -> np.ndarray:
+        asked.append(images.shape)
+        return np.full((len(images), data.CLASSES, SIZE[0] // 8, SIZE[1] // 8), 1 / data.CLASSES, np.float32)
+
+    asked: list[tuple[int, ...]] = []
     with pytest.raises(ValueError, match="go together"):
-        training.Trainer(random_model(), stage(), frames, tmp_path, teacher=random_model())
-    taught = training.Trainer(
-        random_model(), stage(distillation=1.0), frames, tmp_path, teacher=random_model(), log=lambda _: None
-    )
-    before = {k: v.clone() for k, v in taught.teacher.state_dict().items()}
-    taught.run(1)
-    assert all(torch.equal(v, before[k]) for k, v in taught.teacher.state_dict().items())
+        training.Trainer(random_model(), stage(), frames, tmp_path, teacher=uniform)
+    options = {"frames": frames, "teacher": uniform, "log": lambda _: None}
+    training.Trainer(random_model(), stage(distillation=1.0), out=tmp_path, **options).run(1)
+    assert asked
+    assert set(asked) == {(stage().batch, *SIZE, 3)}
+
+
+def test_a_teacher_sees_each_picture_and_its_mirror_image(finished, frames) -> None:
+    """Probabilities of a file, at the resolution of the logits, that do not depend on the side."""
+    images = np.stack([data.full_frame(frame, SIZE)[0] for frame in frames[:2]])
+    taught = teacher.Teacher(finished, SIZE)(images)
+    assert taught.shape == (2, data.CLASSES, SIZE[0] // 8, SIZE[1] // 8)
+    assert taught.dtype == np.float32
+    np.testing.assert_allclose(taught.sum(1), 1, atol=1e-5)
+    mirrored = teacher.Teacher(finished, SIZE)(images[:, :, ::-1])
+    np.testing.assert_array_equal(mirrored[..., ::-1], taught)
+
+
+def test_a_finished_file_trains_on(finished, frames, tmp_path) -> None:
+    """The restored network computes what the file says, has its zeros, and its batch norms fit what they see."""
+    graph = formats.load(finished)
+    model = random_model()
+    restore.fold_in(model, graph)
+    for op, (_, layer) in zip(graph.convolutions, model.named_layers(), strict=True):
+        weight, bias = layer.folded()
+        wanted = op.weight * op.weight_scale[:, None, None, None]
+        np.testing.assert_allclose(weight.detach(), wanted, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(bias.detach(), op.bias, rtol=1e-5, atol=1e-6)
+        assert np.array_equal(layer.mask, op.weight != 0)
+    x = torch.cat(list(calibration.images(frames[:2], SIZE)))
+    model.eval()
+    with torch.no_grad():
+        before = model(x)
+        restore.measure_batch_norm(model, frames)
+        torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-3)
+    first = model.layer("conv1_sub1")
+    assert first.var.min() > 0
+    assert not torch.equal(first.mean, torch.zeros_like(first.mean))
+    training.Trainer(model, stage(), frames, tmp_path, log=lambda _: None).run(1)
+
+
+def test_only_icnet_can_be_restored() -> None:
+    net = Net((16, 48))
+    other = net.classify(net.codes(net.relu(net.convolution(net.image, 8, 3, stride=2))))
+    with pytest.raises(ValueError, match="expected the convolutions of ICNet"):
+        restore.fold_in(random_model(), other)
 
 
 def test_recalibrated_batch_norm_has_the_statistics_of_the_frames(frames) -> None:

@@ -98,7 +98,7 @@ def test_two_sessions_run_at_once():
 
 
 def test_one_plan_of_a_graph_does_not_touch_another(graph):
-    first, second = Session(graph, 1), Session(graph, 1)
+    first, second = (Session(graph, 1, keep_tensors=True) for _ in range(2))
     blobs = [random_blob(graph.input.shape, seed) for seed in (1, 2)]
     one = first.probabilities(blobs[0])
     second.probabilities(blobs[1])
@@ -396,7 +396,20 @@ def test_a_graph_of_classes_runs_as_well(graph):
     np.testing.assert_array_equal(session.classes(blob), Oracle(by_class, blob).value("classes")[0])
 
 
-def test_tensors_are_in_order_and_unknown_names_are_refused(session):
+def test_only_a_session_that_keeps_its_tensors_shows_them(session):
+    assert session.tensors() == ()
+    with pytest.raises(ValueError, match="keep_tensors=True"):
+        session.tensor("input/codes")
+
+
+def test_tensors_share_memory_unless_they_are_kept(graph):
+    shared, kept = Session(graph, 1).plan, Session(graph, 1, keep_tensors=True).plan
+    assert kept.shared.size == 0 < shared.shared.size
+    assert shared.arena.bytes < kept.arena.bytes
+
+
+def test_tensors_are_known_and_unknown_names_are_refused(graph):
+    session = Session(graph, 1, keep_tensors=True)
     names = session.tensors()
     order = [op.name for op in session.graph if op.name in set(names)]
     assert len(set(names)) == len(names) >= 4

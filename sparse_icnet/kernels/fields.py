@@ -31,8 +31,8 @@ class Kind(IntEnum):
     EXPAND = 11
 
 
-# Every step
-KIND, TASKS = 0, 1
+# Every step.  GRAIN: tasks that a thread takes at once
+KIND, TASKS, GRAIN = 0, 1, 54
 # The output and the geometry of its planes: most kernels
 OUT, OUT_GROUP, OUT_PLANES, PHASES, VECTORS, PITCH = 2, 3, 4, 5, 6, 7
 # Quantizer of the output: bounds of n = code - zero_point as float32 bits, and the stored code of n = 0 as two int16
@@ -55,6 +55,8 @@ GROUPS, GROUPS_PER_TASK, STRETCHES, KERNEL, TILE_VECTORS, TAIL_KERNEL, COPIES = 
 TASK_VECTORS = 51  # of each task, in tiles of TILE_VECTORS
 # Whether codes are n clipped to 0..255, and every real value is below 2**31: saturating instructions do the clip
 DIRECT = 52
+# Padding that the step writes around its output: 0, or the address of a table as `convolution._pad` reads it
+PADDING, PADDING_VALUE = 53, 55
 INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
 # Others
 HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47

@@ -1,8 +1,9 @@
 """Run a whole plan: every thread calls one compiled function, which goes through the steps without Python.
 
 `sparse_icnet.kernels.machine_code` compiles it once and keeps the result; nothing else imports this module.
-Within a step the threads take tasks from an atomic counter; between steps they meet at a barrier that spins
-briefly and then yields the processor, so that busy cores cost microseconds and not time slices.
+Within a step the threads take tasks from an atomic counter.  The next step begins when all tasks are complete, whether
+every thread took part or not; until then a thread spins briefly and then yields the processor, so that busy cores
+cost microseconds and not time slices.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, so
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
 from sparse_icnet.kernels.simd import atomic_add, atomic_load, yield_processor
+from sparse_icnet.kernels.sizes import LINE, SYNC_BYTES
 from sparse_icnet.kernels.step import field
 
 ROW_BYTES = 8 * ROW_FIELDS
@@ -58,27 +60,40 @@ def _task(kind, step, task, scratch):
 
 
 @njit
+def _take(step, counter, scratch):
+    """Take some of the tasks that are left of a step and run them; how many: 0 when there were none."""
+    kind, tasks, grain = field(step, f.KIND), field(step, f.TASKS), field(step, f.GRAIN)
+    if atomic_load(counter) >= tasks:
+        return 0
+    begin = atomic_add(counter, grain)
+    end = min(begin + grain, tasks)
+    for task in range(begin, end):
+        _task(kind, step, task, scratch)
+    return max(end - begin, 0)
+
+
+@njit
 def run(steps, first, last, sync, threads, scratch):
     """Run steps first..last of the table at address `steps` as one of `threads` threads; returns 0.
 
     steps    address of int64 rows (n, ROW_FIELDS)
-    sync     address of int64 zeros (n + 1,): the barrier, then a task counter for each step
+    sync     address of zeros, SYNC_BYTES for each step: int64 tasks taken and, a cache line later, tasks complete
     scratch  address of memory of this thread
     """
     for index in range(first, last):
-        step = steps + ROW_BYTES * index
-        counter = sync + 8 * (index + 1)
-        kind, tasks = field(step, f.KIND), field(step, f.TASKS)
+        step, counter = steps + ROW_BYTES * index, sync + SYNC_BYTES * index
+        mine = 0
         while True:
-            task = atomic_add(counter, 1)
-            if task >= tasks:
+            done = _take(step, counter, scratch)
+            if not done:
                 break
-            _task(kind, step, task, scratch)
+            mine += done
         if threads > 1:
-            target = (index - first + 1) * threads
-            atomic_add(sync, 1)
+            complete, tasks = counter + LINE, field(step, f.TASKS)
+            if mine:
+                atomic_add(complete, mine)
             spins = 0
-            while atomic_load(sync) < target:
+            while atomic_load(complete) < tasks:
                 spins += 1
                 if spins > SPINS:
                     yield_processor()

@@ -12,6 +12,8 @@ MAX_STAGES = 8
 # on the pooled value and of the quantizer on the running sum, whether the finest bins divide its bins, and the byte
 # offset of the first columns int32 (bin columns + 1,) of what each bin is spread to (Q7).
 STAGE_WORDS = 13
+LINE = 64  # bytes of a cache line
+SYNC_BYTES = 2 * LINE  # of the counters of a step: tasks taken, tasks complete
 CELL = 64  # bytes of the sums of one bin: a vector, of which four lanes count
 
 

@@ -54,7 +54,7 @@ class TracedEngine(Protocol):
 
 
 class SessionEngine:
-    """A session of this package as a TracedEngine."""
+    """A session of this package, made with `keep_tensors`, as a TracedEngine."""
 
     def __init__(self, session: Session) -> None:
         self.executed = session.graph
@@ -207,7 +207,7 @@ def verify(
 
     graph    the network as loaded, before any rewrite
     blobs    network inputs, float32 (3, H, W) or (1, 3, H, W)
-    engine   None: the engine of this package, `Session(graph)`
+    engine   None: the engine of this package, a session that keeps its tensors
     names    of the blobs, for the report
     threads  of the engine (if None was given) and of the other runtime
 
@@ -224,7 +224,7 @@ def verify(
     if engine is None:
         from sparse_icnet.runtime.session import Session
 
-        engine = SessionEngine(Session(graph, threads=threads))
+        engine = SessionEngine(Session(graph, threads=threads, keep_tensors=True))
     report = Report(against, cell_size(graph), ())
     for label, blob in zip(labels, inputs, strict=True):
         if progress is not None:

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels.isa import ISA, target_cpu
+from sparse_icnet.kernels.sizes import LINE
 from sparse_icnet.network.graph import Quantizer, Shape
 
-LINE = 64
 # Zen 4 runs the 4-row kernels at full speed on loads that cross cache lines (bench/kernels.py); Intel cores do not.
 FREE_UNALIGNED_LOADS = target_cpu().startswith("znver") or not ISA.startswith("avx512")
 VECTOR_PIXELS = 16
@@ -78,10 +78,11 @@ class Grid:
 
 @dataclass(eq=False)
 class Buffer:
-    """Storage of one tensor.  `pad_rows` and `shifts` grow as consumers ask; then `place` fixes the addresses.
+    """Storage of one tensor.  `pad_rows`, `shifts` and `edges` grow as consumers ask; then `place` fixes the addresses.
 
     quantizer  of the codes, or None for a real map
     shifts     (plane, columns) -> number of the shifted copy
+    edges      (plane, columns) -> rows of padding that are read above and below the plane or its shifted copy
     """
 
     name: str
@@ -91,6 +92,7 @@ class Buffer:
     grid: Grid
     pad_rows: int = 0
     shifts: dict[tuple[int, int], int] = field(default_factory=dict)
+    edges: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     address: int = 0
 
     @property
@@ -134,10 +136,25 @@ class Buffer:
         index = plane if shift == 0 else self.planes + self.shifts[plane, shift]
         return index * self.plane_bytes + self._front
 
-    def place(self, arena: Arena) -> None:
-        """Take memory and fill it with the stored zero, which the padding keeps for ever."""
-        memory = arena.take(self.bytes)
-        memory.fill(self.stored_zero)
+    def padding(self, plane: int, shift: int = 0) -> list[tuple[int, int]]:
+        """What is read around a plane, or its copy shifted by `shift` columns, but holds no pixel: (offset, bytes).
+
+        Offsets are from the start of a group.  The pixels of a copy lie `shift` columns earlier: behind the last (or
+        before the first) of them as many columns belong to no pixel.
+        """
+        above, below = self.edges.get((plane, shift), (0, 0))
+        begin, rows = self.plane_offset(plane, shift), self.grid.rows
+        head, tail = above * self.grid.pitch, below * self.grid.pitch
+        regions = [
+            (begin - head, head + 4 * max(0, -shift)),
+            (begin + rows * self.grid.pitch - 4 * max(0, shift), tail + 4 * max(0, shift)),
+        ]
+        return [(offset, size) for offset, size in regions if size]
+
+    def place(self, memory: NDArray[np.uint8], keep: bool) -> None:
+        """Lie in `memory`; with `keep` it is the buffer's own, and the padding is written here, once and for ever."""
+        if keep:
+            memory.fill(self.stored_zero)
         self.address = memory.ctypes.data + SLACK
 
 

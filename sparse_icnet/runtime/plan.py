@@ -49,6 +49,7 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.runtime.bounds import largest_values
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
+from sparse_icnet.runtime.schedule import depth_first, lifetimes, offsets
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import Entries, entries
 
@@ -85,7 +86,8 @@ class PlanError(ValueError):
 class Step:
     """One row of the step table, before addresses are known.
 
-    fill  writes the fields that depend on addresses, once all buffers are placed
+    fill   writes the fields that depend on addresses, once all buffers are placed
+    reads  the buffers that it reads, and steps whose results it reads from where only they keep them
     """
 
     name: str
@@ -103,6 +105,7 @@ class Step:
     shape: tuple[int, ...] = ()
     weight_bytes: int = 0
     fused: Step | None = None  # a residual convolution computed inside this step
+    reads: list[Buffer | Step] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,7 @@ class Plan:
     logits_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
     scratch_bytes: int
+    shared: NDArray[np.uint8]  # the memory of tensors that others use before or after them
 
     def convolutions(self) -> list[Step]:
         """The step of every convolution, those computed inside another step included."""
@@ -217,15 +221,19 @@ def pack_weights(blocks: BlockCSR, stored: Entries) -> NDArray[np.int32]:
     return words
 
 
-def build_plan(graph: Graph, threads: int = 1) -> Plan:
-    """Plan for an optimized graph that ends in Softmax or Argmax, or their nearest upsampling."""
-    return _Planner(graph, threads).plan()
+def build_plan(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Plan:
+    """Plan for an optimized graph that ends in Softmax or Argmax, or their nearest upsampling.
+
+    keep_tensors  every tensor has memory of its own and can be read after an inference
+    """
+    return _Planner(graph, threads, keep_tensors).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, threads: int) -> None:
+    def __init__(self, graph: Graph, threads: int, keep_tensors: bool) -> None:
         self.graph = graph
         self.threads = threads
+        self.keep_tensors = keep_tensors
         self.consumers = graph.consumers()
         sizes = [graph.shape(op.name)[1:] for op in graph.convolutions]
         if not sizes:
@@ -239,6 +247,7 @@ class _Planner:
         self.real_views: dict[tuple[str, float], View] = {}
         self.scratch = SCRATCH_BYTES
         self.heads: tuple[Step, Step] | None = None
+        self.shared: set[int] = set()  # buffers, by identity, whose memory others use as well
 
     # --- the whole ---------------------------------------------------------------------------------------------------
 
@@ -263,9 +272,10 @@ class _Planner:
         if self.heads is None:
             raise PlanError("no convolution reads the network input")
         arena = Arena()
-        for buffer in self.buffers:
-            buffer.place(arena)
-        body = [step for step in self.body if step.kind != Kind.SHIFT or step.output.buffer.shifts]
+        body = depth_first(
+            [step for step in self.body if step.kind != Kind.SHIFT or step.output.buffer.shifts]
+        )
+        shared = self._place([*self.heads, *body, *probabilities, *classes], arena)
         for step in (*self.heads, *body, *probabilities, *classes):
             if step.fill is not None:
                 step.fill(step, arena)
@@ -281,7 +291,29 @@ class _Planner:
             logits_shape,
             output_shape,
             self.scratch,
+            shared,
         )
+
+    def _place(self, steps: list[Step], arena: Arena) -> NDArray[np.uint8]:
+        """Give every buffer memory: its own, or a part of what is returned, which others use before and after."""
+        alive = lifetimes(steps)
+        # Only convolutions write padding anew.
+        own = {
+            id(step.output.buffer)
+            for step in steps
+            if step.output is not None
+            and (self.keep_tensors or (step.kind != Kind.CONVOLUTION and step.output.buffer.edges))
+        }
+        shared = [buffer for buffer in self.buffers if id(buffer) not in own]
+        places, size = offsets([b.bytes for b in shared], [alive[id(b)] for b in shared])
+        memory = arena.take(size)
+        for buffer, start in zip(shared, places, strict=True):
+            buffer.place(memory[start : start + buffer.bytes], False)
+        self.shared = {id(buffer) for buffer in shared}
+        for buffer in self.buffers:
+            if id(buffer) in own:
+                buffer.place(arena.take(buffer.bytes), True)
+        return memory
 
     def _tails(
         self, logits: View, shape: tuple[int, int, int], output: tuple[int, int, int]
@@ -307,11 +339,13 @@ class _Planner:
 
         softmax = Step("softmax", Kind.SOFTMAX, math.prod(logits.phases), dict(common), fill_softmax)
         argmax = Step("argmax", Kind.ARGMAX, math.prod(logits.phases), dict(common))
+        softmax.reads = argmax.reads = [logits.buffer]
         argmax.fields |= {f.STEP_Y: logits.phases[0], f.STEP_X: logits.phases[1]}
         argmax.fill = lambda step, arena: self._operand_in(step, arena, logits)
         # Few tasks: between two, the streaming stores must have reached the memory.
         per_task = max(1, channels * height // (16 * self.threads))
         upsample = Step("upsample", Kind.UPSAMPLE, -(-channels * height // per_task), dict(common))
+        upsample.reads = [softmax]
         upsample.fields |= {f.COUNT: per_task, f.EXTRA: logits.phases[1], f.STEP_Y: ky, f.STEP_X: kx}
         self.scratch = max(self.scratch, 64 * channels, 4 * width * kx + 64)
         return [softmax, upsample], [argmax]
@@ -381,7 +415,7 @@ class _Planner:
         height, width = self.graph.shape(op.input)[1:]
         source = self._codes(op.input)
         quantizer = source.buffer.quantizer
-        pool = Step(f"{name}/mean", Kind.AVERAGE_POOL, -(-channels // 4))
+        pool = Step(f"{name}/mean", Kind.AVERAGE_POOL, -(-channels // 4), reads=[source.buffer])
         pool.fields = {
             f.COUNT: rows,
             f.EXTRA: columns,
@@ -393,7 +427,7 @@ class _Planner:
         self.scratch = max(self.scratch, average_pool_scratch_bytes(self.grid.pitch, rows, columns))
         table = _bin_table(quantizer, (height, width), (rows, columns), unit, source.phases)
         out = self._buffer(f"{name}/spread", channels, phases, None)
-        expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out))
+        expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out), reads=[pool])
         expand.fields = {
             f.COUNT: rows,
             f.EXTRA: columns,
@@ -495,6 +529,9 @@ class _Planner:
             self._output(step, arena, View.of(out))
             if out.shifts:
                 step.fields[f.COPIES] = self._copies(out, arena)
+            if out.edges and id(out) in self.shared:
+                step.fields[f.PADDING] = self._padding(out, arena)
+                step.fields[f.PADDING_VALUE] = int(np.uint32(out.stored_zero * 0x01010101).view(np.int32))
             if isinstance(residual, Step):
                 residual.fill(residual, arena)
                 step.fields[f.RESIDUAL] = arena.put(step_rows([residual]))
@@ -505,6 +542,9 @@ class _Planner:
         step.fill = fill
         if isinstance(residual, Step):
             step.fused = residual
+            step.reads += residual.reads
+        elif residual is not None:
+            step.reads.append(residual.view.buffer)
         self.body.append(step)  # stores the shifted copies of its output itself
         return View.of(out)
 
@@ -544,6 +584,7 @@ class _Planner:
             block_density=blocks.density,
             shape=op.weight.shape,
             weight_bytes=words.nbytes + 4 * BLOCKS_PER_ENTRY * len(words),
+            reads=[source.buffer],
         )
         step.fields = {
             f.PHASES: math.prod(phases),
@@ -632,6 +673,10 @@ class _Planner:
         buffer.pad_rows = max(buffer.pad_rows, rows)
         for tap_plane, shift in sorted({(int(p), int(s)) for p, s in taps[:, :, (0, 2)].reshape(-1, 2) if s}):
             buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
+        for tap_plane, row, shift in np.unique(taps.reshape(-1, 3), axis=0).tolist():
+            if row or shift:
+                above, below = buffer.edges.get((tap_plane, shift), (0, 0))
+                buffer.edges[tap_plane, shift] = max(above, -row), max(below, row)
         return taps
 
     def _tap_offsets(self, buffer: Buffer, taps: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -674,7 +719,9 @@ class _Planner:
         taps = self._taps(op, source, phases)
         channels = self.graph.shape(op.name)[0]
         out = self._buffer(op.name, channels, phases, buffer.quantizer)
-        step = Step(op.name, Kind.MAX_POOL, out.groups * math.prod(phases), output=View.of(out))
+        step = Step(
+            op.name, Kind.MAX_POOL, out.groups * math.prod(phases), output=View.of(out), reads=[buffer]
+        )
         step.fields = {
             f.PHASES: math.prod(phases),
             f.VECTORS: self.grid.vectors,
@@ -703,6 +750,7 @@ class _Planner:
         channels = left.view.buffer.channels
         out = self._buffer(target, channels, phases, quantizer)
         step = Step(target, Kind.COMBINE, out.groups * math.prod(phases), output=View.of(out))
+        step.reads = [operand.view.buffer for operand in (left, right) if operand]
         step.fields = {
             f.PHASES: math.prod(phases),
             f.VECTORS: self.grid.vectors,
@@ -853,7 +901,7 @@ class _Planner:
                     table[i, place + 2] = f32_bits(q.high - q.zero_point)
                     table[i, place + 3] = f32_bits(arithmetic.dequantize_multiplier(q, target))
         out = self._buffer(quantize.name, channels, (1, 1), quantize.quantizer)
-        step = Step(quantize.name, Kind.PYRAMID, out.groups, output=View.of(out))
+        step = Step(quantize.name, Kind.PYRAMID, out.groups, output=View.of(out), reads=[source.buffer])
         step.fields = {
             f.COUNT: len(stages),
             f.EXTRA: bins.index(finest) if table[bins.index(finest), 11] else -1,
@@ -928,9 +976,23 @@ class _Planner:
             np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
         )
 
+    @staticmethod
+    def _padding(buffer: Buffer, arena: Arena) -> int:
+        """Address of the table of the padding of each plane and of its shifted copies (`convolution._pad`)."""
+        ranges, entries = [0], []
+        for plane in range(buffer.planes):
+            for source, shift in buffer.edges:
+                if source == plane:
+                    start = buffer.plane_offset(plane)
+                    entries += [(at - start, size) for at, size in buffer.padding(plane, shift)]
+            ranges.append(len(entries))
+        return arena.put(
+            np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
+        )
+
     def _shift_step(self, buffer: Buffer) -> Step:
         """Makes the shifted copies of `buffer`; dropped from the plan if no consumer asks for one."""
-        step = Step(f"{buffer.name}/shift", Kind.SHIFT, buffer.groups, output=View.of(buffer))
+        step = Step(f"{buffer.name}/shift", Kind.SHIFT, buffer.groups, output=View.of(buffer), reads=[buffer])
 
         def fill(step: Step, arena: Arena) -> None:
             rows = [

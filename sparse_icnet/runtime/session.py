@@ -14,10 +14,15 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.machine_code import run_function
+from sparse_icnet.kernels.sizes import SYNC_BYTES
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime.layout import LINE
 from sparse_icnet.runtime.plan import Plan, Step, build_plan, step_rows
+
+# How often each thread goes back to the counter of a step for tasks, at least: each time costs the threads some 0.1 us,
+# and at the end of the step all wait for the last tasks taken.
+TURNS = 64
 
 
 def default_threads() -> int:
@@ -41,16 +46,18 @@ class StepTime:
 class Session:
     """A graph, planned once and run many times.  Calls from several Python threads take turns.
 
-    graph    any graph that ends in Softmax (or Argmax); it is optimized here
-    threads  CPU threads of one inference, by default all that the process may use
+    graph         any graph that ends in Softmax (or Argmax); it is optimized here
+    threads       CPU threads of one inference, by default all that the process may use
+    keep_tensors  make `tensor` possible: every tensor gets memory of its own, which takes more and is slower
     """
 
-    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+    def __init__(self, graph: Graph, threads: int | None = None, keep_tensors: bool = False) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, found {threads}")
         self.threads = threads or default_threads()
         self.graph = optimize(graph)
-        self.plan: Plan = build_plan(self.graph, self.threads)
+        self.keep_tensors = keep_tensors
+        self.plan: Plan = build_plan(self.graph, self.threads, keep_tensors)
         plan = self.plan
         self._programs: dict[tuple[bool, bool], list[Step]] = {
             (image, classes): [
@@ -61,9 +68,9 @@ class Session:
             for image in (False, True)
             for classes in (False, True)
         }
-        self._tables = {key: step_rows(steps) for key, steps in self._programs.items()}
+        self._tables = {key: _table(steps, self.threads) for key, steps in self._programs.items()}
         longest = max(map(len, self._tables.values()))
-        self._sync = np.zeros(longest + 9, np.int64)
+        self._sync = plan.arena.take(longest * SYNC_BYTES)
         self._scratch = [plan.arena.take(plan.scratch_bytes) for _ in range(self.threads)]
         self._lock = threading.Lock()
         self._call = run_function()
@@ -103,12 +110,17 @@ class Session:
         return out
 
     def tensor(self, name: str) -> NDArray[np.int16]:
-        """Codes (C, H, W) of a quantized tensor of `self.graph`, as the last inference left them."""
+        """Codes (C, H, W) of a quantized tensor of `self.graph`, as the last inference left them.
+
+        Raises ValueError for a session without `keep_tensors`: there, tensors share memory.
+        """
+        if not self.keep_tensors:
+            raise ValueError(f"tensor {name!r} is not kept: make the session with keep_tensors=True")
         return self.plan.views[name].read(self.graph.shape(name))
 
     def tensors(self) -> tuple[str, ...]:
-        """Names that `tensor` knows, in the order of computation."""
-        return tuple(self.plan.views)
+        """Names that `tensor` knows."""
+        return tuple(self.plan.views) if self.keep_tensors else ()
 
     def profile(self, repeats: int = 20) -> list[StepTime]:
         """Median time of every step of image -> class map, run one by one on all threads, on random pixels."""
@@ -194,6 +206,13 @@ class Session:
             wait(others)
         for other in others:
             other.result()
+
+
+def _table(steps: list[Step], threads: int) -> NDArray[np.int64]:
+    """The rows of a program, as `run` reads them."""
+    rows = step_rows(steps)
+    rows[:, f.GRAIN] = np.maximum(1, rows[:, f.TASKS] // (TURNS * threads))
+    return rows
 
 
 def _aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from weights.recipe.data import Augmentation, load_frames
+from weights.recipe.teacher import Teacher
 from weights.recipe.training import Stage, Trainer, load_model, save_state
 
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--final-rate", type=float, help="at the end of the crop epochs; default: rate / 5")
     parser.add_argument("--jaccard", type=float, default=0.5, help="weight of the soft Jaccard loss")
-    parser.add_argument("--teacher", type=Path, help="imitate this trained network as well (crop epochs)")
+    parser.add_argument("--teacher", type=Path, help="imitate this model file as well (crop epochs)")
     parser.add_argument("--distillation", type=float, default=1.0, help="weight of that imitation")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         jaccard=options.jaccard,
         seed=options.seed + 1,
     )
-    teacher = load_model(options.teacher) if options.teacher else None
+    teacher = Teacher(options.teacher, crops.augmentation.size, options.threads) if options.teacher else None
     model = Trainer(load_model(options.start), crops, teacher=teacher, **common).run()
     save_state(model, options.out / "crops-average.pt")
     model = Trainer(model, full, **common).run()

@@ -77,9 +77,8 @@ def soft_jaccard(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tens
     return 1 - (both[present] / either[present].clamp_min(1e-6)).mean()
 
 
-def imitation(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def imitation(logits: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Cross entropy of logits (N, C, h, w) against the probabilities of a teacher (Hinton et al. 2015)."""
-    expected = torch.softmax(teacher.float(), 1)
     return -(expected * functional.log_softmax(logits.float(), 1)).sum(1).mean()
 
 
@@ -102,7 +101,7 @@ def total_loss(
 class Trainer:
     """Runs a stage on `model`, keeps a checkpoint in `out` after each epoch and resumes from it.
 
-    teacher   a trained model that the stage's distillation imitates
+    teacher   uint8 images (N, H, W, 3) -> class probabilities at 1/8, which the stage's distillation imitates
     bfloat16  multiply in bfloat16 (autocast); None: where the hardware does
     pause     train only while this file does not exist
     """
@@ -115,7 +114,7 @@ class Trainer:
         out: Path,
         device: str = "cpu",
         pause: Path | None = None,
-        teacher: ICNet | None = None,
+        teacher: Callable[[np.ndarray], np.ndarray] | None = None,
         bfloat16: bool | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
@@ -130,9 +129,7 @@ class Trainer:
                 f"stage {stage.name}: distillation {stage.distillation} and a teacher go together, found "
                 f"{'one' if teacher is not None else 'none'}"
             )
-        self.teacher = (
-            None if teacher is None else teacher.to(device, memory_format=torch.channels_last).eval()
-        )
+        self.teacher = teacher
         self.optimizer = torch.optim.AdamW(self._groups(), lr=stage.rate, betas=(0.9, 0.99))
         self.epoch = 0
         self.steps_per_epoch = len(frames) // stage.batch
@@ -208,7 +205,8 @@ class Trainer:
             targets = torch.from_numpy(shares).to(self.device)
             loss = total_loss(outputs, targets, self.weights, stage.jaccard)
             if self.teacher is not None:
-                loss = loss + stage.distillation * imitation(outputs[0], self._taught(x))
+                taught = torch.from_numpy(self.teacher(images)).to(self.device)
+                loss = loss + stage.distillation * imitation(outputs[0], taught)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
@@ -221,10 +219,6 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16)
-
-    def _taught(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), self._autocast():
-            return self.teacher(x)
 
     def _masks_stand(self, step: int, total: int) -> bool:
         return self.stage.pattern is None or step >= self._last_mask(total)
