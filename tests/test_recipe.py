@@ -261,11 +261,11 @@ def test_a_teacher_and_its_weight_go_together(frames, tmp_path) -> None:
 def test_a_teacher_sees_each_picture_and_its_mirror_image(finished, frames) -> None:
     """Probabilities of a file, at the resolution of the logits, that do not depend on the side."""
     images = np.stack([data.full_frame(frame, SIZE)[0] for frame in frames[:2]])
-    taught = teacher.Teacher(finished, SIZE)(images)
+    taught = teacher.Teacher([finished], SIZE)(images)
     assert taught.shape == (2, data.CLASSES, SIZE[0] // 8, SIZE[1] // 8)
     assert taught.dtype == np.float32
     np.testing.assert_allclose(taught.sum(1), 1, atol=1e-5)
-    mirrored = teacher.Teacher(finished, SIZE)(images[:, :, ::-1])
+    mirrored = teacher.Teacher([finished], SIZE)(images[:, :, ::-1])
     np.testing.assert_array_equal(mirrored[..., ::-1], taught)
 
 

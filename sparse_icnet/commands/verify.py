@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         net.graph,
         blobs,
         arguments.against,
-        compare.SessionEngine(net.session),
+        compare.SessionEngine(net.graph, net.session, net.threads),
         names=[picture.name for picture in pictures],
         threads=arguments.threads,
         progress=_progress if len(pictures) > 1 else None,

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.elementwise import pad
 from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.isa import HAS_COUPLES, WORDS_PER_ENTRY_ROW
 from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, TILE_BYTES, TILE_ROW_BYTES
@@ -24,7 +25,6 @@ from sparse_icnet.kernels.simd import (
     load_f32,
     load_i32,
     maximum,
-    put_i32,
     splat_f32,
     splat_i32,
     store,
@@ -200,26 +200,6 @@ def _tile(kernel, step, group, phase, start, codes, scratch):
 
 
 @njit
-def _pad(step, phase, plane):
-    """Write what lies around a plane of one group, and around its shifted copies, but holds no pixel.
-
-    PADDING  int64 (phases + 1,): range of entries of each phase; then entries of two int64: byte distance from the
-             plane, bytes (whole pixels, so multiples of four)
-    """
-    table, value = field(step, f.PADDING), np.int32(field(step, f.PADDING_VALUE))
-    entries = table + 8 * (field(step, f.PHASES) + 1)
-    line = splat_i32(value)
-    for i in range(get_i64(table + 8 * phase), get_i64(table + 8 * phase + 8)):
-        place, size = plane + get_i64(entries + 16 * i), get_i64(entries + 16 * i + 8)
-        if size >= 64:
-            for at in range(0, size, 64):
-                store(place + min(at, size - 64), line)
-        else:
-            for at in range(0, size, 4):
-                put_i32(place + at, value)
-
-
-@njit
 def convolution(step, task, scratch):
     """One task: a stretch of tiles of pixels of one phase, for a range of groups of four output channels.
 
@@ -241,7 +221,7 @@ def convolution(step, task, scratch):
     pads = field(step, f.PADDING) if begin == 0 else 0
     for group in range(first, last):
         if pads:
-            _pad(step, phase, out)
+            pad(step, phase, out)
         for start in range(begin, end, vectors):
             count = min(vectors, end - start)
             whole = count == vectors

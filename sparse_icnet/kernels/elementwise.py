@@ -79,12 +79,34 @@ def combine(step, task, scratch):
 
 
 @njit
+def pad(step, phase, plane):
+    """Write what lies around a plane of one group, and around its shifted copies, but holds no pixel.
+
+    PADDING  int64 (phases + 1,): range of entries of each phase; then entries of two int64: byte distance from the
+             plane, bytes (whole pixels, so multiples of four)
+    """
+    table, value = field(step, f.PADDING), np.int32(field(step, f.PADDING_VALUE))
+    entries = table + 8 * (field(step, f.PHASES) + 1)
+    line = splat_i32(value)
+    for i in range(get_i64(table + 8 * phase), get_i64(table + 8 * phase + 8)):
+        place, size = plane + get_i64(entries + 16 * i), get_i64(entries + 16 * i + 8)
+        if size >= 64:
+            for at in range(0, size, 64):
+                store(place + min(at, size - 64), line)
+        else:
+            for at in range(0, size, 4):
+                put_i32(place + at, value)
+
+
+@njit
 def shift(step, task, scratch):
-    """One task: the shifted copies of one group: copy[y][x] = plane[y][x + d], the stored zero outside.
+    """One task: the shifted copies of one group: copy[y][x] = plane[y][x + d], the stored zero outside; and padding.
 
     TABLE  int64 (COUNT, 3): byte offset of the plane, byte offset of the copy, d in pixels (positive or negative)
     """
     base = field(step, f.IN) + task * field(step, f.IN_GROUP)
+    if field(step, f.PADDING):
+        pad(step, 0, base)
     table, count = field(step, f.TABLE), field(step, f.COUNT)
     height, width, pitch = field(step, f.HEIGHT), field(step, f.WIDTH), field(step, f.PITCH)
     zero = np.int32(field(step, f.IN_ZERO))

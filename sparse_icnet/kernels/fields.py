@@ -55,7 +55,7 @@ GROUPS, GROUPS_PER_TASK, STRETCHES, KERNEL, TILE_VECTORS, TAIL_KERNEL, COPIES = 
 TASK_VECTORS = 51  # of each task, in tiles of TILE_VECTORS
 # Whether codes are n clipped to 0..255, and every real value is below 2**31: saturating instructions do the clip
 DIRECT = 52
-# Padding that the step writes around its output: 0, or the address of a table as `convolution._pad` reads it
+# Padding that the step writes around its output: 0, or the address of a table as `elementwise.pad` reads it
 PADDING, PADDING_VALUE = 53, 55
 INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
 # Others

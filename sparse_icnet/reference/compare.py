@@ -54,18 +54,30 @@ class TracedEngine(Protocol):
 
 
 class SessionEngine:
-    """A session of this package, made with `keep_tensors`, as a TracedEngine."""
+    """The engine of this package as a TracedEngine: results from a session as everybody uses it, tensors from one
+    that keeps them (only that differs), made when first asked for.
 
-    def __init__(self, session: Session) -> None:
-        self.executed = session.graph
-        self._session = session
+    session  what computes the results; None: a new one
+    """
+
+    def __init__(self, graph: Graph, session: Session | None = None, threads: int | None = None) -> None:
+        from sparse_icnet.runtime.session import Session
+
+        self._graph, self._threads = graph, threads
+        self._session = session or Session(graph, threads)
+        self._keeping: Session | None = None
+        self.executed = self._session.graph
 
     def probabilities(self, blob: Blob) -> NDArray[np.float32]:
         return self._session.probabilities(blob)
 
     def trace(self, blob: Blob) -> dict[str, NDArray[np.int16]]:
-        self._session.probabilities(blob)
-        return {name: self._session.tensor(name) for name in self._session.tensors()}
+        from sparse_icnet.runtime.session import Session
+
+        if self._keeping is None:
+            self._keeping = Session(self._graph, self._threads, keep_tensors=True)
+        self._keeping.probabilities(blob)
+        return {name: self._keeping.tensor(name) for name in self._keeping.tensors()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +219,7 @@ def verify(
 
     graph    the network as loaded, before any rewrite
     blobs    network inputs, float32 (3, H, W) or (1, 3, H, W)
-    engine   None: the engine of this package, a session that keeps its tensors
+    engine   None: the engine of this package, `SessionEngine(graph)`
     names    of the blobs, for the report
     threads  of the engine (if None was given) and of the other runtime
 
@@ -222,9 +234,7 @@ def verify(
     labels = [f"image {i + 1}" for i in range(len(inputs))] if names is None else list(names)
     peers = _peers(graph, against, threads)  # first, so that a missing package is reported at once
     if engine is None:
-        from sparse_icnet.runtime.session import Session
-
-        engine = SessionEngine(Session(graph, threads=threads, keep_tensors=True))
+        engine = SessionEngine(graph, threads=threads)
     report = Report(against, cell_size(graph), ())
     for label, blob in zip(labels, inputs, strict=True):
         if progress is not None:

@@ -7,7 +7,7 @@ between it and the quantizers before it: convolution, inner quantizer, residual,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -247,7 +247,6 @@ class _Planner:
         self.real_views: dict[tuple[str, float], View] = {}
         self.scratch = SCRATCH_BYTES
         self.heads: tuple[Step, Step] | None = None
-        self.shared: set[int] = set()  # buffers, by identity, whose memory others use as well
 
     # --- the whole ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +272,7 @@ class _Planner:
             raise PlanError("no convolution reads the network input")
         arena = Arena()
         body = depth_first(
-            [step for step in self.body if step.kind != Kind.SHIFT or step.output.buffer.shifts]
+            [step for step in self.body if step.kind != Kind.SHIFT or step.output.buffer.edges]
         )
         shared = self._place([*self.heads, *body, *probabilities, *classes], arena)
         for step in (*self.heads, *body, *probabilities, *classes):
@@ -297,21 +296,13 @@ class _Planner:
     def _place(self, steps: list[Step], arena: Arena) -> NDArray[np.uint8]:
         """Give every buffer memory: its own, or a part of what is returned, which others use before and after."""
         alive = lifetimes(steps)
-        # Only convolutions write padding anew.
-        own = {
-            id(step.output.buffer)
-            for step in steps
-            if step.output is not None
-            and (self.keep_tensors or (step.kind != Kind.CONVOLUTION and step.output.buffer.edges))
-        }
-        shared = [buffer for buffer in self.buffers if id(buffer) not in own]
+        shared = [] if self.keep_tensors else self.buffers
         places, size = offsets([b.bytes for b in shared], [alive[id(b)] for b in shared])
         memory = arena.take(size)
         for buffer, start in zip(shared, places, strict=True):
             buffer.place(memory[start : start + buffer.bytes], False)
-        self.shared = {id(buffer) for buffer in shared}
-        for buffer in self.buffers:
-            if id(buffer) in own:
+        if self.keep_tensors:
+            for buffer in self.buffers:
                 buffer.place(arena.take(buffer.bytes), True)
         return memory
 
@@ -529,9 +520,7 @@ class _Planner:
             self._output(step, arena, View.of(out))
             if out.shifts:
                 step.fields[f.COPIES] = self._copies(out, arena)
-            if out.edges and id(out) in self.shared:
-                step.fields[f.PADDING] = self._padding(out, arena)
-                step.fields[f.PADDING_VALUE] = int(np.uint32(out.stored_zero * 0x01010101).view(np.int32))
+            self._fill_padding(step, arena, range(out.planes))
             if isinstance(residual, Step):
                 residual.fill(residual, arena)
                 step.fields[f.RESIDUAL] = arena.put(step_rows([residual]))
@@ -976,22 +965,30 @@ class _Planner:
             np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
         )
 
-    @staticmethod
-    def _padding(buffer: Buffer, arena: Arena) -> int:
-        """Address of the table of the padding of each plane and of its shifted copies (`convolution._pad`)."""
+    def _fill_padding(self, step: Step, arena: Arena, planes: Iterable[int] | None = None) -> None:
+        """Make `step` write the padding of its output, which other tensors overwrite between two inferences.
+
+        planes  the step calls `elementwise.pad` with each of these in turn; None: once, with the group
+        """
+        buffer = step.output.buffer
+        if self.keep_tensors or not buffer.edges:
+            return
         ranges, entries = [0], []
-        for plane in range(buffer.planes):
+        for plane in (None,) if planes is None else planes:
+            start = 0 if plane is None else buffer.plane_offset(plane)
             for source, shift in buffer.edges:
-                if source == plane:
-                    start = buffer.plane_offset(plane)
-                    entries += [(at - start, size) for at, size in buffer.padding(plane, shift)]
+                if plane in (None, source):
+                    entries += [(at - start, size) for at, size in buffer.padding(source, shift)]
             ranges.append(len(entries))
-        return arena.put(
-            np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
-        )
+        table = np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
+        step.fields |= {
+            f.PHASES: len(ranges) - 1,
+            f.PADDING: arena.put(table),
+            f.PADDING_VALUE: int(np.uint32(buffer.stored_zero * 0x01010101).view(np.int32)),
+        }
 
     def _shift_step(self, buffer: Buffer) -> Step:
-        """Makes the shifted copies of `buffer`; dropped from the plan if no consumer asks for one."""
+        """Makes the shifted copies and the padding of `buffer`; dropped from the plan if no consumer reads any."""
         step = Step(f"{buffer.name}/shift", Kind.SHIFT, buffer.groups, output=View.of(buffer), reads=[buffer])
 
         def fill(step: Step, arena: Arena) -> None:
@@ -1009,6 +1006,7 @@ class _Planner:
                 f.PITCH: self.grid.pitch,
                 f.IN_ZERO: int(np.int32(np.uint32(buffer.stored_zero * 0x01010101).view(np.int32))),
             }
+            self._fill_padding(step, arena)
 
         step.fill = fill
         return step

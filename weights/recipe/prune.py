@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--final-rate", type=float, help="at the end of the crop epochs; default: rate / 5")
     parser.add_argument("--jaccard", type=float, default=0.5, help="weight of the soft Jaccard loss")
-    parser.add_argument("--teacher", type=Path, help="imitate this model file as well (crop epochs)")
+    parser.add_argument(
+        "--teacher", type=Path, nargs="+", help="imitate these model files as well (crop epochs)"
+    )
     parser.add_argument("--distillation", type=float, default=1.0, help="weight of that imitation")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
