@@ -101,6 +101,11 @@ class Buffer:
         return self.quantizer.zero_point - self.quantizer.low if self.quantizer else 0
 
     @property
+    def zero_pixel(self) -> int:
+        """Four stored zeros, a pixel of padding, as an int32."""
+        return int(np.uint32(self.stored_zero * 0x01010101).view(np.int32))
+
+    @property
     def groups(self) -> int:
         return -(-self.channels // 4)
 

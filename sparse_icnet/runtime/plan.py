@@ -660,9 +660,9 @@ class _Planner:
         # A convolution that stores a shifted copy of its output writes up to `columns` pixels before or behind it.
         rows = max(int(np.abs(taps[:, :, 1]).max()), -(-columns // self.grid.pitch_pixels))
         buffer.pad_rows = max(buffer.pad_rows, rows)
-        for tap_plane, shift in sorted({(int(p), int(s)) for p, s in taps[:, :, (0, 2)].reshape(-1, 2) if s}):
-            buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
         for tap_plane, row, shift in np.unique(taps.reshape(-1, 3), axis=0).tolist():
+            if shift:
+                buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
             if row or shift:
                 above, below = buffer.edges.get((tap_plane, shift), (0, 0))
                 buffer.edges[tap_plane, shift] = max(above, -row), max(below, row)
@@ -947,23 +947,31 @@ class _Planner:
         grid = self.grid
         masks: dict[int, int] = {}
         columns = np.arange(grid.vectors * VECTOR_PIXELS) % grid.pitch_pixels
-        padding = np.uint32(buffer.stored_zero * 0x01010101)
+        padding = np.int32(buffer.zero_pixel).view(np.uint32)
         for _, shift in buffer.shifts:
             if shift not in masks:
                 # A pixel of column x lands in column x - shift; padding columns hold no pixel.
                 keep = (columns < grid.columns) & (columns >= shift) & (columns - shift < grid.columns)
                 lanes = np.where(keep, np.uint32(0xFFFFFFFF), np.uint32(0)).reshape(-1, 1, VECTOR_PIXELS)
                 masks[shift] = arena.put(np.concatenate([lanes, ~lanes & padding], 1))
-        ranges, entries = [0], []
-        for plane in range(buffer.planes):
-            for source, shift in buffer.shifts:
-                if source == plane:
-                    distance = buffer.plane_offset(plane, shift) - buffer.plane_offset(plane) - 4 * shift
-                    entries.append((distance, masks[shift]))
-            ranges.append(len(entries))
-        return arena.put(
-            np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
+        return self._ranged_table(
+            arena,
+            [
+                [
+                    (buffer.plane_offset(plane, shift) - buffer.plane_offset(plane) - 4 * shift, masks[shift])
+                    for source, shift in buffer.shifts
+                    if source == plane
+                ]
+                for plane in range(buffer.planes)
+            ],
         )
+
+    @staticmethod
+    def _ranged_table(arena: Arena, entries: list[list[tuple[int, int]]]) -> int:
+        """Address of int64: the range of the entries of each plane (planes + 1,), then all entries (n, 2)."""
+        ranges = np.cumsum([0, *map(len, entries)], dtype=np.int64)
+        flat = np.array([entry for plane in entries for entry in plane], np.int64)
+        return arena.put(np.concatenate([ranges, flat.reshape(-1)]))
 
     def _fill_padding(self, step: Step, arena: Arena, planes: Iterable[int] | None = None) -> None:
         """Make `step` write the padding of its output, which other tensors overwrite between two inferences.
@@ -973,18 +981,17 @@ class _Planner:
         buffer = step.output.buffer
         if self.keep_tensors or not buffer.edges:
             return
-        ranges, entries = [0], []
+        entries = []
         for plane in (None,) if planes is None else planes:
             start = 0 if plane is None else buffer.plane_offset(plane)
-            for source, shift in buffer.edges:
-                if plane in (None, source):
-                    entries += [(at - start, size) for at, size in buffer.padding(source, shift)]
-            ranges.append(len(entries))
-        table = np.concatenate([np.array(ranges, np.int64), np.array(entries, np.int64).reshape(-1)])
+            regions = [
+                buffer.padding(source, shift) for source, shift in buffer.edges if plane in (None, source)
+            ]
+            entries.append([(at - start, size) for region in regions for at, size in region])
         step.fields |= {
-            f.PHASES: len(ranges) - 1,
-            f.PADDING: arena.put(table),
-            f.PADDING_VALUE: int(np.uint32(buffer.stored_zero * 0x01010101).view(np.int32)),
+            f.PHASES: len(entries),
+            f.PADDING: self._ranged_table(arena, entries),
+            f.PADDING_VALUE: buffer.zero_pixel,
         }
 
     def _shift_step(self, buffer: Buffer) -> Step:
@@ -1004,7 +1011,7 @@ class _Planner:
                 f.HEIGHT: self.grid.rows,
                 f.WIDTH: self.grid.columns,
                 f.PITCH: self.grid.pitch,
-                f.IN_ZERO: int(np.int32(np.uint32(buffer.stored_zero * 0x01010101).view(np.int32))),
+                f.IN_ZERO: buffer.zero_pixel,
             }
             self._fill_padding(step, arena)
 

@@ -104,6 +104,10 @@ class Augmentation:
         return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
 
+# What the stages on crops see.
+CROPS = Augmentation((384, 480), (0.6, 1.8))
+
+
 def _fit(cut: float, available: int, target: int) -> tuple[float, int]:
     """(length to cut from the frame, length that it fills in the target)."""
     if cut <= available:

@@ -16,7 +16,7 @@ import torch
 
 from sparse_icnet.formats import npz
 from sparse_icnet.network.graph import Graph
-from weights.recipe.data import Augmentation, Frame, batches, load_frames
+from weights.recipe.data import CROPS, Frame, batches, load_frames
 from weights.recipe.model import EPSILON, ICNet, Layer, normalize
 from weights.recipe.training import save_state
 
@@ -79,7 +79,7 @@ def measure_batch_norm(model: ICNet, frames: list[Frame], seed: int = 0) -> None
 
     hooks = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
     model.eval()
-    source = batches(frames, Augmentation((384, 480), (0.6, 1.8)), min(8, len(frames)), seed, 0)
+    source = batches(frames, CROPS, min(8, len(frames)), seed, 0)
     for _, (images, _) in zip(range(BATCHES), source, strict=False):
         model(normalize(images).to(memory_format=torch.channels_last))
     for hook in hooks:

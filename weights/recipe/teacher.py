@@ -29,13 +29,12 @@ class Teacher:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 RGB (N, H, W, 3) -> float32 (N, classes, H/8, W/8)."""
-        return np.stack([self._one(np.ascontiguousarray(image)) for image in images])
+        return np.stack([self._one(image) for image in images])
 
     def _one(self, image: np.ndarray) -> np.ndarray:
-        mirrored = np.ascontiguousarray(image[:, ::-1])
         total = np.zeros((CLASSES, *(length // OUTPUT_STRIDE for length in image.shape[:2])), np.float32)
         for model in self.models:
-            for picture, step in ((image, 1), (mirrored, -1)):
+            for picture, step in ((image, 1), (image[:, ::-1], -1)):
                 model.session.probabilities_of_image(picture, out=self._out)
                 total += self._out[:, ::OUTPUT_STRIDE, ::OUTPUT_STRIDE][:, :, ::step]
         return total / (2 * len(self.models))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from weights.recipe.data import Augmentation, load_frames
+from weights.recipe.data import CROPS, Augmentation, load_frames
 from weights.recipe.model import ICNet
 from weights.recipe.training import Stage, Trainer, load_model, save_state
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
             "fp32-crops",
             options.crop_epochs,
             batch=8,
-            augmentation=Augmentation((384, 480), (0.6, 1.8)),
+            augmentation=CROPS,
             rate=options.rate,
             final_rate=options.rate / 10,
             seed=options.seed,
