@@ -37,6 +37,22 @@ MACS = ROWS * VECTORS * (64 if HAS_VNNI else 128 if HAS_COUPLES else 32)
 
 
 @intrinsic
+def _tile_words(typing, tile):
+    """tile[r, p] += products of the int16 of tile[r, p] with themselves, by the instruction of Winograd's filtering."""
+
+    def emit(context, builder, signature, arguments):
+        result = arguments[0]
+        for index in range(tile.rows * tile.vectors):
+            total = builder.extract_value(result, index)
+            pairs = builder.bitcast(total, simd._I16X32)
+            product = simd._multiply_add_pairs(builder, pairs, pairs)
+            result = builder.insert_value(result, builder.add(total, product), index)
+        return result
+
+    return tile(tile), emit
+
+
+@intrinsic
 def _tile_pairs(typing, tile):
     """tile[r, p] += products of tile[r, p] with itself, by the instructions of a couple of blocks, or of a pair of int16.
 
@@ -60,8 +76,17 @@ def _tile_pairs(typing, tile):
     return tile(tile), emit
 
 
-def _loop() -> Any:
-    if HAS_VNNI:
+def _loop(pairs: bool) -> Any:
+    if pairs:
+
+        @njit(nogil=True)
+        def loop(count, activations, weights, constants, out):
+            tile = tile_start(ROWS, VECTORS, constants)
+            for _ in range(count):
+                tile = _tile_words(tile)
+            tile_store(out, 64 * VECTORS, tile_scale(tile, constants, constants))
+
+    elif HAS_VNNI:
         # The addresses stay the same and nothing is stored: the operands are loaded once, before the loop.
         @njit(nogil=True)
         def loop(count, activations, weights, constants, out):
@@ -83,12 +108,16 @@ def _loop() -> Any:
 
 
 class Peak:
-    """Measures the peak on a number of threads at once; `rates` collects GMAC/s of all of them together."""
+    """Measures the peak on a number of threads at once; `rates` collects GMAC/s of all of them together.
 
-    def __init__(self, threads: int) -> None:
+    pairs  of products of int16 in place of bytes
+    """
+
+    def __init__(self, threads: int, pairs: bool = False) -> None:
         self.threads = threads
         self.rates: list[float] = []
-        self._loop = _loop()
+        self._loop = _loop(pairs)
+        self._macs = ROWS * VECTORS * 32 if pairs else MACS
         self._pool = ThreadPoolExecutor(threads)
         self._memory = [np.ones(1 << 12, np.uint8) for _ in range(threads)]
         self._count = 1000
@@ -108,5 +137,5 @@ class Peak:
     def measure(self) -> float:
         """GMAC/s of all threads together: of each the best of a few short turns, all at the same time."""
         best = self._pool.map(self._best, self._memory)
-        self.rates.append(sum(self._count * MACS / seconds for seconds in best) / 1e9)
+        self.rates.append(sum(self._count * self._macs / seconds for seconds in best) / 1e9)
         return self.rates[-1]

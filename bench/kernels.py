@@ -5,8 +5,8 @@
 
 Prints the whole network against the peak, which is measured between the other measurements; for each
 micro-kernel and share of blocks kept, on one thread, executed GMAC/s on each layer shape and, in brackets,
-what a dense kernel would have to reach to take the same time; and the constants of the cost model in
-`sparse_icnet/runtime/plan.py`.
+what a dense kernel would have to reach to take the same time; Winograd's filtering of each 3x3 layer against the
+fastest of them; and the constants of the cost models in `sparse_icnet/runtime/plan.py` and `winograd.py`.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class LayerTime:
     seconds   of the fastest round
     macs      executed, those of the blocks stored; dense_macs as if all were
     computed  as `macs`, with the pixels of whole tiles: what the cost model counts
+    costs     what the cost model of Winograd's filtering counts; nothing for other kernels
     outputs   values written, those of whole tiles
     """
 
@@ -84,6 +85,7 @@ class LayerTime:
     dense_macs: int
     computed: float
     outputs: float
+    costs: tuple[int, ...] = ()
 
 
 def random_network(size: Size) -> Graph:
@@ -128,7 +130,10 @@ def layer_times(
 
     sessions = {}
     for kernel in kernels:
-        with mock.patch.object(plan, "choose_kernel", return_value=(kernel, "chosen by the benchmark")):
+        with (
+            mock.patch.object(plan, "choose_winograd", return_value=""),
+            mock.patch.object(plan, "choose_kernel", return_value=(kernel, "chosen by the benchmark")),
+        ):
             sessions[kernel] = Session(with_blocks(base, kernel.rows, density, largest), 1)
     profiles: dict[Any, list[Any]] = {kernel: [] for kernel in kernels}
     for _ in range(rounds):
@@ -151,13 +156,69 @@ def layer_times(
     return times
 
 
+def filtered_times(base: Graph, rounds: int) -> list[LayerTime]:
+    """Every layer of `base` that Winograd's filtering can compute, by it; of each the fastest round counts."""
+    from sparse_icnet.runtime import plan
+    from sparse_icnet.runtime.session import Session
+    from sparse_icnet.runtime.winograd import Tiling, costs
+
+    counts: dict[str, tuple[int, ...]] = {}
+
+    def choose(op: Convolution, tiles: Tiling | None, *_: int) -> str:
+        if tiles is None:
+            return ""
+        counts[op.name] = costs(op, tiles)
+        return "chosen by the benchmark"
+
+    with mock.patch.object(plan, "choose_winograd", choose):
+        session = Session(with_blocks(base, 4, 1.0, LIGHT), 1)  # heavy sums would not be filtered
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for step in (profile := session.profile(3)):
+            seconds.setdefault(step.name, []).append(step.seconds)
+    times = []
+    for step in profile:
+        if step.name in counts:
+            op = session.graph[step.name]
+            outputs, inputs, side, _ = op.weight.shape
+            size = session.graph.shape(op.name)[1:]
+            elements = seconds.get(f"{step.name}/elements", [0.0])
+            times.append(
+                LayerTime(
+                    (outputs, inputs, side, 1, op.dilation[0], *size),
+                    min(seconds[step.name]) + min(elements),
+                    step.macs,
+                    step.dense_macs,
+                    step.macs,
+                    outputs * size[0] * size[1],
+                    counts[step.name],
+                )
+            )
+    return times
+
+
+def fitted_costs(times: list[LayerTime], unit: float) -> dict[str, Any]:
+    """The constants of `sparse_icnet.runtime.winograd.RELATIVE_COST`, by least relative squares.
+
+    unit  seconds of a single block row x a vector
+    """
+    seconds = np.array([time.seconds for time in times])
+    terms = np.array([time.costs for time in times]) / seconds[:, None]
+    constants, *_ = np.linalg.lstsq(terms, np.ones(len(times)), rcond=None)
+    errors = np.abs(terms @ constants - 1)
+    return {
+        "costs": [round(float(c / unit), 3) for c in constants],
+        "median_error": round(float(np.median(errors)), 3),
+    }
+
+
 def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
     """Image -> class map and blob -> probabilities as the planner plans them, against the peak."""
     from _peak import Peak
 
     from sparse_icnet.runtime.session import Session
 
-    peak = Peak(threads)
+    peak, pairs = Peak(threads), Peak(threads, pairs=True)
     session = Session(graph, threads)
     rng = np.random.default_rng(0)
     channels, height, width = session.input_shape
@@ -171,6 +232,7 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         peak.measure()
+        pairs.measure()
         for name, call in calls.items():
             call()
             for _ in range(5):
@@ -181,6 +243,9 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
     if threads == 1:  # on more, starting the threads for one step alone would count
         times["convolutions alone"] = [1e3 * sum(step.seconds for step in steps if step.macs)]
     macs, dense = sum(step.macs for step in steps), sum(step.dense_macs for step in steps)
+    filtered = sum(step.macs for step in steps if step.kind == "winograd")
+    # Milliseconds that the products would take, each kind at its own peak.
+    at_peak = ((macs - filtered) / max(peak.rates) + filtered / max(pairs.rates)) / 1e6
     cases = []
     for name, values in times.items():
         ms = summary(values)
@@ -190,13 +255,15 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
                 "case": name,
                 "ms": ms,
                 "gmacs": round(gmacs, 1),
-                "share_of_peak": round(gmacs / max(peak.rates), 3),
+                "share_of_peak": round(at_peak / ms["median"], 3),
                 "dense_gmacs": round(dense / ms["median"] / 1e6, 1),
             }
         )
     return {
         "threads": threads,
         "peak_gmacs": summary(peak.rates) | {"max": round(max(peak.rates), 2)},
+        "peak_of_pairs_gmacs": summary(pairs.rates) | {"max": round(max(pairs.rates), 2)},
+        "gmac_of_pairs": round(filtered / 1e9, 3),
         "gmac": round(macs / 1e9, 3),
         "dense_gmac": round(dense / 1e9, 3),
         "cases": cases,
@@ -249,8 +316,9 @@ def report(results: dict[str, Any]) -> str:
         f"{results['date']}  isa: {results['isa']}, dot product: {results['dot_product']}",
         describe(results["machine"]),
         f"\n{results['model']}: {results['network'][0]['gmac']:.2f} GMAC executed of "
-        f"{results['network'][0]['dense_gmac']:.2f}; the peak is the best of what the dot product reached in "
-        "registers between the other measurements\n",
+        f"{results['network'][0]['dense_gmac']:.2f}, of these {results['network'][0]['gmac_of_pairs']:.2f} of int16 "
+        "pairs (Winograd's filtering); the peaks are the best of what either dot product reached in registers "
+        "between the other measurements, the share is the time that all products would take at their peaks\n",
     ]
     rows = [
         (
@@ -259,13 +327,23 @@ def report(results: dict[str, Any]) -> str:
             f"{case['ms']['median']:.2f}",
             f"{case['gmacs']:.0f}",
             f"{network['peak_gmacs']['max']:.0f}",
+            f"{network['peak_of_pairs_gmacs']['max']:.0f}",
             f"{case['share_of_peak']:.0%}",
             f"{case['dense_gmacs']:.0f}",
         )
         for network in results["network"]
         for case in network["cases"]
     ]
-    header = ("whole network as planned", "threads", "ms", "GMAC/s executed", "peak", "share", "as if dense")
+    header = (
+        "whole network as planned",
+        "threads",
+        "ms",
+        "GMAC/s executed",
+        "peak",
+        "of pairs",
+        "share",
+        "as if dense",
+    )
     parts.append(table(header, rows))
     kernels = list(dict.fromkeys(row["kernel"] for row in results["layers"]))
     densities = list(dict.fromkeys(row["density"] for row in results["layers"]))
@@ -281,6 +359,21 @@ def report(results: dict[str, Any]) -> str:
             )
         title = f"GMAC/s, {density:.0%} of blocks kept"
         parts.append("\n" + table((title, "layers", *kernels), rows))
+    rows = [
+        (row["shape"], row["layers"], f"{row['ms']:.3f}", f"{row['direct_ms']:.3f}", f"{row['gain']:.2f}x")
+        for row in results["filtered"]
+    ]
+    header = ("Winograd's filtering, dense", "layers", "ms", "direct, light weights", "gain")
+    parts.append("\n" + table(header, rows))
+    rows = [
+        [name, *values]
+        for name, values in (
+            ("measured", results["filtering"]["costs"]),
+            ("in winograd.py", results["known_filtering"]),
+        )
+    ]
+    header = ("costs in single block rows x vector", "a product", "4 inputs", "an output")
+    parts.append("\n" + table(header, rows))
     rows = [
         [kernel, *(f"{speeds[str(density)]:.2f}" for density in densities), known]
         for (kernel, speeds), known in zip(
@@ -311,6 +404,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from sparse_icnet.kernels.isa import HAS_COUPLES, ISA
     from sparse_icnet.kernels.micro_kernels import REGISTRY
     from sparse_icnet.runtime.plan import COUPLE_SPEED, RELATIVE_SPEED
+    from sparse_icnet.runtime.winograd import RELATIVE_COST
 
     model = arguments.model or bundled.DEFAULT_WEIGHTS
     graph = resized(formats.load(model), arguments.size)
@@ -328,6 +422,26 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if HAS_COUPLES:
             for kernel, rows in layer_times(base, REGISTRY, density, arguments.repeats, LIGHT).items():
                 light[kernel.name, density] = rows
+    say("Winograd's filtering of every layer that it can compute")
+    filtering = filtered_times(base, arguments.repeats)
+    dense = {
+        name: rows for (name, density), rows in (light or times).items() if density == max(arguments.density)
+    }
+    filtered = []
+    for shape in dict.fromkeys(row.shape for row in filtering):
+        same = [row.seconds for row in filtering if row.shape == shape]
+        direct = min(sum(row.seconds for row in rows if row.shape == shape) for rows in dense.values())
+        filtered.append(
+            {
+                "shape": shape_name(shape),
+                "layers": len(same),
+                "ms": round(1e3 * sum(same) / len(same), 4),
+                "direct_ms": round(1e3 * direct / len(same), 4),
+                "gain": round(direct / sum(same), 3),
+            }
+        )
+    singles = times[REGISTRY[0].name, max(arguments.density)]
+    unit = 64 / _speed(singles)
     layers = []
     for (name, density), rows in times.items():
         for shape in dict.fromkeys(row.shape for row in rows):
@@ -356,6 +470,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "relative_speed": relative_speeds(times, times),
         "couple_speed": relative_speeds(light, times),
         "fitted": fitted(times),
+        "filtered": filtered,
+        "filtering": fitted_costs(filtering, unit),
+        "known_filtering": list(RELATIVE_COST[ISA]),
         "known_speed": [RELATIVE_SPEED[ISA][kernel.rows, kernel.vectors] for kernel in REGISTRY],
         "known_couple_speed": [
             COUPLE_SPEED[ISA][kernel.rows, kernel.vectors] for kernel in REGISTRY if HAS_COUPLES

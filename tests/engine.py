@@ -220,11 +220,26 @@ def digest(session: Session, *results: NDArray) -> str:
     return total.hexdigest()
 
 
+WINOGRAD = "winograd"
+
+
 @contextmanager
-def forced_kernel(kernel: MicroKernel | None) -> Iterator[None]:
-    """Plans made inside use `kernel` for every convolution; None leaves the choice to the planner."""
+def forced_kernel(kernel: MicroKernel | str | None) -> Iterator[None]:
+    """Plans made inside use `kernel` for every convolution; None leaves the choice to the planner.
+
+    WINOGRAD: filtering wherever it is possible, elsewhere what the planner chooses.
+    """
     if kernel is None:
         yield
         return
-    with patch("sparse_icnet.runtime.plan.choose_kernel", lambda *_: (kernel, "forced by a test")):
+    reason = "forced by a test"
+    plan = "sparse_icnet.runtime.plan"
+    if kernel == WINOGRAD:
+        with patch(f"{plan}.choose_winograd", lambda op, tiles, *_: "" if tiles is None else reason):
+            yield
+        return
+    with (
+        patch(f"{plan}.choose_winograd", lambda *_: ""),
+        patch(f"{plan}.choose_kernel", lambda *_: (kernel, reason)),
+    ):
         yield

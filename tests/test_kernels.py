@@ -9,6 +9,7 @@ from engine import (
     IMAGE,
     SPECIAL_FLOATS,
     UNSIGNED,
+    WINOGRAD,
     Net,
     assert_equals_oracle,
     bits,
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels.fields import DIRECT
-from sparse_icnet.kernels.micro_kernels import REGISTRY
+from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.network.graph import (
     Affine,
     Convolution,
@@ -60,10 +61,10 @@ few = settings(deadline=None, max_examples=25, print_blob=True)
 
 
 def kernel_name(kernel: object) -> str:
-    return "chosen" if kernel is None else kernel.name
+    return kernel.name if isinstance(kernel, MicroKernel) else kernel or "chosen"
 
 
-each_kernel = pytest.mark.parametrize("kernel", [None, *REGISTRY], ids=kernel_name)
+each_kernel = pytest.mark.parametrize("kernel", [None, *REGISTRY, WINOGRAD], ids=kernel_name)
 
 
 # --- convolution -----------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def test_convolution_equals_oracle(kernel, graph, seed, threads):
         session = Session(graph, threads, keep_tensors=True)
     used = {step.kernel for step in session.plan.convolutions()}
     assert used
-    if kernel is not None:
+    if isinstance(kernel, MicroKernel):
         assert used == {kernel.name}
     assert_equals_oracle(graph, seed=seed, session=session)
 

@@ -44,7 +44,7 @@ from sparse_icnet.kernels.step import field, field_f32
 
 
 @njit
-def _finish_codes(step, phase, start, count, codes, out):
+def finish_codes(step, phase, start, count, codes, out):
     """Move codes to `out` if they are not there, and again into each shifted copy of their plane.
 
     The pixels land `d` places earlier in the flat plane; those that would cross into another row become padding.
@@ -65,8 +65,17 @@ def _finish_codes(step, phase, start, count, codes, out):
                 store(copy + 64 * p, (load_i32(codes + 64 * p) & keep) | padding)
 
 
+@njit(inline="always")
+def pack_row(step, tile):
+    """The codes of 16 pixels from the real values of four channels in scratch (Q1)."""
+    low, high = splat_f32(field_f32(step, f.LOW)), splat_f32(field_f32(step, f.HIGH))
+    a, b = load_f32(tile), load_f32(tile + TILE_ROW_BYTES)
+    c, d = load_f32(tile + 2 * TILE_ROW_BYTES), load_f32(tile + 3 * TILE_ROW_BYTES)
+    return pack(a, b, c, d, low, high, splat_i32(np.int32(field(step, f.PACK))))
+
+
 @njit
-def _finish_real(step, phase, start, count, tile, out):
+def finish_real(step, phase, start, count, tile, out):
     """Real values of four channels in scratch, to `out`: as they are, or as the codes of any quantizer (Q1), (Q5).
 
     Direct codes (fields.DIRECT) take a shorter way, without a clip and through no memory.
@@ -78,13 +87,31 @@ def _finish_real(step, phase, start, count, tile, out):
                 x = load_f32(tile + r * TILE_ROW_BYTES + p)
                 store(out + r * stride + p, maximum(x, nothing) if relu else x)
     else:
-        low, high = splat_f32(field_f32(step, f.LOW)), splat_f32(field_f32(step, f.HIGH))
-        constant = splat_i32(np.int32(field(step, f.PACK)))
         for p in range(0, 64 * count, 64):
-            a, b = load_f32(tile + p), load_f32(tile + TILE_ROW_BYTES + p)
-            c, d = load_f32(tile + 2 * TILE_ROW_BYTES + p), load_f32(tile + 3 * TILE_ROW_BYTES + p)
-            store(out + p, pack(a, b, c, d, low, high, constant))
-        _finish_codes(step, phase, start, count, out, out)
+            store(out + p, pack_row(step, tile + p))
+        finish_codes(step, phase, start, count, out, out)
+
+
+@njit(inline="always")
+def rescale(step, tile, channel, group, phase, start, first, scratch):
+    """Epilogue (Q4), (Q5) up to the last rounding, for output channels 4 * group + first onwards."""
+    x = tile_scale(tile, field(step, f.MULTIPLIER) + 4 * channel, field(step, f.BIAS) + 4 * channel)
+    if field(step, f.INNER):
+        x = tile_requantize(
+            x, field_f32(step, f.INNER_LOW), field_f32(step, f.INNER_HIGH), field_f32(step, f.INNER_SCALE)
+        )
+    kind = field(step, f.RESIDUAL_KIND)
+    if kind:
+        if kind == f.FUSED:
+            return tile_add_real(x, scratch + TILE_BYTES + TILE_ROW_BYTES * first, TILE_ROW_BYTES)
+        stride = field(step, f.RESIDUAL_GROUP)  # of one channel if real, of four channels if codes
+        place = field(step, f.RESIDUAL) + get_i64(field(step, f.RESIDUAL_PLANES) + 8 * phase) + start * 64
+        if kind == f.CODES:
+            zero, scale = np.int32(field(step, f.RESIDUAL_ZERO)), field_f32(step, f.RESIDUAL_SCALE)
+            x = tile_add_codes(x, place + stride * group, first, zero, scale)
+        else:
+            x = tile_add_real(x, place + stride * channel, stride)
+    return x
 
 
 def _micro_kernel(rows: int, vectors: int) -> Any:
@@ -122,27 +149,6 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                 tile, activations + get_i32(offsets + offsets_bytes * j), weights + words_bytes * j
             )
         return tile
-
-    @njit(inline="always")
-    def rescale(step, tile, channel, group, phase, start, first, scratch):
-        """Epilogue (Q4), (Q5) up to the last rounding, for output channels 4 * group + first onwards."""
-        x = tile_scale(tile, field(step, f.MULTIPLIER) + 4 * channel, field(step, f.BIAS) + 4 * channel)
-        if field(step, f.INNER):
-            x = tile_requantize(
-                x, field_f32(step, f.INNER_LOW), field_f32(step, f.INNER_HIGH), field_f32(step, f.INNER_SCALE)
-            )
-        kind = field(step, f.RESIDUAL_KIND)
-        if kind:
-            if kind == f.FUSED:
-                return tile_add_real(x, scratch + TILE_BYTES + TILE_ROW_BYTES * first, TILE_ROW_BYTES)
-            stride = field(step, f.RESIDUAL_GROUP)  # of one channel if real, of four channels if codes
-            place = field(step, f.RESIDUAL) + get_i64(field(step, f.RESIDUAL_PLANES) + 8 * phase) + start * 64
-            if kind == f.CODES:
-                zero, scale = np.int32(field(step, f.RESIDUAL_ZERO)), field_f32(step, f.RESIDUAL_SCALE)
-                x = tile_add_codes(x, place + stride * group, first, zero, scale)
-            else:
-                x = tile_add_real(x, place + stride * channel, stride)
-        return x
 
     if rows == 4:
 
@@ -232,7 +238,7 @@ def convolution(step, task, scratch):
             codes = place if whole else scratch
             _tile(kernel, step, group, phase, start, codes, scratch)
             if direct:
-                _finish_codes(step, phase, start, count, codes, place)
+                finish_codes(step, phase, start, count, codes, place)
             else:
-                _finish_real(step, phase, start, count, scratch, place)
+                finish_real(step, phase, start, count, scratch, place)
         out += stride

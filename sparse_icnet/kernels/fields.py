@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from sparse_icnet.network.arithmetic import ROUNDING
 
-ROW_FIELDS = 56
+ROW_FIELDS = 63
 
 
 class Kind(IntEnum):
@@ -29,6 +29,8 @@ class Kind(IntEnum):
     UPSAMPLE = 9
     AVERAGE_POOL = 10
     EXPAND = 11
+    WINOGRAD = 12
+    WINOGRAD_INPUT = 13
 
 
 # Every step.  GRAIN: tasks that a thread takes at once
@@ -58,6 +60,10 @@ DIRECT = 52
 # Padding that the step writes around its output: 0, or the address of a table as `elementwise.pad` reads it
 PADDING, PADDING_VALUE = 53, 55
 INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
+# Winograd: address of the transformed inputs (0: made in scratch), bytes from one element to the next of these and of the
+# sums of products, byte offset of the sums in scratch; bytes from one element to the next in the tables of pixels that
+# lie apart (0: they do not), address of the table of outputs
+WORDS, WORDS_ELEMENT, SUMS_ELEMENT, SUMS, GATHER, SCATTER, IN_GROUPS = 56, 57, 58, 59, 60, 61, 62
 # Others
 HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47
 

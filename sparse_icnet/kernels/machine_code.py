@@ -77,7 +77,8 @@ def _key() -> str:
     """Digest of all that decides the machine code: the sources, the compiler, its settings, the CPU."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    for path in (*sorted(folder.glob("*.py")), folder.parent / "network" / "arithmetic.py"):
+    beside = (folder.parent / "network" / "arithmetic.py", folder.parent / "sparse" / "winograd.py")
+    for path in (*sorted(folder.glob("*.py")), *beside):
         digest.update(path.read_bytes())
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:  # Numba then takes those of the host, whatever CPU is named

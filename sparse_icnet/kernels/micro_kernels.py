@@ -45,3 +45,8 @@ REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])
 TILE_ROW_BYTES = 64 * max(kernel.vectors for kernel in REGISTRY)
 TILE_BYTES = 4 * TILE_ROW_BYTES
 SCRATCH_BYTES = 2 * TILE_BYTES
+
+# Vectors of 16 tiles that the products of Winograd's filtering keep in registers, beside 4 output channels; and scratch
+# of one thread for a tile on its way through a transform: 36 words of codes, then twice as many pairs.
+WINOGRAD_VECTORS = (2, 3) if ISA.startswith("avx512") else (1, 1)
+WINOGRAD_WORK_BYTES = 64 * 3 * 36

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, softmax
+from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, softmax, winograd
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
 from sparse_icnet.kernels.simd import atomic_add, atomic_load, yield_processor
@@ -29,12 +29,17 @@ _CONVOLUTION, _SHIFT, _MAX_POOL, _PYRAMID = (
 _COMBINE, _IMAGE, _BLOB = int(Kind.COMBINE), int(Kind.QUANTIZE_IMAGE), int(Kind.QUANTIZE_BLOB)
 _SOFTMAX, _ARGMAX, _UPSAMPLE = int(Kind.SOFTMAX), int(Kind.ARGMAX), int(Kind.UPSAMPLE)
 _AVERAGE, _EXPAND = int(Kind.AVERAGE_POOL), int(Kind.EXPAND)
+_WINOGRAD, _WINOGRAD_INPUT = int(Kind.WINOGRAD), int(Kind.WINOGRAD_INPUT)
 
 
 @njit
 def _task(kind, step, task, scratch):
     if kind == _CONVOLUTION:
         convolution.convolution(step, task, scratch)
+    elif kind == _WINOGRAD:
+        winograd.winograd(step, task, scratch)
+    elif kind == _WINOGRAD_INPUT:
+        winograd.winograd_input(step, task, scratch)
     elif kind == _SHIFT:
         elementwise.shift(step, task, scratch)
     elif kind == _MAX_POOL:

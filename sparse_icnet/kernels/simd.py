@@ -30,6 +30,8 @@ _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.
 _I32X16 = ir.VectorType(_I32, LANES)
 _F32X16 = ir.VectorType(_F32, LANES)
 _I16X32 = ir.VectorType(_I16, 2 * LANES)
+# Registers of x86 that a vector of 16 lanes takes: 1, 2 or 4 of 512, 256 or 128 bits; 0 elsewhere.
+_PARTS = {"avx512vnni": 1, "avx512bw": 1, "avxvnni": 2, "avx2": 2, "sse2": 4}.get(ISA, 0)
 
 
 # --- types ---------------------------------------------------------------------------------------------------------
@@ -121,13 +123,10 @@ def _join(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
 
 def _multiply_add_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """<32 x i16> x <32 x i16> -> <16 x i32>: a[2i] * b[2i] + a[2i+1] * b[2i+1], exact."""
-    names = {
-        "avx512bw": ("llvm.x86.avx512.pmaddw.d.512", 1),
-        "avx2": ("llvm.x86.avx2.pmadd.wd", 2),
-        "sse2": ("llvm.x86.sse2.pmadd.wd", 4),
-    }
-    if ISA in names:
-        name, parts = names[ISA]
+    # With VNNI, LLVM merges the addition that follows into one instruction (vpdpwssd).
+    names = {1: "llvm.x86.avx512.pmaddw.d.512", 2: "llvm.x86.avx2.pmadd.wd", 4: "llvm.x86.sse2.pmadd.wd"}
+    if _PARTS:
+        name, parts = names[_PARTS], _PARTS
         kind = ir.VectorType(_I32, LANES // parts)
         pairs = zip(_slices(builder, a, parts), _slices(builder, b, parts), strict=True)
         return _join(builder, [_call(builder, name, kind, [x, y]) for x, y in pairs])
@@ -154,8 +153,7 @@ def _multiply_add_bytes(builder: ir.IRBuilder, u8: ir.Value, s8: ir.Value) -> ir
     return _join(builder, [_call(builder, name, words, [x, y]) for x, y in zip(*operands, strict=True)])
 
 
-# Names of the instructions below on vectors of 512, 256 and 128 bits: of 1, 2 and 4 parts of a vector of 16 lanes.
-_PARTS = {"avx512vnni": 1, "avx512bw": 1, "avxvnni": 2, "avx2": 2, "sse2": 4}.get(ISA, 0)
+# Names of the instructions below on vectors of 512, 256 and 128 bits, by `_PARTS`.
 _CONVERT = {1: "avx512.mask.cvtps2dq.512", 2: "avx.cvt.ps2dq.256", 4: "sse2.cvtps2dq"}
 _NARROW = {1: "avx512.packssdw.512", 2: "avx2.packssdw", 4: "sse2.packssdw.128"}
 _NARROWER = {1: "avx512.packuswb.512", 2: "avx2.packuswb", 4: "sse2.packuswb.128"}
@@ -247,6 +245,58 @@ def tile_start(typing, rows, vectors, initial):
         return result
 
     return tile(rows, vectors, types.intp), emit
+
+
+@intrinsic(prefer_literal=True)
+def tile_zero(typing, rows, vectors):
+    """A tile of zeros."""
+    tile = _Tile(rows.literal_value, vectors.literal_value)
+
+    def emit(context, builder, signature, arguments):
+        return ir.Constant(context.get_value_type(tile), None)
+
+    return tile(rows, vectors), emit
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typing, rows, vectors, address, stride):
+    """The tile whose vector (r, p) lies at address + r * stride + 64 * p."""
+    tile = _Tile(rows.literal_value, vectors.literal_value)
+
+    def emit(context, builder, signature, arguments):
+        result = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        for r in range(tile.rows):
+            row = builder.add(arguments[2], builder.mul(arguments[3], ir.Constant(_I64, r)))
+            for p in range(tile.vectors):
+                vector = _load(builder, row, _I32X16, VECTOR_BYTES * p)
+                result = builder.insert_value(result, vector, r * tile.vectors + p)
+        return result
+
+    return tile(rows, vectors, types.intp, types.intp), emit
+
+
+@intrinsic
+def tile_dot_pairs(typing, tile, pairs, weights):
+    """tile[r, p] += dot2(pairs[p], weights[r]): P vectors of int16 x 2, R words of int16 x 2, at two addresses."""
+    if not isinstance(tile, _Tile):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        result, pairs, weights = arguments
+        words = [
+            builder.bitcast(_splat(builder, _load(builder, weights, _I32, 4 * r), _I32X16), _I16X32)
+            for r in range(tile.rows)
+        ]
+        for p in range(tile.vectors):
+            x = _load(builder, pairs, _I16X32, VECTOR_BYTES * p)
+            for r in range(tile.rows):
+                index = r * tile.vectors + p
+                product = _multiply_add_pairs(builder, x, words[r])
+                total = builder.add(builder.extract_value(result, index), product)
+                result = builder.insert_value(result, total, index)
+        return result
+
+    return tile(tile, types.intp, types.intp), emit
 
 
 @intrinsic
@@ -507,6 +557,26 @@ load_i32 = _vector_load(i32x16)  # 16 int32 at an address
 load_f32 = _vector_load(f32x16)  # 16 float32 at an address
 splat_i32 = _vector_splat(i32x16, types.int32)
 splat_f32 = _vector_splat(f32x16, types.float32)
+
+
+@intrinsic
+def gather_words(typing, base, offsets):
+    """16 words, each at base + its int32 of the 16 at address `offsets`."""
+    quarter = ir.VectorType(_I32, 4)
+
+    def emit(context, builder, signature, arguments):
+        base, offsets = arguments
+        quarters = []
+        for first in range(0, LANES, 4):
+            part = ir.Constant(quarter, ir.Undefined)
+            for i in range(4):
+                offset = builder.sext(_load(builder, offsets, _I32, 4 * (first + i)), _I64)
+                word = _load(builder, builder.add(base, offset), _I32)
+                part = builder.insert_element(part, word, ir.Constant(_I32, i))
+            quarters.append(part)
+        return _join(builder, quarters)
+
+    return i32x16(types.intp, types.intp), emit
 
 
 @intrinsic

@@ -47,11 +47,13 @@ from sparse_icnet.network.graph import (
     Softmax,
     pool_windows,
 )
+from sparse_icnet.runtime import winograd
 from sparse_icnet.runtime.bounds import largest_values
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.runtime.schedule import depth_first, lifetimes, offsets
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import Entries, entries
+from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
 
 # Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
 # fewer rows the loads of activations are shared by fewer dot products.
@@ -143,7 +145,7 @@ class Plan:
 
     def convolutions(self) -> list[Step]:
         """The step of every convolution, those computed inside another step included."""
-        steps = [step for step in self.body if step.kind == Kind.CONVOLUTION]
+        steps = [step for step in self.body if step.kind in (Kind.CONVOLUTION, Kind.WINOGRAD)]
         return [s for step in steps for s in ((step.fused, step) if step.fused else (step,))]
 
 
@@ -184,9 +186,32 @@ def entries_of(op: Convolution, rows: int) -> Entries:
 
 
 def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
-    """The micro-kernel with the least estimated time for these weights on planes of `vectors` vectors.
+    """The micro-kernel with the least estimated time for these weights on planes of `vectors` vectors, and why."""
+    costs = direct_costs(op, vectors)
+    best = min(costs, key=costs.__getitem__)
+    others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
+    return best, f"least estimated time; {others}"
 
-    Estimate: stored products, times vectors in whole tiles, over the relative speed of the kernel for them.
+
+def choose_winograd(op: Convolution, tiles: winograd.Tiling | None, planes: int, vectors: int) -> str:
+    """Why `op` is computed by Winograd's filtering; empty if it is not, since another way has the least estimated time.
+
+    vectors  of one plane of the output
+    """
+    if tiles is None:
+        return ""
+    cost = winograd.estimated_cost(op, tiles)
+    stored = blocks_of(op, 4).blocks * 4 * vectors * planes
+    if cost * max(COUPLE_SPEED.get(ISA, RELATIVE_SPEED[ISA]).values()) >= stored:
+        return ""  # even if all were couples, and the search for them takes its time
+    direct = planes * min(direct_costs(op, vectors).values())
+    return f"least estimated time; direct {direct / cost:.2f}x" if cost < direct else ""
+
+
+def direct_costs(op: Convolution, vectors: int) -> dict[MicroKernel, float]:
+    """Estimated time of each micro-kernel for these weights on a plane of `vectors` vectors.
+
+    Stored products, times vectors in whole tiles, over the relative speed of the kernel for them.
     """
     costs = {}
     for kernel in REGISTRY:
@@ -198,9 +223,7 @@ def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
         if stored.couples:
             cost += 2 * stored.couples / COUPLE_SPEED[ISA][shape]
         costs[kernel] = cost * kernel.rows * computed
-    best = min(costs, key=costs.__getitem__)
-    others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
-    return best, f"least estimated time; {others}"
+    return costs
 
 
 def pack_weights(blocks: BlockCSR, stored: Entries) -> NDArray[np.int32]:
@@ -506,21 +529,31 @@ class _Planner:
     ) -> View:
         """Append the step that computes `op`, then adds `residual`, into a new buffer."""
         quantizer = quantize.quantizer if quantize else None
-        kernel = choose_kernel(op, self.grid.vectors)
-        step = self._convolution_step(op, unit, inner, kernel)
-        out = self._buffer(target, op.weight.shape[0], self._phases(op.name), quantizer)
+        phases = self._phases(op.name)
+        size = self.graph.shape(op.name)[1:]
+        tiles = None
+        if not isinstance(residual, Step):  # which runs with the tiles of a direct convolution
+            tiles = winograd.tiling(op, size, phases, self.grid, residual is None)
+        reason = choose_winograd(op, tiles, math.prod(phases), self.grid.vectors)
+        if reason:
+            step = self._winograd_step(op, unit, inner, tiles, reason)
+        else:
+            step = self._convolution_step(op, unit, inner, choose_kernel(op, self.grid.vectors))
+        out = self._buffer(target, op.weight.shape[0], phases, quantizer)
         step.output = View.of(out)
         step.fields[f.RELU] = int(relu)
         self._set_bounds(step, quantizer, relu)
         step.fields[f.DIRECT] = int(quantize is not None and self._is_direct(quantize))
         fill_weights = step.fill
+        scattered = bool(reason) and tiles.starts is not None
 
         def fill(step: Step, arena: Arena) -> None:
             fill_weights(step, arena)
             self._output(step, arena, View.of(out))
-            if out.shifts:
-                step.fields[f.COPIES] = self._copies(out, arena)
-            self._fill_padding(step, arena, range(out.planes))
+            if not scattered:
+                if out.shifts:
+                    step.fields[f.COPIES] = self._copies(out, arena)
+                self._fill_padding(step, arena, range(out.planes))
             if isinstance(residual, Step):
                 residual.fill(residual, arena)
                 step.fields[f.RESIDUAL] = arena.put(step_rows([residual]))
@@ -534,6 +567,8 @@ class _Planner:
             step.reads += residual.reads
         elif residual is not None:
             step.reads.append(residual.view.buffer)
+        if scattered:
+            return self._append(step, out)
         self.body.append(step)  # stores the shifted copies of its output itself
         return View.of(out)
 
@@ -541,14 +576,8 @@ class _Planner:
         self, op: Convolution, unit: float, inner: Quantizer | None, choice: tuple[MicroKernel, str]
     ) -> Step:
         """The step of `op` up to its rescaled accumulators: geometry, packed weights, constants; no output yet."""
-        source = self._codes(op.input)
+        source, phases = self._source(op)
         outputs = op.weight.shape[0]
-        phases = self._phases(op.name)
-        if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
-            raise PlanError(
-                f"convolution {op.name!r}: input {self._size(op.input)} must be stride {op.stride} times the output "
-                f"{self._size(op.name)}"
-            )
         taps = self._taps(op, source, phases)
         kernel, reason = choice
         blocks = blocks_of(op, kernel.rows)
@@ -586,6 +615,38 @@ class _Planner:
             f.TILE_VECTORS: kernel.vectors,
             f.TAIL_KERNEL: REGISTRY.index(tail_kernel(kernel, self.grid.vectors)),
         }
+        fill_constants = self._constants(step, op, source.buffer, unit, inner)
+
+        def fill(step: Step, arena: Arena) -> None:
+            fill_constants(arena)
+            columns = blocks.indices[stored.blocks[:, :BLOCKS_PER_ENTRY]].reshape(-1)
+            offsets = self._offsets(op, source, taps, columns)
+            step.fields |= {
+                f.IN: source.buffer.address,
+                f.OFFSETS: arena.put(offsets),
+                f.OFFSETS_PHASE: offsets.strides[0],
+                f.INDPTR: arena.put(stored.indptr),
+                f.WEIGHTS: arena.put(words),
+            }
+
+        step.fill = fill
+        return step
+
+    def _source(self, op: Convolution) -> tuple[View, Size]:
+        """The codes that `op` reads, and the phases of its output."""
+        source, phases = self._codes(op.input), self._phases(op.name)
+        if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
+            raise PlanError(
+                f"convolution {op.name!r}: input {self._size(op.input)} must be stride {op.stride} times the output "
+                f"{self._size(op.name)}"
+            )
+        return source, phases
+
+    @staticmethod
+    def _constants(
+        step: Step, op: Convolution, source: Buffer, unit: float, inner: Quantizer | None
+    ) -> Callable[[Arena], None]:
+        """Set the fields of the epilogue up to an inner quantizer, now those without addresses, later the others."""
         if inner is not None:
             step.fields |= {
                 f.INNER: 1,
@@ -595,26 +656,109 @@ class _Planner:
             }
             unit = inner.scale
 
-        def fill(step: Step, arena: Arena) -> None:
-            padded = 4 * groups
-            weight_sums = op.weight.astype(np.int64).sum((1, 2, 3))
+        def fill(arena: Arena) -> None:
+            outputs = op.weight.shape[0]
+            padded = outputs + -outputs % 4
             initial = np.zeros(padded, np.int32)
-            initial[:outputs] = -source.buffer.stored_zero * weight_sums
+            initial[:outputs] = -source.stored_zero * op.weight.astype(np.int64).sum((1, 2, 3))
             constants = np.zeros((2, padded), np.float32)
-            constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.buffer.quantizer, unit)
+            constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.quantizer, unit)
             constants[1, :outputs] = arithmetic.convolution_bias(op, unit)
-            columns = blocks.indices[stored.blocks[:, :BLOCKS_PER_ENTRY]].reshape(-1)
-            offsets = self._offsets(op, source, taps, columns)
             step.fields |= {
-                f.IN: source.buffer.address,
-                f.OFFSETS: arena.put(offsets),
-                f.OFFSETS_PHASE: offsets.strides[0],
-                f.INDPTR: arena.put(stored.indptr),
-                f.WEIGHTS: arena.put(words),
                 f.INITIAL: arena.put(initial),
                 f.MULTIPLIER: arena.put(constants[0]),
                 f.BIAS: arena.put(constants[1]),
             }
+
+        return fill
+
+    def _winograd_step(
+        self, op: Convolution, unit: float, inner: Quantizer | None, tiles: winograd.Tiling, reason: str
+    ) -> Step:
+        """The step of `op` by Winograd's filtering, behind a step that transforms its inputs unless it does so itself."""
+        source, phases = self._source(op)
+        size = self.graph.shape(op.name)[1:]
+        if tiles.starts is None:
+            window = MaxPool(op.name, op.input, (INPUTS, INPUTS), (OUTPUTS, OUTPUTS), op.padding)
+            taps = self._taps(window, source, tiles.phases)
+        else:
+            source.buffer.pad_rows = max(source.buffer.pad_rows, 1)
+            first = int(source.planes[0, 0])
+            above, below = source.buffer.edges.get((first, 0), (0, 0))
+            source.buffer.edges[first, 0] = max(above, 1), below
+        tasks = math.prod(tiles.phases) * tiles.blocks
+        wanted = 8 * self.threads
+        own = winograd.own_inputs(op, tiles, 4 * self.threads)
+        at_once = winograd.groups_at_once(op, tiles, tasks if own else wanted)
+        outputs, inputs = op.weight.shape[:2]
+        groups, in_groups = -(-outputs // 4), -(-inputs // 4)
+        words = winograd.pack_weights(op, at_once)
+        sums, scratch = winograd.scratch_bytes(op, tiles, own, at_once)
+        self.scratch = max(self.scratch, scratch)
+        step = Step(
+            op.name,
+            Kind.WINOGRAD,
+            tasks if own else tasks * -(-groups // at_once),
+            macs=ELEMENTS * 16 * groups * in_groups * VECTOR_PIXELS * tiles.all_vectors,
+            dense_macs=op.weight.size * math.prod(size),
+            kernel=f"winograd{OUTPUTS}x{OUTPUTS}_{ISA}",
+            reason=reason,
+            sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
+            block_density=1.0,
+            shape=op.weight.shape,
+            weight_bytes=words.nbytes,
+            reads=[source.buffer],
+        )
+        step.fields = {
+            f.PHASES: math.prod(phases),
+            f.VECTORS: tiles.vectors,
+            f.STRETCHES: tiles.blocks,
+            f.TASK_VECTORS: tiles.at_once,
+            f.GROUPS: groups,
+            f.GROUPS_PER_TASK: at_once,
+            f.IN_GROUPS: in_groups,
+            f.EXTRA: phases[1],
+            f.WORDS_ELEMENT: winograd.element_bytes(2 * in_groups * tiles.at_once),
+            f.SUMS_ELEMENT: winograd.element_bytes(4 * at_once * tiles.at_once),
+            f.SUMS: sums,
+        }
+        fill_constants = self._constants(step, op, source.buffer, unit, inner)
+        transform = None
+        if not own:
+            store = winograd.Words(f"{op.name}/elements", tasks * winograd.words_bytes(op, tiles), self.grid)
+            self.buffers.append(store)
+            transform = Step(
+                f"{op.name}/elements",
+                Kind.WINOGRAD_INPUT,
+                tasks * in_groups,
+                dict(step.fields),
+                output=View(store, np.zeros((0, 0), np.intp)),
+                reads=[source.buffer],
+            )
+            step.reads = [store]
+            self.body.append(transform)
+
+        def fill(step: Step, arena: Arena) -> None:
+            fill_constants(arena)
+            step.fields |= {
+                f.IN: source.buffer.address,
+                f.IN_GROUP: source.buffer.stride,
+                f.WEIGHTS: arena.put(words),
+            }
+            if tiles.starts is None:
+                offsets = self._tap_offsets(source.buffer, taps).astype(np.int32)
+                step.fields |= {f.OFFSETS: arena.put(offsets), f.OFFSETS_PHASE: offsets.strides[0]}
+            else:
+                offsets, places = winograd.gathered(op, tiles, size, source, step.output)
+                step.fields |= {
+                    f.OFFSETS: arena.put(offsets),
+                    f.GATHER: offsets.strides[0],
+                    f.TABLE: arena.put(np.arange(len(offsets), dtype=np.int32) * 64),
+                    f.SCATTER: arena.put(places),
+                }
+            if transform is not None:
+                step.fields[f.WORDS] = store.address
+                transform.fields |= step.fields
 
         step.fill = fill
         return step

@@ -1,0 +1,228 @@
+"""Winograd's minimal filtering of 3x3 convolutions, exact in integers (`sparse_icnet.sparse.winograd` has the proof).
+
+A tile is 4 x 4 outputs; its 6 x 6 inputs become 36 elements, in every input channel.  The lanes of a vector are 16 tiles.
+Three passes, for a few vectors of tiles at a time:
+
+    transform   u8 codes of 4 channels -> B d B' as pairs of int16, for every element
+    products    for every element a small dense matrix product: int16 x int16 pairs, added in int32
+    outputs     A m A', the exact division (W2), then the epilogue of every convolution
+
+Where a map has a multiple of 4 phases, the 16 pixels of a tile lie in 16 planes and the same pixel of each: lanes are
+neighbours in memory.  Elsewhere, and with a dilation, tables say where each lane's pixels lie, and words are gathered
+and scattered one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels.convolution import finish_codes, finish_real, pack_row, rescale
+from sparse_icnet.kernels.elementwise import pad
+from sparse_icnet.kernels.micro_kernels import (
+    SCRATCH_BYTES,
+    TILE_ROW_BYTES,
+    WINOGRAD_VECTORS,
+    WINOGRAD_WORK_BYTES,
+)
+from sparse_icnet.kernels.simd import (
+    gather_words,
+    get_i32,
+    get_i64,
+    load_f32,
+    maximum,
+    put_i32,
+    splat_f32,
+    store,
+    tile_dot_pairs,
+    tile_load,
+    tile_pairs,
+    tile_store,
+    tile_store_codes,
+    tile_zero,
+)
+from sparse_icnet.kernels.step import field
+from sparse_icnet.kernels.transforms import transform_bytes, transform_last, transform_pairs, transform_sums
+from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, INVERSE, OUTPUTS, SHIFT, A, B
+
+_FEW, _MANY = WINOGRAD_VECTORS
+_NOTHING = np.int32(0)
+_SUM_BYTES = 4 * 64  # of one place of a tile: four channels
+_down_bytes, _across_pairs = transform_bytes(B), transform_pairs(B)
+_down_sums, _across_sums = transform_sums(A), transform_last(A, INVERSE, SHIFT)
+
+
+def _product(width: int) -> Any:
+    @njit
+    def product(step, words, weights, out):
+        """out[o, t] = sum over pairs k of dot2(words[k, t], weights[k, o]) for four output channels, all vectors t."""
+        row = 64 * field(step, f.TASK_VECTORS)
+        for t in range(0, row, 64 * width):
+            tile, place = tile_zero(4, width), words + t
+            for k in range(2 * field(step, f.IN_GROUPS)):
+                tile = tile_dot_pairs(tile, place, weights + 16 * k)
+                place += row
+            tile_store(out + t, row, tile)
+
+    return product
+
+
+_product_few, _product_many = _product(_FEW), _product(_MANY)
+
+
+@njit
+def _products(step, first, groups, words, sums):
+    """The products of every element, for `groups` groups of output channels from `first` on."""
+    channels = 32 * field(step, f.IN_GROUPS)  # bytes of the weights of an element and four outputs
+    weights = field(step, f.WEIGHTS) + first * ELEMENTS * channels
+    for _ in range(ELEMENTS):
+        out = sums
+        for _ in range(groups):
+            if _FEW == _MANY or field(step, f.TASK_VECTORS) % _MANY:
+                _product_few(step, words, weights, out)
+            else:
+                _product_many(step, words, weights, out)
+            weights += channels
+            out += 256 * field(step, f.TASK_VECTORS)
+        words += field(step, f.WORDS_ELEMENT)
+        sums += field(step, f.SUMS_ELEMENT)
+
+
+@njit
+def _scatter(offsets, source, target):
+    """16 words, each to target + its offset; those with a negative offset belong to no pixel."""
+    for lane in range(0, 64, 4):
+        offset = get_i32(offsets + lane)
+        if offset >= 0:
+            put_i32(target + offset, get_i32(source + lane))
+
+
+@njit
+def _finish(step, group, phase, start, sums, scratch):
+    """The epilogue (Q4), (Q5), (Q1) of 4 x 4 places of 16 tiles, four output channels of sums each."""
+    real, direct, scatter = field(step, f.OUT_REAL), field(step, f.DIRECT), field(step, f.SCATTER)
+    out = field(step, f.OUT) + group * field(step, f.OUT_GROUP) * (4 if real else 1)
+    columns, plane = field(step, f.EXTRA), 0
+    for i in range(OUTPUTS * OUTPUTS):
+        if not scatter:
+            tiles = columns // OUTPUTS
+            plane = (
+                (phase // tiles * OUTPUTS + i // OUTPUTS) * columns + phase % tiles * OUTPUTS + i % OUTPUTS
+            )
+        x = tile_load(4, 1, sums + _SUM_BYTES * i, 64)
+        x = rescale(step, x, 4 * group, group, plane, start, 0, scratch)
+        if scatter:
+            offsets = scatter + i * field(step, f.GATHER) + 64 * start
+            if real:
+                tile_store(scratch, TILE_ROW_BYTES, x)
+                for r in range(4):
+                    row = scratch + r * TILE_ROW_BYTES
+                    if field(step, f.RELU):
+                        store(row, maximum(load_f32(row), splat_f32(np.float32(0))))
+                    _scatter(offsets, row, out + r * field(step, f.OUT_GROUP))
+            else:
+                if direct:
+                    tile_store_codes(scratch, tile_pairs(x))
+                else:
+                    tile_store(scratch, TILE_ROW_BYTES, x)
+                    store(scratch, pack_row(step, scratch))
+                _scatter(offsets, scratch, out)
+        else:
+            place = out + get_i64(field(step, f.OUT_PLANES) + 8 * plane)
+            if start == 0 and field(step, f.PADDING):
+                pad(step, plane, place)
+            place += 64 * start
+            if direct:
+                tile_store_codes(place, tile_pairs(x))
+                finish_codes(step, plane, start, 1, place, place)
+            else:
+                tile_store(scratch, TILE_ROW_BYTES, x)
+                finish_real(step, plane, start, 1, scratch, place)
+
+
+_DOWN_PAIRS = 64 * INPUTS * INPUTS  # bytes of one parity of the channels between the two transforms of inputs
+
+
+@njit
+def _transform(step, group, phase, start, words, scratch):
+    """words[e, k, t] of the two pairs k of a group of four input channels, for all vectors t of a task."""
+    base = field(step, f.IN) + group * field(step, f.IN_GROUP)
+    vectors, stride, gather = field(step, f.TASK_VECTORS), field(step, f.WORDS_ELEMENT), field(step, f.GATHER)
+    codes = scratch + SCRATCH_BYTES
+    down = codes + 64 * ELEMENTS
+    for t in range(vectors):
+        source, offsets = (
+            base + 64 * (start + t),
+            field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE),
+        )
+        if gather:
+            offsets += 64 * (start + t)
+            for i in range(ELEMENTS):
+                store(codes + 64 * i, gather_words(base, offsets + i * gather))
+            source, offsets = codes, field(step, f.TABLE)
+        for v in range(INPUTS):
+            _down_bytes(source, offsets + 4 * v, 4 * INPUTS, down + 64 * v, 64 * INPUTS, _DOWN_PAIRS)
+        target = words + 64 * (2 * group * vectors + t)
+        for u in range(INPUTS):
+            row = down + 64 * INPUTS * u
+            _across_pairs(row, 64, target, stride, _NOTHING)
+            _across_pairs(row + _DOWN_PAIRS, 64, target + 64 * vectors, stride, _NOTHING)
+            target += INPUTS * stride
+
+
+@njit
+def _outputs(step, group, phase, start, sums, scratch):
+    """The outputs of 16 tiles in four channels from their sums of products."""
+    stride, row = field(step, f.SUMS_ELEMENT), 64 * field(step, f.TASK_VECTORS)
+    down = scratch + SCRATCH_BYTES
+    finished = down + 64 * OUTPUTS * INPUTS
+    for r in range(4):
+        for v in range(INPUTS):
+            _down_sums(sums + r * row + v * stride, INPUTS * stride, down + 64 * v, 64 * INPUTS, _NOTHING)
+        initial = get_i32(field(step, f.INITIAL) + 16 * group + 4 * r)
+        for i in range(OUTPUTS):
+            place = finished + 64 * r + OUTPUTS * _SUM_BYTES * i
+            _across_sums(down + 64 * INPUTS * i, 64, place, _SUM_BYTES, initial)
+    _finish(step, group, phase, start, finished, scratch)
+
+
+@njit
+def winograd_input(step, task, scratch):
+    """One task: the elements of one group of four input channels, for a few vectors of tiles of one phase of tiles."""
+    groups, blocks = field(step, f.IN_GROUPS), field(step, f.STRETCHES)
+    group, block = task % groups, task // groups
+    words = field(step, f.WORDS) + block * ELEMENTS * field(step, f.WORDS_ELEMENT)
+    _transform(step, group, block // blocks, block % blocks * field(step, f.TASK_VECTORS), words, scratch)
+
+
+@njit
+def winograd(step, task, scratch):
+    """One task: a few vectors of tiles of one phase of tiles, for a range of groups of four output channels.
+
+    With many tiles a task transforms its own inputs and computes all output channels; with few, all inputs were
+    transformed before (WORDS), and tasks divide the output channels.
+    """
+    vectors, blocks, groups = field(step, f.TASK_VECTORS), field(step, f.STRETCHES), field(step, f.GROUPS)
+    at_once, words = field(step, f.GROUPS_PER_TASK), field(step, f.WORDS)
+    first, last, block = 0, groups, task
+    if words:
+        parts = (groups + at_once - 1) // at_once
+        first, block = task % parts * at_once, task // parts
+        last = min(first + at_once, groups)
+        words += block * ELEMENTS * field(step, f.WORDS_ELEMENT)
+    phase, start = block // blocks, block % blocks * vectors
+    if not words:
+        words = scratch + SCRATCH_BYTES + WINOGRAD_WORK_BYTES
+        for group in range(field(step, f.IN_GROUPS)):
+            _transform(step, group, phase, start, words, scratch)
+    sums = scratch + field(step, f.SUMS)
+    for begin in range(first, last, at_once):
+        end = min(begin + at_once, last)
+        _products(step, begin, end - begin, words, sums)
+        for group in range(begin, end):
+            for t in range(min(vectors, field(step, f.VECTORS) - start)):
+                place = sums + 64 * (4 * (group - begin) * vectors + t)
+                _outputs(step, group, phase, start + t, place, scratch)
