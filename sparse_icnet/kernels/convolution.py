@@ -18,6 +18,7 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.elementwise import pad
 from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.isa import HAS_COUPLES, WORDS_PER_ENTRY_ROW
+from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, TILE_BYTES, TILE_ROW_BYTES
 from sparse_icnet.kernels.simd import (
     get_i32,
@@ -43,7 +44,7 @@ from sparse_icnet.kernels.simd import (
 from sparse_icnet.kernels.step import field, field_f32
 
 
-@njit
+@jit
 def finish_codes(step, phase, start, count, codes, out):
     """Move codes to `out` if they are not there, and again into each shifted copy of their plane.
 
@@ -74,7 +75,7 @@ def pack_row(step, tile):
     return pack(a, b, c, d, low, high, splat_i32(np.int32(field(step, f.PACK))))
 
 
-@njit
+@jit
 def finish_real(step, phase, start, count, tile, out):
     """Real values of four channels in scratch, to `out`: as they are, or as the codes of any quantizer (Q1), (Q5).
 
@@ -152,7 +153,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
 
     if rows == 4:
 
-        @njit
+        @jit
         def tile(step, group, phase, start, activations, offsets, codes, scratch):
             """Four output channels x P vectors from blocks to values: direct codes at `codes`, or real in scratch."""
             sums = accumulate(step, group, activations, offsets, field(step, f.INITIAL) + 16 * group)
@@ -164,7 +165,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
 
     else:
 
-        @njit
+        @jit
         def tile(step, group, phase, start, activations, offsets, codes, scratch):
             """The same in two halves of two channels: the first waits in scratch."""
             initial = field(step, f.INITIAL) + 16 * group
@@ -191,7 +192,7 @@ _first, _second = _KERNELS[:2]
 _third, _fourth = (*_KERNELS, *_KERNELS)[2:4]
 
 
-@njit
+@jit
 def _tile(kernel, step, group, phase, start, codes, scratch):
     activations = field(step, f.IN) + start * 64
     offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
@@ -205,7 +206,7 @@ def _tile(kernel, step, group, phase, start, codes, scratch):
         _fourth(step, group, phase, start, activations, offsets, codes, scratch)
 
 
-@njit
+@jit
 def convolution(step, task, scratch):
     """One task: a stretch of tiles of pixels of one phase, for a range of groups of four output channels.
 

@@ -7,6 +7,7 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
+from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i64,
@@ -32,7 +33,7 @@ def _operand(kind, place, channel, r, zero, scale):
     return load_f32(place + r * channel)
 
 
-@njit
+@jit
 def combine(step, task, scratch):
     """One task: one phase of one group of [relu](x [+ y]), to codes or to real values (Q1), (Q2), (Q5)."""
     phases = field(step, f.PHASES)
@@ -78,7 +79,7 @@ def combine(step, task, scratch):
             store(out + 64 * p, pack(a, b, c, d, low, high, constant))
 
 
-@njit
+@jit
 def pad(step, phase, plane):
     """Write what lies around a plane of one group, and around its shifted copies, but holds no pixel.
 
@@ -98,7 +99,7 @@ def pad(step, phase, plane):
                 put_i32(place + at, value)
 
 
-@njit
+@jit
 def shift(step, task, scratch):
     """One task: the shifted copies of one group: copy[y][x] = plane[y][x + d], the stored zero outside; and padding.
 
@@ -127,7 +128,7 @@ def shift(step, task, scratch):
                 put_i32(out + 4 * x, zero)
 
 
-@njit
+@jit
 def expand(step, task, scratch):
     """One task: one channel of a small map float32 (C, rows, columns), nearest (Q7), to a real map."""
     rows, columns = field(step, f.COUNT), field(step, f.EXTRA)

@@ -7,6 +7,7 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import clip_round, pack
+from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i32,
@@ -27,7 +28,7 @@ from sparse_icnet.kernels.step import field, field_f32
 _line_bytes = njit(inline="always")(line_bytes)
 
 
-@njit
+@jit
 def max_pool(step, task, scratch):
     """One task: one phase of one group of four channels; the largest of COUNT taps, stored codes compare as codes."""
     phases = field(step, f.PHASES)
@@ -45,7 +46,7 @@ def max_pool(step, task, scratch):
         store(out + 64 * p, best)
 
 
-@njit
+@jit
 def _column_sums(plane, rows, pitch, out):
     """Sums of `rows` rows of u8 x 4 pixels: int32 (pitch / 4, 4)."""
     for first in range(0, pitch, 16):
@@ -56,7 +57,7 @@ def _column_sums(plane, rows, pitch, out):
         store(out + 4 * x, total)
 
 
-@njit
+@jit
 def _bin_sums(step, group, rows, columns, windows, lines, sums):
     """Sums of stored codes over every bin: int32 (rows, columns, 16) at `sums`, four channels and twelve times nothing.
 
@@ -94,7 +95,7 @@ def _means(total, multipliers, bins, at, zero):
     return to_f32(total - splat_i32(np.int32(count * zero))) * splat_f32(get_f32(multipliers + 4 * at))
 
 
-@njit
+@jit
 def average_pool(step, task, scratch):
     """One task: the bins of one group, as float32 (C, rows, columns).
 
@@ -111,7 +112,7 @@ def average_pool(step, task, scratch):
             put_f32(out + 4 * (r * bins + at), get_f32(scratch + 4 * r))
 
 
-@njit
+@jit
 def _spread_stage(stage, multipliers, sums, fine_rows, fine_columns, zero, pitch, values, out):
     """Means of the bins of one stage, each spread to the columns that it covers: float32 (rows, 4, pitch / 4).
 
@@ -145,7 +146,7 @@ def _spread_stage(stage, multipliers, sums, fine_rows, fine_columns, zero, pitch
                 store(line + 3 * pitch + 4 * x, d)
 
 
-@njit
+@jit
 def pyramid(step, task, scratch):
     """One task: one group of x + sum over stages of nearest-up(mean over bins), with optional quantizers.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.isa import HAS_BYTE_TABLES
+from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.simd import (
     get_f32,
     get_i32,
@@ -27,7 +27,7 @@ from sparse_icnet.kernels.step import field, field_f32
 BLOCK = 64  # pixels that are looked up at once
 
 
-@njit
+@jit
 def _scatter_row(words, width, kx, planes, out):
     """One row of pixels to its kx phases: word x at address `words` goes to out + planes[x % kx] + 4 * (x // kx).
 
@@ -49,7 +49,7 @@ def _scatter_row(words, width, kx, planes, out):
             source += 4 * kx
 
 
-@njit
+@jit
 def _codes_by_loop(row, first, width, table, words):
     for x in range(first, min(first + BLOCK, width)):
         pixel = row + 3 * x
@@ -59,7 +59,7 @@ def _codes_by_loop(row, first, width, table, words):
         put_i32(words + 4 * x, red | (green << 8) | (blue << 16))
 
 
-@njit
+@jit
 def _codes_by_vectors(row, first, width, table, words):
     if width < BLOCK:
         _codes_by_loop(row, first, width, table, words)
@@ -72,7 +72,7 @@ def _codes_by_vectors(row, first, width, table, words):
 _codes = _codes_by_vectors if HAS_BYTE_TABLES else _codes_by_loop
 
 
-@njit
+@jit
 def quantize_image(step, task, scratch):
     """One task: one row of phases of an RGB image u8 (H, W, 3), through a table of codes for each channel.
 
@@ -95,7 +95,7 @@ def quantize_image(step, task, scratch):
         out += field(step, f.PITCH)
 
 
-@njit
+@jit
 def quantize_blob(step, task, scratch):
     """One task: one row of phases of a float32 blob (C, H, W), C <= 4: (Q10) or (Q9), then (Q1).
 

@@ -8,11 +8,10 @@ cost microseconds and not time slices.
 
 from __future__ import annotations
 
-from numba import njit
-
 from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, softmax, winograd
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
+from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.simd import atomic_add, atomic_load, yield_processor
 from sparse_icnet.kernels.sizes import LINE, SYNC_BYTES
 from sparse_icnet.kernels.step import field
@@ -32,7 +31,7 @@ _AVERAGE, _EXPAND = int(Kind.AVERAGE_POOL), int(Kind.EXPAND)
 _WINOGRAD, _WINOGRAD_INPUT = int(Kind.WINOGRAD), int(Kind.WINOGRAD_INPUT)
 
 
-@njit
+@jit
 def _task(kind, step, task, scratch):
     if kind == _CONVOLUTION:
         convolution.convolution(step, task, scratch)
@@ -64,7 +63,7 @@ def _task(kind, step, task, scratch):
         elementwise.expand(step, task, scratch)
 
 
-@njit
+@jit
 def _take(step, counter, scratch):
     """Take some of the tasks that are left of a step and run them; how many: 0 when there were none."""
     kind, tasks, grain = field(step, f.KIND), field(step, f.TASKS), field(step, f.GRAIN)
@@ -77,7 +76,7 @@ def _take(step, counter, scratch):
     return max(end - begin, 0)
 
 
-@njit
+@jit
 def run(steps, first, last, sync, threads, scratch):
     """Run steps first..last of the table at address `steps` as one of `threads` threads; returns 0.
 

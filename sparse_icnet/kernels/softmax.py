@@ -7,6 +7,7 @@ from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import MAGIC
+from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.simd import (
     bits_to_f32,
     bits_to_i32,
@@ -46,7 +47,7 @@ def _exp(x):
     return p * bits_to_f32(exponent << splat_i32(np.int32(23)))
 
 
-@njit
+@jit
 def softmax(step, task, scratch):
     """One task: one phase.  Real map of logits -> probabilities float32, (C, phases, plane) as `upsample` reads them."""
     channels, stride = field(step, f.CHANNELS), field(step, f.IN_GROUP)
@@ -69,7 +70,7 @@ def softmax(step, task, scratch):
             store(out + c * out_stride + 64 * p, load_f32(scratch + 64 * c) * inverse)
 
 
-@njit
+@jit
 def argmax(step, task, scratch):
     """One task: one phase.  Real map of logits -> class indices u8 (H, W) in scan order, the lowest among equals."""
     channels, stride = field(step, f.CHANNELS), field(step, f.IN_GROUP)
@@ -88,7 +89,7 @@ def argmax(step, task, scratch):
             put_u8(out + x * kx, np.uint8(best_class))
 
 
-@njit
+@jit
 def upsample(step, task, scratch):
     """One task: COUNT rows of the small maps, float32 (C, phases, plane) -> (C, H, W) in scan order (Q7).
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.convolution import finish_codes, finish_real, pack_row, rescale
 from sparse_icnet.kernels.elementwise import pad
+from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.micro_kernels import (
     SCRATCH_BYTES,
     TILE_ROW_BYTES,
@@ -56,7 +56,7 @@ _down_sums, _across_sums = transform_sums(A), transform_last(A, INVERSE, SHIFT)
 
 
 def _product(width: int) -> Any:
-    @njit
+    @jit
     def product(step, words, weights, out):
         """out[o, t] = sum over pairs k of dot2(words[k, t], weights[k, o]) for four output channels, all vectors t."""
         row = 64 * field(step, f.TASK_VECTORS)
@@ -73,7 +73,7 @@ def _product(width: int) -> Any:
 _product_few, _product_many = _product(_FEW), _product(_MANY)
 
 
-@njit
+@jit
 def _products(step, first, groups, words, sums):
     """The products of every element, for `groups` groups of output channels from `first` on."""
     channels = 32 * field(step, f.IN_GROUPS)  # bytes of the weights of an element and four outputs
@@ -91,7 +91,7 @@ def _products(step, first, groups, words, sums):
         sums += field(step, f.SUMS_ELEMENT)
 
 
-@njit
+@jit
 def _scatter(offsets, source, target):
     """16 words, each to target + its offset; those with a negative offset belong to no pixel."""
     for lane in range(0, 64, 4):
@@ -100,7 +100,7 @@ def _scatter(offsets, source, target):
             put_i32(target + offset, get_i32(source + lane))
 
 
-@njit
+@jit
 def _finish(step, group, phase, start, sums, scratch):
     """The epilogue (Q4), (Q5), (Q1) of 4 x 4 places of 16 tiles, four output channels of sums each."""
     real, direct, scatter = field(step, f.OUT_REAL), field(step, f.DIRECT), field(step, f.SCATTER)
@@ -146,7 +146,7 @@ def _finish(step, group, phase, start, sums, scratch):
 _DOWN_PAIRS = 64 * INPUTS * INPUTS  # bytes of one parity of the channels between the two transforms of inputs
 
 
-@njit
+@jit
 def _transform(step, group, phase, start, words, scratch):
     """words[e, k, t] of the two pairs k of a group of four input channels, for all vectors t of a task."""
     base = field(step, f.IN) + group * field(step, f.IN_GROUP)
@@ -173,7 +173,7 @@ def _transform(step, group, phase, start, words, scratch):
             target += INPUTS * stride
 
 
-@njit
+@jit
 def _outputs(step, group, phase, start, sums, scratch):
     """The outputs of 16 tiles in four channels from their sums of products."""
     stride, row = field(step, f.SUMS_ELEMENT), 64 * field(step, f.TASK_VECTORS)
@@ -189,7 +189,7 @@ def _outputs(step, group, phase, start, sums, scratch):
     _finish(step, group, phase, start, finished, scratch)
 
 
-@njit
+@jit
 def winograd_input(step, task, scratch):
     """One task: the elements of one group of four input channels, for a few vectors of tiles of one phase of tiles."""
     groups, blocks = field(step, f.IN_GROUPS), field(step, f.STRETCHES)
@@ -198,7 +198,7 @@ def winograd_input(step, task, scratch):
     _transform(step, group, block // blocks, block % blocks * field(step, f.TASK_VECTORS), words, scratch)
 
 
-@njit
+@jit
 def winograd(step, task, scratch):
     """One task: a few vectors of tiles of one phase of tiles, for a range of groups of four output channels.
 
