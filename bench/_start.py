@@ -45,7 +45,7 @@ def opened(
         return lambda path: classes(pixels(path))
     from sparse_icnet.reference import onnxruntime_peer
 
-    session = onnxruntime_peer.OnnxRuntimeModel(Path(model).with_suffix(".image.onnx"), threads)
+    session = onnxruntime_peer.OnnxRuntimeModel(Path(model).with_suffix(".image.onnx"), threads, exact=False)
     return lambda path: session(pixels(path)[None])[0, 0]
 
 

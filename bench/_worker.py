@@ -52,7 +52,9 @@ def open_onnxruntime(case: str, model: str, size: tuple[int, int], threads: int)
     from sparse_icnet.reference import onnxruntime_peer
 
     if case == "classes":
-        session = onnxruntime_peer.OnnxRuntimeModel(Path(model).with_suffix(".image.onnx"), threads)
+        session = onnxruntime_peer.OnnxRuntimeModel(
+            Path(model).with_suffix(".image.onnx"), threads, exact=False
+        )
         return lambda image: session(image[None])[0, 0]
     return onnxruntime_peer.blob_to_probabilities(model, threads)
 

@@ -59,8 +59,12 @@ def test_compare_times_every_engine_in_every_case(tiny_file, tmp_path):
         assert np.asarray(Image.open(picture).convert("L")).std() > 10
 
 
-def test_compare_fails_where_engines_disagree(monkeypatch, tmp_path):
+@pytest.mark.parametrize("saturates", [False, True])
+def test_compare_fails_where_engines_disagree(monkeypatch, tmp_path, saturates):
+    """But where the peer's sums saturate, it is said and no failure."""
     import compare
+
+    monkeypatch.setattr(compare, "saturates", lambda isa: saturates)
 
     class Fake:
         def __init__(self, value: int) -> None:
@@ -80,9 +84,11 @@ def test_compare_fails_where_engines_disagree(monkeypatch, tmp_path):
     assert run.problems == []
     run.workers["openvino"] = Fake(1)
     run.time(entry, "classes", (96, 96), 1)
-    (problem,) = run.problems
-    assert "openvino" in problem
-    assert "25.0% of the pixels" in problem
+    (said,), others = (run.notes, run.problems) if saturates else (run.problems, run.notes)
+    assert "openvino" in said
+    assert "25.0% of the pixels" in said
+    assert ("saturate" in said) == saturates
+    assert others == []
 
 
 def test_engines_take_turns():

@@ -17,6 +17,7 @@ from networks import random_blob, random_picture
 
 from sparse_icnet import formats
 from sparse_icnet.formats import onnx_write, openvino_ir_write
+from sparse_icnet.kernels.isa import HAS_VNNI
 from sparse_icnet.network.graph import (
     Affine,
     Argmax,
@@ -51,6 +52,24 @@ openvino = _needs("`reference`", "openvino")
 @pytest.fixture(scope="module")
 def blob(tiny_graph) -> np.ndarray:
     return random_blob(tiny_graph, seed=5)
+
+
+@pytest.fixture(scope="module")
+def peer_graph(tiny_graph) -> Graph:
+    """A network whose int8 products are exact in OpenVINO and ONNX Runtime on this CPU.
+
+    Without VNNI they add pairs of products in 16 bits, saturating: weights of half the range, as NNCF makes them there.
+    """
+    if HAS_VNNI:
+        return tiny_graph
+    halves = tuple(
+        replace(op, weight=np.rint(op.weight / 2.01).astype(np.int8), weight_scale=2 * op.weight_scale)
+        if isinstance(op, Convolution)
+        else op
+        for op in tiny_graph
+    )
+    assert max(np.abs(op.weight).max() for op in halves if isinstance(op, Convolution)) <= 64
+    return replace(tiny_graph, ops=halves)
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +358,8 @@ def _assert_layers_agree(layers) -> None:
 @openvino
 @pytest.mark.parametrize("int8", [True, False], ids=["int8", "float"])
 @pytest.mark.parametrize("exporter", ["ours", "nncf-like"])
-def test_layer_by_layer_in_openvino(tiny_graph, blob, int8, exporter):
-    graph = tiny_graph if exporter == "ours" else as_exported(tiny_graph)
+def test_layer_by_layer_in_openvino(peer_graph, blob, int8, exporter):
+    graph = peer_graph if exporter == "ours" else as_exported(peer_graph)
     layers = compare.layer_by_layer(graph, blob, partial(openvino_peer.OpenVinoModel, threads=1, int8=int8))
     assert len(layers) == sum(isinstance(op, Quantize) for op in graph)
     _assert_layers_agree(layers)
@@ -355,7 +374,7 @@ def test_layer_by_layer_in_onnxruntime(tiny_graph, blob, int8):
 
 
 @openvino
-def test_layer_by_layer_where_no_range_gives_the_scale(tiny_graph, blob):
+def test_layer_by_layer_where_no_range_gives_the_scale(peer_graph, blob):
     """Ranges that leave zero by a hair cost OpenVINO neither exactness nor int8."""
 
     def without_range(quantizer: Quantizer) -> Quantizer:
@@ -368,9 +387,9 @@ def test_layer_by_layer_where_no_range_gives_the_scale(tiny_graph, blob):
         replace(op, quantizer=without_range(op.quantizer))
         if isinstance(op, Quantize) and op.quantizer.zero_point == 0
         else op
-        for op in tiny_graph
+        for op in peer_graph
     )
-    graph = replace(tiny_graph, ops=ops)
+    graph = replace(peer_graph, ops=ops)
     _assert_layers_agree(compare.layer_by_layer(graph, blob, openvino_peer.OpenVinoModel))
     _assert_int8(openvino_peer.OpenVinoModel(graph), graph)
 
@@ -433,34 +452,44 @@ def test_windows_of_the_pyramid_may_overlap(tiny_graph):
 @openvino
 @onnxruntime
 @pytest.mark.parametrize("size", [None, (90, 150)], ids=["network size", "another size"])
-def test_image_to_classes(tiny_graph, size):
+def test_image_to_classes(peer_graph, size):
     """All of it in one graph gives what the parts give: fit, normalize, run, argmax, enlarge."""
     pillow = pytest.importorskip("PIL.Image")
-    network_size = tiny_graph.input.shape[1:]
+    network_size = peer_graph.input.shape[1:]
     height, width = size or network_size
     picture = random_picture(height, width, seed=3)
-    fitted = np.asarray(pillow.fromarray(picture).resize(network_size[::-1], pillow.Resampling.BILINEAR))
-    table = tiny_graph.normalization.table()
-    blob = np.stack([table[c][fitted[..., c]] for c in range(3)])[None]
+    n = peer_graph.normalization
+    mean, deviation = (np.array(x, np.float32).reshape(3, 1, 1) for x in (n.mean, n.std))
+    planes = [pillow.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(picture, -1, 0)]
+    real = np.stack([np.asarray(p.resize(network_size[::-1], pillow.Resampling.BILINEAR)) for p in planes])
+    blob, rounded = (
+        ((pixels / np.float32(n.divisor) - mean) / deviation)[None] for pixels in (real, np.rint(real))
+    )
     for module, model in (
         (openvino_peer, openvino_peer.OpenVinoModel),
         (onnxruntime_peer, onnxruntime_peer.OnnxRuntimeModel),
     ):
-        expected = nearest(model(tiny_graph, 1)(blob).argmax(1), (height, width))[0]
+        expected, other = (
+            nearest(model(peer_graph, 1)(x).argmax(1), (height, width))[0] for x in (blob, rounded)
+        )
         exact = {"precision": "f32"} if module is openvino_peer else {}
-        classes = module.image_to_classes(tiny_graph, 1, size, **exact)(picture)
+        classes = module.image_to_classes(peer_graph, 1, size, **exact)(picture)
         assert (classes.dtype, classes.shape) == (np.uint8, (height, width))
-        assert np.mean(classes == expected) > (0.99 if size is None else 0.95)
+        # A random network is chaotic: rounding the fitted picture to bytes moves one pixel in twenty.
+        noise = np.mean(expected != other)
+        assert noise < 0.1
+        assert np.mean(classes != expected) <= 2 * noise + 0.02
 
 
 @openvino
 @onnxruntime
-def test_blob_to_probabilities(tiny_graph, blob):
+def test_blob_to_probabilities(peer_graph, blob):
     for fast, model in (
-        (openvino_peer.blob_to_probabilities(tiny_graph, 1, precision="f32"), openvino_peer.OpenVinoModel),
-        (onnxruntime_peer.blob_to_probabilities(tiny_graph, 1), onnxruntime_peer.OnnxRuntimeModel),
+        (openvino_peer.blob_to_probabilities(peer_graph, 1, precision="f32"), openvino_peer.OpenVinoModel),
+        (onnxruntime_peer.blob_to_probabilities(peer_graph, 1), onnxruntime_peer.OnnxRuntimeModel),
     ):
-        expected = model(tiny_graph, 1)(blob[None])
+        fastest = {"exact": False} if model is onnxruntime_peer.OnnxRuntimeModel else {}
+        expected = model(peer_graph, 1, **fastest)(blob[None])
         np.testing.assert_array_equal(fast(blob[None]), expected)
-        assert isinstance(tiny_graph[tiny_graph.output], Softmax)
+        assert isinstance(peer_graph[peer_graph.output], Softmax)
         np.testing.assert_allclose(expected.sum(1), 1, atol=1e-5)

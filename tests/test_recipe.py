@@ -125,7 +125,8 @@ def test_exported_file_computes_what_was_trained(trained, exported, frames) -> N
     block = data.OUTPUT_STRIDE**2
     assert differing <= 1.5 * floor + block * len(classes), (differing, floor, pixels)
     means = [score(matrix).mean for matrix in matrices]
-    assert abs(means[0] - means[1]) <= 0.005, means
+    # Where rounding alone moves many pixels, on some CPUs, the mean may move by a quarter of their share.
+    assert abs(means[0] - means[1]) <= max(0.005, floor / pixels / 4), means
 
 
 def test_engine_runs_the_exported_file(exported, frames, tmp_path: Path) -> None:
