@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sparse_icnet.kernels.isa import HAS_COUPLES
 from sparse_icnet.kernels.micro_kernels import REGISTRY
 from sparse_icnet.network.graph import Convolution, Quantizer
+from sparse_icnet.runtime import plan
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import LIMIT, Entries, entries, sign_sums
 
@@ -141,3 +142,19 @@ def test_extreme_weights_on_the_largest_activations(kernel, values):
         assert stored.couples, "these weights come in couples"
     if values in ([127], [-128], [-127]):
         assert stored.singles, "these weights leave int16"
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize("outputs", [6, 40, 256])
+def test_entries_are_estimated_from_a_sample(rows, outputs):
+    """Exactly for few output channels; within a tenth for many, whose search would take most of the time of planning."""
+    rng = np.random.default_rng(outputs)
+    weight = (rng.normal(0, 35, (outputs, 256, 1, 1)) * (rng.random((outputs, 256, 1, 1)) < 0.4)).clip(
+        -127, 127
+    )
+    one = np.ones(outputs, np.float32)
+    op = Convolution("convolution", "codes", weight.astype(np.int8), one, one)
+    stored = plan.entries_of(op, rows)
+    found = plan._estimated_entries(op, rows)
+    assert found == pytest.approx((stored.singles, stored.couples), rel=0.1 if outputs > 60 else 1e-9)
+    assert bool(found[1]) == HAS_COUPLES

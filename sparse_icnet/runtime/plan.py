@@ -241,13 +241,13 @@ def _task_vectors(op: Convolution, kernel: MicroKernel) -> int:
 
 @lru_cache(maxsize=4)
 def _estimated_entries(op: Convolution, rows: int) -> tuple[float, float]:
-    """(single blocks, couples) of `entries_of(op, rows)`; of many output channels from every fourth group of four alone.
+    """(single blocks, couples) of `entries_of(op, rows)`; of many output channels from 8 to 15 groups of four alone.
 
     The search for couples is most of the time of planning, and only the micro-kernel that is chosen needs all of them.
     """
     weight = _padded(op)
     groups = weight.reshape(-1, 4, *weight.shape[1:])
-    sample = groups[::4] if len(groups) >= 32 else groups
+    sample = groups[:: max(1, len(groups) // 8)]
     stored = entries(BlockCSR.from_dense(sample.reshape(-1, *weight.shape[1:]), rows), HAS_COUPLES)
     share = len(groups) / len(sample)
     return stored.singles * share, stored.couples * share

@@ -88,11 +88,20 @@ _check()
 
 def transformed(weight: NDArray[np.int8]) -> NDArray[np.int16]:
     """G g G' of every filter g: int8 (O, I, 3, 3) -> int16 (ELEMENTS, O, I)."""
-    outputs, inputs = weight.shape[:2]
-    # Integers below 2**24, so float32 is exact, and NumPy multiplies matrices of it fast.
-    taps = weight.reshape(outputs * inputs, TAPS * TAPS).T.astype(np.float32)
-    both = np.kron(G, G).astype(np.float32)
-    return (both @ taps).astype(np.int16).reshape(ELEMENTS, outputs, inputs)
+    taps = np.ascontiguousarray(weight.transpose(2, 3, 0, 1), np.int16)
+    down = _product(G, taps).swapaxes(0, 1)  # (tap across, element down, O, I)
+    both = _product(G, down).swapaxes(0, 1)
+    return both.reshape(ELEMENTS, *weight.shape[:2])
+
+
+def _product(matrix: NDArray[np.int64], x: NDArray[np.int16]) -> NDArray[np.int16]:
+    """y[i] = sum_j matrix[i, j] * x[j]: NumPy's product of matrices of integers is a slow loop."""
+    result = np.zeros((len(matrix), *x.shape[1:]), np.int16)
+    for row, y in zip(matrix.tolist(), result, strict=True):
+        for factor, term in zip(row, x, strict=True):
+            if factor:
+                y += np.int16(factor) * term
+    return result
 
 
 def largest_sum(weight: NDArray[np.int8]) -> int:
