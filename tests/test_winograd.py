@@ -209,6 +209,7 @@ def test_weights_as_the_kernel_reads_them():
                         )
                         place += 4
         assert place == len(words)
+        assert planning.weight_bytes(op) == words.nbytes
 
 
 # --- the engine --------------------------------------------------------------------------------------------------------

@@ -328,6 +328,7 @@ class _Planner:
         for step in (*self.heads, *body, *probabilities, *classes):
             if step.fill is not None:
                 step.fill(step, arena)
+                step.fill = None  # and what it holds: packed weights
         return Plan(
             self.graph,
             self.grid,
@@ -719,7 +720,6 @@ class _Planner:
         at_once = winograd.groups_at_once(op, tiles, tasks if own else wanted)
         outputs, inputs = op.weight.shape[:2]
         groups, in_groups = -(-outputs // 4), -(-inputs // 4)
-        words = winograd.pack_weights(op, at_once)
         sums, scratch = winograd.scratch_bytes(op, tiles, own, at_once)
         self.scratch = max(self.scratch, scratch)
         step = Step(
@@ -733,7 +733,7 @@ class _Planner:
             sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
             block_density=1.0,
             shape=op.weight.shape,
-            weight_bytes=words.nbytes,
+            weight_bytes=winograd.weight_bytes(op),
             reads=[source.buffer],
         )
         step.fields = {
@@ -770,7 +770,7 @@ class _Planner:
             step.fields |= {
                 f.IN: source.buffer.address,
                 f.IN_GROUP: source.buffer.stride,
-                f.WEIGHTS: arena.put(words),
+                f.WEIGHTS: arena.put(winograd.pack_weights(op, at_once)),
             }
             if tiles.starts is None:
                 offsets = self._tap_offsets(source.buffer, taps).astype(np.int32)

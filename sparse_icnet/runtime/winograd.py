@@ -150,6 +150,12 @@ def pack_weights(op: Convolution, at_once: int) -> NDArray[np.int32]:
     return np.concatenate([words[:, i : i + at_once].reshape(-1) for i in range(0, groups, at_once)])
 
 
+def weight_bytes(op: Convolution) -> int:
+    """Bytes of `pack_weights(op, ...)`."""
+    outputs, inputs = (n + -n % 4 for n in op.weight.shape[:2])
+    return 2 * ELEMENTS * outputs * inputs
+
+
 def groups_at_once(op: Convolution, tiles: Tiling, tasks: int) -> int:
     """Groups of output channels whose sums are kept at a time: few enough for the cache and for `tasks` tasks."""
     groups = -(-op.weight.shape[0] // 4)
