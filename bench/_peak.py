@@ -77,16 +77,7 @@ def _tile_pairs(typing, tile):
 
 
 def _loop(pairs: bool) -> Any:
-    if pairs:
-
-        @njit(nogil=True)
-        def loop(count, activations, weights, constants, out):
-            tile = tile_start(ROWS, VECTORS, constants)
-            for _ in range(count):
-                tile = _tile_words(tile)
-            tile_store(out, 64 * VECTORS, tile_scale(tile, constants, constants))
-
-    elif HAS_VNNI:
+    if HAS_VNNI and not pairs:
         # The addresses stay the same and nothing is stored: the operands are loaded once, before the loop.
         @njit(nogil=True)
         def loop(count, activations, weights, constants, out):
@@ -96,12 +87,13 @@ def _loop(pairs: bool) -> Any:
             tile_store(out, 64 * VECTORS, tile_scale(tile, constants, constants))
 
     else:
+        step = _tile_words if pairs else _tile_pairs
 
         @njit(nogil=True)
         def loop(count, activations, weights, constants, out):
             tile = tile_start(ROWS, VECTORS, constants)
             for _ in range(count):
-                tile = _tile_pairs(tile)
+                tile = step(tile)
             tile_store(out, 64 * VECTORS, tile_scale(tile, constants, constants))
 
     return loop
