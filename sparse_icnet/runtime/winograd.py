@@ -20,7 +20,8 @@ from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS, SUM_LIMIT, T
 
 # Seconds of a pair of input channels x an output channel x a vector of 16 tiles and one element; of the transform of four
 # input channels x a vector; and of the outputs of one channel x a vector: relative to those of a single block row x a
-# vector of the direct convolution.  Measured by bench/kernels.py.
+# vector of the direct convolution.  Measured by bench/kernels.py on AVX2; those of other CPUs are estimated from it, not
+# measured yet.
 RELATIVE_COST = {
     "avx512vnni": (1.05, 400.0, 160.0),
     "avx512bw": (0.45, 155.0, 60.0),
