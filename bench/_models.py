@@ -26,7 +26,7 @@ class Entry:
 
     path            what this engine loads
     only_size       the one size it is for, or None: any
-    narrow_weights  weights in half the range of int8, so that kernels without VNNI do not saturate
+    narrow_weights  weights in half the range of int8, so that kernels without VNNI do not saturate: 2 * 64 * 255 < 2**15
     """
 
     name: str
@@ -57,11 +57,16 @@ def _mean(values: list[float], weights: NDArray) -> float:
     return round(float(np.average(values, weights=weights)), 4)
 
 
+def entry_of(path: Path) -> Entry:
+    """The model of a file."""
+    largest = max(int(np.abs(op.weight.astype(np.int16)).max()) for op in formats.load(path).convolutions)
+    return Entry(path.stem, path, narrow_weights=largest <= 64)
+
+
 def default_entries() -> list[Entry]:
     """The bundled models: the default one, and that with 4x4 blocks if it is there."""
-    entries = [Entry(bundled.DEFAULT_WEIGHTS.stem, bundled.DEFAULT_WEIGHTS)]
-    block = bundled.WEIGHTS / f"{BLOCK_MODEL}.npz"
-    return entries + ([Entry(BLOCK_MODEL, block)] if block.is_file() else [])
+    paths = (bundled.DEFAULT_WEIGHTS, bundled.WEIGHTS / f"{BLOCK_MODEL}.npz")
+    return [entry_of(path) for path in paths if path.is_file()]
 
 
 def export(entry: Entry, size: Size, folder: Path, engines: list[str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from _common import (
     summary,
     write_json,
 )
-from _models import Entry, default_entries, export, write_inputs, write_pictures
+from _models import Entry, default_entries, entry_of, export, write_inputs, write_pictures
 from _processes import HERE, Worker, WorkerError, alternate, fresh
 from _report import CASES, OURS, report
 
@@ -318,7 +318,7 @@ def main() -> int:
     for module in [*engines[1:], *(["onnx"] if "onnxruntime" in engines else [])]:
         if find_spec(module) is None:
             raise ImportError(f"{module} is missing: pip install 'sparse-icnet[peers]'")
-    entries = [Entry(path.stem, path) for path in arguments.model or ()] or default_entries()
+    entries = [entry_of(path) for path in arguments.model or ()] or default_entries()
     if arguments.quick:
         entries = entries[:1]
     sizes = list(dict.fromkeys(arguments.size or (MAIN_SIZE, *OTHER_SIZES)))

@@ -19,8 +19,19 @@ from sparse_icnet.reference.oracle import Oracle, evaluate_float
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra 'train'")
 
-from weights.recipe import calibration, data, export, prune, pruning, qat, restore, teacher, training  # noqa: E402
-from weights.recipe.model import ICNet, layer_pixels, normalize  # noqa: E402
+from weights.recipe import (  # noqa: E402
+    calibration,
+    data,
+    export,
+    narrow,
+    prune,
+    pruning,
+    qat,
+    restore,
+    teacher,
+    training,
+)
+from weights.recipe.model import LEVELS, ICNet, layer_pixels, normalize  # noqa: E402
 
 SIZE = (192, 192)
 COLOURS = np.random.default_rng(7).integers(0, 256, (data.CLASSES, 3))
@@ -100,10 +111,11 @@ def blob(frame: data.Frame) -> np.ndarray:
 def test_exported_file_computes_what_was_trained(trained, exported, frames) -> None:
     model = trained[1]
     assert model.quantize
-    differing = floor = pixels = 0
+    differing = pixels = 0
+    noise: list[tuple[int, int]] = []
     classes: list[np.ndarray] = []
     matrices = [np.zeros((data.CLASSES, data.CLASSES), np.int64) for _ in range(2)]
-    for frame in frames[:4]:
+    for frame in frames:
         image, label = data.full_frame(frame, SIZE)
         x = blob(frame)
         with torch.no_grad():
@@ -115,15 +127,18 @@ def test_exported_file_computes_what_was_trained(trained, exported, frames) -> N
             for dtype in (np.float32, np.float64)
         )
         differing += int((ours != engine).sum())
-        floor += int((single != double).sum())
+        noise.append((int((single != double).sum()), int((single != engine).sum())))
         pixels += engine.size
         classes.append(engine)
         for matrix, prediction in zip(matrices, (ours, engine), strict=True):
             matrix += confusion_matrix(label, prediction)
     shares = np.bincount(np.ravel(classes), minlength=data.CLASSES) / pixels
     assert (shares > 0.02).sum() >= 3, f"class map too plain to tell anything: {shares}"
-    block = data.OUTPUT_STRIDE**2
-    assert differing <= 1.5 * floor + block * len(classes), (differing, floor, pixels)
+    # A single code that float32 rounds the other way moves many pixels of a frame of this barely trained network, or
+    # none: chance is counted in frames.
+    floor, worst = max(np.sum(noise, 0)), np.max(noise)
+    assert differing <= 1.5 * floor + 2 * worst, (differing, noise, pixels)
+    assert 1.5 * floor + 2 * worst < pixels / 10, "too noisy to tell anything"
     means = [score(matrix).mean for matrix in matrices]
     # Where rounding alone moves many pixels, on some CPUs, the mean may move by a quarter of their share.
     assert abs(means[0] - means[1]) <= max(0.005, floor / pixels / 4), means
@@ -162,6 +177,31 @@ def test_sparsity_of_the_file_is_exact(trained, exported) -> None:
         assert set(np.unique(kept)) <= {0, full}, c.name
     high = {c.name: (c.weight == 0).mean() for c in exported.convolutions if c.name in ("conv1_2", "conv1_3")}
     assert min(high.values()) > 0.3, f"the high-resolution layers must take part: {high}"
+
+
+def test_weights_do_not_saturate_pairs_of_products(exported) -> None:
+    """No two neighbouring codes, whatever the activations; some channel of each layer uses the whole range."""
+    for c in exported.convolutions:
+        largest = int(np.abs(c.weight.astype(int)).max())
+        assert largest == LEVELS, c.name
+    assert 2 * 255 * LEVELS < 2**15
+
+
+def test_narrowed_file_is_the_same_network(exported) -> None:
+    wide = narrow.narrow(exported, 40)
+    assert [type(op) for op in wide.ops] == [type(op) for op in exported.ops]
+    for before, after in zip(exported.convolutions, wide.convolutions, strict=True):
+        codes = after.weight.astype(np.float64)
+        assert np.abs(codes).max() == 40
+        assert np.array_equal(np.sign(after.weight), np.sign(before.weight))
+        real = [c.weight * c.weight_scale[:, None, None, None].astype(np.float64) for c in (before, after)]
+        off = np.abs(real[0] - real[1]) / np.abs(after.weight_scale[:, None, None, None])
+        # Half a step, or up to a whole one for a kept weight that would else be zero.
+        assert (off <= np.where(np.abs(codes) == 1, 1, 0.5) + 1e-4).all()
+    assert all(
+        a is b or np.array_equal(a.weight, b.weight)
+        for a, b in zip(exported.convolutions, narrow.narrow(exported).convolutions, strict=True)
+    )
 
 
 def test_macs_are_those_of_the_rewritten_network(exported) -> None:
@@ -348,6 +388,55 @@ def test_masks_follow_the_schedule() -> None:
     with pytest.raises(ValueError, match="cannot skip"):
         pruning.block_masks(model, 0.95)
     assert [round(pruning.ramp(t, 0.2, 0.6), 3) for t in (0, 0.5, 1, 2)] == [0.2, 0.55, 0.6, 0.6]
+
+
+def test_blocks_that_the_loss_does_not_need_go_first(frames, tmp_path) -> None:
+    """Gradients choose: blocks behind a dead channel go, however large; the cheapest loss per saving next."""
+    model = random_model()
+    weight = model.layer("conv4_2/3x3").weight
+    with torch.no_grad():
+        # Nobody reads the first 64 output channels of the 3x3: their weights are worth nothing.
+        weight[:64] *= 100
+        model.layer("conv4_2/increase").weight[:, :64] = 0
+    sensitivity = pruning.Sensitivity()
+    images, shares = next(data.batches(frames, data.Augmentation(SIZE, (0.25, 0.5)), 4, 1, 0))
+    model.train()
+    weights = torch.from_numpy(data.class_weights(frames))
+    training.total_loss(model(normalize(images)), torch.from_numpy(shares), weights).backward()
+    sensitivity.update(model)
+    dead = torch.cat([model.layer("conv4_2/3x3").weight.grad[:64].ravel()])
+    assert dead.abs().max() == 0
+    masks = sensitivity.masks(model, 0.2)
+    assert not masks["conv4_2/3x3"][:64].any()
+    assert masks["conv4_2/3x3"][64:].float().mean() > 0.5
+    pruning.apply_masks(model, masks)
+    assert 0.2 <= pruning.sparsity(model)[1] < 0.201
+    # What went does not come back, whatever it is worth.
+    sensitivity.squares = {name: torch.rand_like(x) for name, x in sensitivity.squares.items()}
+    later = sensitivity.masks(model, 0.3)
+    assert all(not (later[name] & ~masks[name]).any() for name in masks)
+    pruning.apply_masks(model, later)
+    assert 0.3 <= pruning.sparsity(model)[1] < 0.301
+    almost = sensitivity.masks(model, 0.999)
+    assert all(mask.any() for mask in almost.values())
+
+
+def test_training_can_choose_blocks_by_the_loss(frames, tmp_path) -> None:
+    """And a stopped run goes on with what it knew."""
+    changes = {"by_loss": True, "sparsity": 0.5}
+    options = {"frames": frames, "log": lambda _: None}
+    whole = training.Trainer(random_model(), stage("block4x4", **changes), out=tmp_path / "a", **options)
+    whole.run()
+    assert 0.5 <= pruning.sparsity(whole.model)[1] < 0.501
+    first = training.Trainer(random_model(), stage("block4x4", **changes), out=tmp_path / "b", **options)
+    first.run(1)
+    second = training.Trainer(random_model(), stage("block4x4", **changes), out=tmp_path / "b", **options)
+    assert second.sensitivity.squares.keys() == {name for name, _ in second.model.named_layers()}
+    second.run()
+    for (_, a), (_, b) in zip(whole.model.named_layers(), second.model.named_layers(), strict=True):
+        assert torch.equal(a.mask, b.mask)
+    with pytest.raises(ValueError, match="by_loss chooses blocks, but the pattern is unstructured"):
+        training.Trainer(random_model(), stage(by_loss=True), out=tmp_path / "c", **options)
 
 
 def test_commands_run_from_start_to_file(frames, tmp_path: Path) -> None:

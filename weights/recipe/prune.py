@@ -26,6 +26,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sparsity", type=float, default=0.6)
     parser.add_argument("--sparsity-start", type=float, default=0.0)
     parser.add_argument("--prune-until", type=float, default=0.6, help="share of the crop epochs")
+    parser.add_argument(
+        "--by-loss",
+        action="store_true",
+        help="choose blocks by the loss, which never come back, not by magnitude",
+    )
     parser.add_argument("--crop-epochs", type=int, default=60)
     parser.add_argument("--full-epochs", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -56,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         sparsity=options.sparsity,
         sparsity_start=options.sparsity_start,
         prune_until=options.prune_until,
+        by_loss=options.by_loss,
         seed=options.seed,
     )
     full = Stage(

@@ -1,9 +1,10 @@
-"""Which weights go: global magnitude, single weights or 4 x 4 blocks weighed by the time that they save."""
+"""Which weights go: single weights by magnitude, 4 x 4 blocks by what they lose for the time that they save."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from weights.recipe.model import ICNet, layer_pixels
 
@@ -40,39 +41,86 @@ def block_masks(model: ICNet, saved: float) -> dict[str, torch.Tensor]:
     layer) ** COST_EXPONENT: layers in which time is spent give more, wherever their weights are few.
     """
     pixels = layer_pixels()
-    scores, costs, shapes = [], [], {}
+    scores = {}
     for name, layer in model.named_layers():
-        weight = layer.weight.detach().cpu().contiguous().double().numpy()
-        energy, size = _block_sums(weight**2), _block_sums(np.ones_like(weight))
-        score = energy / size / (weight**2).mean() / (weight.size * pixels[name]) ** COST_EXPONENT
-        kept = max(1, int(np.ceil(LEAST_KEPT * score.size)))
-        floor = np.partition(score.ravel(), score.size - kept)[score.size - kept]
-        scores.append(np.where(score >= floor, np.inf, score).ravel())
-        costs.append((size * pixels[name]).ravel())
-        shapes[name] = score.shape
-    score, cost = np.concatenate(scores), np.concatenate(costs)
+        weight = layer.weight.detach().double()
+        mean = _block_sums(weight**2) / _block_sums(torch.ones_like(weight)) / (weight**2).mean()
+        scores[name] = mean.cpu().numpy() / (weight.numel() * pixels[name]) ** COST_EXPONENT
+    return _drop_blocks(model, scores, saved, LEAST_KEPT)
+
+
+class Sensitivity:
+    """What each kept block is worth: the expected square of the first-order change of the loss without it.
+
+    The change is -sum(w dL/dw) over the block (Molchanov et al., "Importance Estimation for Neural Network Pruning",
+    CVPR 2019), squared and averaged over training steps with weight `decay`.  It sees what magnitude cannot: a block
+    of large weights whose output nobody needs.
+    """
+
+    def __init__(self, decay: float = 0.97) -> None:
+        self.decay = decay
+        self.squares: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, model: ICNet) -> None:
+        """Take in the gradients of one step, before they are clipped or applied."""
+        for name, layer in model.named_layers():
+            change = _block_sums(layer.weight * layer.weight.grad * layer.mask)
+            # Only ranks matter, so that the average needs no correction for its start at zero.
+            old = self.squares.get(name, torch.zeros_like(change))
+            self.squares[name] = torch.lerp(change.square(), old, self.decay)
+
+    def masks(self, model: ICNet, saved: float) -> dict[str, torch.Tensor]:
+        """Drop kept blocks, those of least loss per multiply-accumulate first, until the share `saved` is gone."""
+        pixels = layer_pixels()
+        scores = {}
+        for name, layer in model.named_layers():
+            kept = _block_sums(layer.mask.double()) > 0
+            cost = _block_sums(torch.ones_like(layer.weight)) * pixels[name]
+            score = self.squares[name].double() / cost
+            scores[name] = torch.where(kept, score, -1.0).cpu().numpy()
+        return _drop_blocks(model, scores, saved, 0.0)
+
+
+def _drop_blocks(
+    model: ICNet, scores: dict[str, np.ndarray], saved: float, least_kept: float
+) -> dict[str, torch.Tensor]:
+    """Masks without the blocks of least score that together make the share `saved` of the multiply-accumulates.
+
+    Every layer keeps the share `least_kept` of its blocks, and one in any case.
+    """
+    pixels = layer_pixels()
+    protected, costs = [], []
+    for name, layer in model.named_layers():
+        score = scores[name]
+        kept = max(1, int(np.ceil(least_kept * score.size)))
+        score = score.ravel().copy()
+        score[np.argpartition(score, score.size - kept)[score.size - kept :]] = np.inf
+        protected.append(score)
+        costs.append((_block_sums(torch.ones(layer.weight.shape)).numpy() * pixels[name]).ravel())
+    score, cost = np.concatenate(protected), np.concatenate(costs).astype(np.float64)
     order = np.argsort(score, kind="stable")
     running = np.cumsum(cost[order])
     wanted = saved * running[-1]
     count = int(np.searchsorted(running, wanted)) + 1 if saved > 0 else 0
     if count and not np.isfinite(score[order[count - 1]]):
-        raise ValueError(f"cannot skip {saved:.0%} when every layer keeps {LEAST_KEPT:.0%} of its blocks")
+        raise ValueError(f"cannot skip {saved:.0%} when every layer keeps {least_kept:.0%} of its blocks")
     keep = np.ones(score.size, bool)
     keep[order[:count]] = False
-    ends = np.cumsum([s.size for s in scores])[:-1]
+    ends = np.cumsum([s.size for s in protected])[:-1]
     masks = {}
     for (name, layer), part in zip(model.named_layers(), np.split(keep, ends), strict=True):
         outputs, inputs = layer.weight.shape[:2]
-        blocks = part.reshape(shapes[name])
+        blocks = part.reshape(scores[name].shape)
         spread = blocks.repeat(BLOCK, 0)[:outputs].repeat(BLOCK, 1)[:, :inputs]
         masks[name] = torch.from_numpy(np.ascontiguousarray(spread))
     return masks
 
 
-def _block_sums(x: np.ndarray) -> np.ndarray:
+def _block_sums(x: torch.Tensor) -> torch.Tensor:
     """(O, I, kh, kw) -> (ceil(O/4), ceil(I/4), kh, kw), a last partial block padded with zeros."""
     outputs, inputs, height, width = x.shape
-    padded = np.pad(x, ((0, -outputs % BLOCK), (0, -inputs % BLOCK), (0, 0), (0, 0)))
+    padded = functional.pad(x, (0, 0, 0, 0, 0, -inputs % BLOCK, 0, -outputs % BLOCK))
     return padded.reshape(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK, height, width).sum((1, 3))
 
 

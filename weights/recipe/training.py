@@ -30,6 +30,8 @@ class Stage:
     sparsity       share of weights (unstructured) or of multiply-accumulates (block4x4) to reach
     sparsity_start share at the first step
     prune_until    share of the steps after which the masks stand still
+    by_loss        choose blocks by what the loss says of them while training, not by magnitude; the first step
+                   must have masks already where sparsity_start is not 0
     quantize       fake-quantize weights and activations, batch norm folded
     jaccard        weight of the soft Jaccard loss beside the cross entropy
     distillation   weight of the cross entropy against the classes that a teacher predicts
@@ -48,6 +50,7 @@ class Stage:
     sparsity: float = 0.6
     sparsity_start: float = 0.0
     prune_until: float = 0.6
+    by_loss: bool = False
     quantize: bool = False
     jaccard: float = 0.0
     distillation: float = 0.0
@@ -131,6 +134,11 @@ class Trainer:
             )
         self.teacher = teacher
         self.optimizer = torch.optim.AdamW(self._groups(), lr=stage.rate, betas=(0.9, 0.99))
+        if stage.by_loss and stage.pattern != "block4x4":
+            raise ValueError(
+                f"stage {stage.name}: by_loss chooses blocks, but the pattern is {stage.pattern}"
+            )
+        self.sensitivity = pruning.Sensitivity()
         self.epoch = 0
         self.steps_per_epoch = len(frames) // stage.batch
         if not self.steps_per_epoch:
@@ -157,6 +165,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.sensitivity.squares = state["sensitivity"]
         self.epoch = state["epoch"]
         self.log(f"{self.stage.name}: resumed after epoch {self.epoch}")
 
@@ -166,6 +175,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "sensitivity": self.sensitivity.squares,
             "epoch": self.epoch,
         }
         temporary = self.checkpoint.with_suffix(".tmp")
@@ -209,6 +219,8 @@ class Trainer:
                 loss = loss + stage.distillation * imitation(outputs[0], taught)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if stage.by_loss and not self._masks_stand(step, total):
+                self.sensitivity.update(self.model)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
             self.optimizer.step()
             if self._masks_stand(step, total):
@@ -235,7 +247,10 @@ class Trainer:
         end = self._last_mask(total)
         if step == end or (step < end and step % 10 == 0):
             share = pruning.ramp(step / end if end else 1.0, stage.sparsity_start, stage.sparsity)
-            pruning.apply_masks(self.model, pruning.CHOOSERS[stage.pattern](self.model, share))
+            if not stage.by_loss:
+                pruning.apply_masks(self.model, pruning.CHOOSERS[stage.pattern](self.model, share))
+            elif step > 0:  # nothing is known before the first step
+                pruning.apply_masks(self.model, self.sensitivity.masks(self.model, share))
             if step == end:
                 pruning.clear_pruned(self.model)
 
