@@ -35,7 +35,7 @@ def direct(codes: NDArray[np.uint8], weight: NDArray[np.int8]) -> NDArray[np.int
 def filtered(codes: NDArray[np.uint8], weight: NDArray[np.int8]) -> NDArray[np.int64]:
     """The same by (W1) and (W2), every intermediate in the integers that the kernels use."""
     elements = np.einsum("eu,iuv,fv->efi", B, codes.astype(np.int64), B)
-    weights = winograd.transformed(weight).astype(np.int64)
+    weights = winograd.transformed(weight.transpose(2, 3, 0, 1)).astype(np.int64)
     assert max(np.abs(elements).max(), np.abs(weights).max()) < 2**15
     sums = np.einsum("ei,eoi->eo", elements.reshape(ELEMENTS, -1), weights)
     sums = sums.astype(np.uint64).astype(np.uint32).view(np.int32)  # modulo 2**32
@@ -194,7 +194,7 @@ def test_weights_as_the_kernel_reads_them():
     one = np.ones(10, np.float32)
     op = Convolution("convolution", "codes", weight, one, one)
     expected = np.zeros((ELEMENTS, 12, 8), np.int16)
-    expected[:, :10, :6] = winograd.transformed(weight)
+    expected[:, :10, :6] = winograd.transformed(weight.transpose(2, 3, 0, 1))
     for at_once in (1, 2, 3):
         place, words = 0, planning.pack_weights(op, at_once).view(np.int16).reshape(-1, 2)
         for first in range(0, 3, at_once):

@@ -241,13 +241,13 @@ def _task_vectors(op: Convolution, kernel: MicroKernel) -> int:
 
 @lru_cache(maxsize=4)
 def _estimated_entries(op: Convolution, rows: int) -> tuple[float, float]:
-    """(single blocks, couples) of `entries_of(op, rows)`; of many output channels from 8 to 15 groups of four alone.
+    """(single blocks, couples) of `entries_of(op, rows)`; of many output channels from 4 to 7 groups of four alone.
 
     The search for couples is most of the time of planning, and only the micro-kernel that is chosen needs all of them.
     """
     weight = _padded(op)
     groups = weight.reshape(-1, 4, *weight.shape[1:])
-    sample = groups[:: max(1, len(groups) // 8)]
+    sample = groups[:: max(1, len(groups) // 4)]
     stored = entries(BlockCSR.from_dense(sample.reshape(-1, *weight.shape[1:]), rows), HAS_COUPLES)
     share = len(groups) / len(sample)
     return stored.singles * share, stored.couples * share
@@ -831,7 +831,7 @@ class _Planner:
         # A convolution that stores a shifted copy of its output writes up to `columns` pixels before or behind it.
         rows = max(int(np.abs(taps[:, :, 1]).max()), -(-columns // self.grid.pitch_pixels))
         buffer.pad_rows = max(buffer.pad_rows, rows)
-        for tap_plane, row, shift in np.unique(taps.reshape(-1, 3), axis=0).tolist():
+        for tap_plane, row, shift in sorted(set(map(tuple, taps.reshape(-1, 3).tolist()))):
             if shift:
                 buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
             if row or shift:
@@ -841,12 +841,11 @@ class _Planner:
 
     def _tap_offsets(self, buffer: Buffer, taps: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 (phases, taps): byte offset within a group of what each tap reads for grid row 0."""
+        known = {
+            (p, x): buffer.plane_offset(p, x) for p, _, x in set(map(tuple, taps.reshape(-1, 3).tolist()))
+        }
         return np.array(
-            [
-                [buffer.plane_offset(int(p), int(x)) + int(y) * self.grid.pitch for p, y, x in phase]
-                for phase in taps
-            ],
-            np.int64,
+            [[known[p, x] + y * self.grid.pitch for p, y, x in phase] for phase in taps.tolist()], np.int64
         )
 
     def _offsets(

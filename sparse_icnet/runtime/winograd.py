@@ -143,11 +143,11 @@ def pack_weights(op: Convolution, at_once: int) -> NDArray[np.int32]:
     outputs, inputs = op.weight.shape[:2]
     padded = np.pad(op.weight, ((0, -outputs % 4), (0, -inputs % 4), (0, 0), (0, 0)))
     groups = padded.shape[0] // 4
-    # (elements, groups, 4 outputs, input groups, 2 of a pair, 2 pairs) -> outputs innermost, a pair in one word
-    pairs = transformed(padded).reshape(ELEMENTS, groups, 4, -1, 2, 2)
-    words = (
-        np.ascontiguousarray(pairs.transpose(0, 1, 3, 5, 2, 4)).view(np.int32).reshape(ELEMENTS, groups, -1)
-    )
+    # Channels are put in order before the transform, while there are nine numbers of each filter: (groups, 4 outputs,
+    # input groups, 2 of a pair, 2 pairs, taps) -> taps outermost, outputs innermost, a pair in one word.
+    taps = padded.reshape(groups, 4, -1, 2, 2, TAPS, TAPS).transpose(5, 6, 0, 2, 4, 1, 3)
+    words = transformed(np.ascontiguousarray(taps)).reshape(ELEMENTS, -1).view(np.int32)
+    words = words.reshape(ELEMENTS, groups, -1)
     return np.concatenate([words[:, i : i + at_once].reshape(-1) for i in range(0, groups, at_once)])
 
 

@@ -90,7 +90,9 @@ def _blocks(weight: NDArray[np.int8], rows: int) -> NDArray[np.int8]:
     if rows < 1:
         raise ValueError(f"expected at least one row in a block, found {rows}")
     outputs, inputs, height, width = weight.shape
-    padded = np.pad(weight, ((0, -outputs % rows), (0, -inputs % LANE_CHANNELS), (0, 0), (0, 0)))
+    padded = weight
+    if outputs % rows or inputs % LANE_CHANNELS:
+        padded = np.pad(weight, ((0, -outputs % rows), (0, -inputs % LANE_CHANNELS), (0, 0), (0, 0)))
     groups, lanes = padded.shape[0] // rows, padded.shape[1] // LANE_CHANNELS
     return (
         padded.reshape(groups, rows, lanes, LANE_CHANNELS, height, width)

@@ -94,8 +94,11 @@ def _partners(blocks: BlockCSR) -> NDArray[np.int32]:
     group = _row_groups(blocks)
     left = left[np.argsort(group[left] * (LIMIT + 1) + LIMIT - heaviest[left], kind="stable")]
     sums = sums.astype(np.uint8)  # 256 wraps, but only in blocks that are not left
+    barren = 0  # turns since two fitted together
     for turn in range(ROUNDS):
         sizes = np.bincount(group[left], minlength=blocks.indptr.size - 1)
+        if barren >= sizes.max(initial=0) or sizes.max(initial=0) < 2:
+            break  # everyone has met everyone
         first = np.repeat(np.cumsum(sizes) - sizes, sizes)
         size = np.repeat(sizes, sizes)
         place = np.arange(left.size) - first
@@ -105,6 +108,7 @@ def _partners(blocks: BlockCSR) -> NDArray[np.int32]:
         fits = (sums[left[one]] <= LIMIT - sums[left[two]]).view(np.uint32)
         fits = (fits == ALL_TRUE).all(1)  # four at a time
         one, two = one[fits], two[fits]
+        barren = 0 if one.size else barren + 1
         partner[left[one]], partner[left[two]] = left[two], left[one]
         stays = np.ones(left.size, bool)
         stays[one] = stays[two] = False

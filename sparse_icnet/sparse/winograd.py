@@ -86,12 +86,11 @@ def _check() -> None:
 _check()
 
 
-def transformed(weight: NDArray[np.int8]) -> NDArray[np.int16]:
-    """G g G' of every filter g: int8 (O, I, 3, 3) -> int16 (ELEMENTS, O, I)."""
-    taps = np.ascontiguousarray(weight.transpose(2, 3, 0, 1), np.int16)
-    down = _product(G, taps).swapaxes(0, 1)  # (tap across, element down, O, I)
+def transformed(taps: NDArray[np.int8]) -> NDArray[np.int16]:
+    """G g G' of every filter g: int8 (3, 3, ...) -> int16 (ELEMENTS, ...)."""
+    down = _product(G, taps.astype(np.int16)).swapaxes(0, 1)  # (tap across, element down, ...)
     both = _product(G, down).swapaxes(0, 1)
-    return both.reshape(ELEMENTS, *weight.shape[:2])
+    return both.reshape(ELEMENTS, *taps.shape[2:])
 
 
 def _product(matrix: NDArray[np.int64], x: NDArray[np.int16]) -> NDArray[np.int16]:
