@@ -6,7 +6,7 @@
 Prints the whole network against the peak, which is measured between the other measurements; for each
 micro-kernel and share of blocks kept, on one thread, executed GMAC/s on each layer shape and, in brackets,
 what a dense kernel would have to reach to take the same time; Winograd's filtering of each 3x3 layer against the
-fastest of them; and the constants of the cost models in `sparse_icnet/runtime/plan.py` and `winograd.py`.
+fastest of them; and the constants of the cost models in `sparse_icnet/runtime/choice.py` and `winograd.py`.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def layer_times(
     The kernels take turns, so that noise hits all alike; of each step the fastest round counts.
     """
     from sparse_icnet.runtime import plan
+    from sparse_icnet.runtime.choice import tail_kernel
     from sparse_icnet.runtime.session import Session
 
     sessions = {}
@@ -143,7 +144,7 @@ def layer_times(
     for kernel, session in sessions.items():
         grid = session.plan.grid
         whole, rest = divmod(grid.vectors, kernel.vectors)
-        computed = whole * kernel.vectors + (plan.tail_kernel(kernel, grid.vectors).vectors if rest else 0)
+        computed = whole * kernel.vectors + (tail_kernel(kernel, grid.vectors).vectors if rest else 0)
         padding = computed * 16 / (grid.rows * grid.columns)
         times[kernel] = []
         for same in zip(*profiles[kernel], strict=True):
@@ -380,7 +381,7 @@ def report(results: dict[str, Any]) -> str:
             results["relative_speed"].items(), results["known_speed"], strict=True
         )
     ]
-    header = ["relative speed", *(f"{density:.0%}" for density in densities), "in plan.py"]
+    header = ["relative speed", *(f"{density:.0%}" for density in densities), "in choice.py"]
     parts.append("\n" + table(header, rows))
     if results["couple_speed"]:
         rows = [
@@ -403,7 +404,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; the environment is set already."""
     from sparse_icnet.kernels.isa import HAS_COUPLES, ISA
     from sparse_icnet.kernels.micro_kernels import REGISTRY
-    from sparse_icnet.runtime.plan import COUPLE_SPEED, RELATIVE_SPEED
+    from sparse_icnet.runtime.choice import COUPLE_SPEED, RELATIVE_SPEED
     from sparse_icnet.runtime.winograd import RELATIVE_COST
 
     model = arguments.model or bundled.DEFAULT_WEIGHTS

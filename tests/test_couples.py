@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparse_icnet.kernels.isa import HAS_COUPLES
 from sparse_icnet.kernels.micro_kernels import REGISTRY
 from sparse_icnet.network.graph import Convolution, Quantizer
-from sparse_icnet.runtime import plan
+from sparse_icnet.runtime import choice
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import LIMIT, Entries, entries, sign_sums
 
@@ -154,8 +154,8 @@ def test_entries_are_estimated_from_a_sample(rows, outputs):
     )
     one = np.ones(outputs, np.float32)
     op = Convolution("convolution", "codes", weight.astype(np.int8), one, one)
-    stored = plan.entries_of(op, rows)
-    found = plan._estimated_entries(op, rows)
+    stored = choice.entries_of(op, rows)
+    found = choice._estimated_entries(op, rows)
     error = 0.02 * len(stored.blocks) if outputs >= 32 else 1e-9
     assert found == pytest.approx((stored.singles, stored.couples), abs=error)
     assert bool(found[1]) == HAS_COUPLES

@@ -41,8 +41,9 @@ from sparse_icnet.network.graph import (
     Softmax,
 )
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.plan import PlanError, _bin_table
+from sparse_icnet.runtime.plan import _bin_table
 from sparse_icnet.runtime.session import Session
+from sparse_icnet.runtime.steps import PlanError
 
 COLUMNS = [1, 3, 15, 16, 17, 30, 48]  # around the vector of 16 pixels
 ROWS = [1, 2, 3, 5, 6, 7, 11, 12, 13, 19]  # around the tiles of 1 to 12 vectors

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.runtime.layout import Buffer, Grid, View
-from sparse_icnet.runtime.plan import Step
 from sparse_icnet.runtime.schedule import depth_first, lifetimes, needs, offsets
+from sparse_icnet.runtime.steps import Step
 
 GRID = Grid.for_size(4, 16)
 

@@ -57,7 +57,7 @@ from sparse_icnet.kernels.simd import (
 from sparse_icnet.kernels.sizes import pack_constant
 from sparse_icnet.kernels.step import field_f32
 from sparse_icnet.network.graph import Convolution
-from sparse_icnet.runtime.plan import blocks_of, entries_of, pack_weights
+from sparse_icnet.runtime.choice import blocks_of, entries_of, pack_weights
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 

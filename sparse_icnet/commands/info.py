@@ -13,7 +13,7 @@ from sparse_icnet.network.graph import Convolution, Graph
 from sparse_icnet.sparse.block_csr import block_density
 
 if TYPE_CHECKING:
-    from sparse_icnet.runtime.plan import Step
+    from sparse_icnet.runtime.steps import Step
 
 HEADER = ("layer", "weights OxIxhxw", "step", "output", "zeros %", "1x4 %", "4x4 %", "bytes", "kernel", "why")
 

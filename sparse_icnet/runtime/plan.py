@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
-from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_VNNI, ISA
+from sparse_icnet.kernels.fields import Kind
+from sparse_icnet.kernels.isa import ISA
 from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, SCRATCH_BYTES, MicroKernel
 from sparse_icnet.kernels.sizes import (
-    LINE,
     MAX_BINS,
     MAX_STAGES,
     STAGE_WORDS,
@@ -50,225 +47,24 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.runtime import winograd
 from sparse_icnet.runtime.bounds import largest_values
+from sparse_icnet.runtime.choice import (
+    blocks_of,
+    choose_kernel,
+    choose_winograd,
+    entries_of,
+    pack_weights,
+    tail_kernel,
+    vectors_of_task,
+)
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.runtime.schedule import depth_first, lifetimes, offsets
-from sparse_icnet.sparse.block_csr import BlockCSR
-from sparse_icnet.sparse.couples import Entries, entries
+from sparse_icnet.runtime.steps import Operand, Plan, PlanError, Step, f32_bits, step_rows
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
-
-# Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
-# fewer rows the loads of activations are shared by fewer dot products.
-RELATIVE_SPEED = {
-    "avx512vnni": {(4, 6): 1.0, (4, 3): 0.95, (2, 12): 0.91, (2, 9): 0.91},
-    "avx512bw": {(4, 4): 1.0, (2, 6): 0.97},
-    "avxvnni": {(4, 1): 1.0, (2, 3): 0.8},
-    "avx2": {(4, 1): 1.0, (2, 2): 0.86},
-    "sse2": {(4, 1): 1.0, (2, 1): 0.8},
-    "generic": {(4, 1): 1.0, (2, 2): 0.8},
-}
-# The same of blocks that are multiplied in couples, relative to single blocks of the first.
-COUPLE_SPEED = {
-    "avx512bw": {(4, 4): 1.7, (2, 6): 1.68},
-    "avx2": {(4, 1): 1.45, (2, 2): 1.35},
-}
-# Vectors of one task, rounded up to whole tiles: all of them use the weights of a group while those are in the
-# first-level cache.
-TASK_VECTORS = 6
-# With register tiles of one or two vectors, for which the loads count, a task has no more than so many bytes of
-# activations either, which all groups read again: on Zen 3 a tenth less time for 512 and 1024 input channels.
-TASK_BYTES = 24 << 10
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
 LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
 MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
-
-
-class PlanError(ValueError):
-    """A valid graph that this engine cannot run; says which operation and why."""
-
-
-@dataclass(eq=False)
-class Step:
-    """One row of the step table, before addresses are known.
-
-    fill   writes the fields that depend on addresses, once all buffers are placed
-    reads  the buffers that it reads, and steps whose results it reads from where only they keep them
-    """
-
-    name: str
-    kind: Kind
-    tasks: int
-    fields: dict[int, int] = field(default_factory=dict)
-    fill: Callable[[Step, Arena], None] | None = None
-    output: View | None = None
-    macs: int = 0
-    dense_macs: int = 0
-    kernel: str = ""
-    reason: str = ""
-    sparsity: float = 0.0
-    block_density: float = 0.0
-    shape: tuple[int, ...] = ()
-    weight_bytes: int = 0
-    fused: Step | None = None  # a residual convolution computed inside this step
-    reads: list[Buffer | Step] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """One side of a sum: codes (with zero and multiplier in the unit of the sum) or real values."""
-
-    kind: int
-    view: View
-    scale: float = 0.0
-    zero: int = 0
-
-
-@dataclass(eq=False)
-class Plan:
-    """Everything that a session needs to run; steps between `head` and `tail` are common to all ways to call it.
-
-    image_head, blob_head    quantize an image or a blob
-    body                     the network up to the logits
-    probabilities_tail       softmax and upsampling; classes_tail: argmax
-    """
-
-    graph: Graph
-    grid: Grid
-    arena: Arena
-    views: dict[str, View]
-    image_head: Step
-    blob_head: Step
-    body: list[Step]
-    probabilities_tail: list[Step]
-    classes_tail: list[Step]
-    logits_shape: tuple[int, int, int]
-    output_shape: tuple[int, int, int]
-    scratch_bytes: int
-    shared: NDArray[np.uint8]  # the memory of tensors that others use before or after them
-
-    def convolutions(self) -> list[Step]:
-        """The step of every convolution, those computed inside another step included."""
-        steps = [step for step in self.body if step.kind in (Kind.CONVOLUTION, Kind.WINOGRAD)]
-        return [s for step in steps for s in ((step.fused, step) if step.fused else (step,))]
-
-
-def step_rows(steps: list[Step]) -> NDArray[np.int64]:
-    """The int64 rows (n, ROW_FIELDS) of `steps`, as the kernels read them."""
-    rows = np.zeros((len(steps), ROW_FIELDS), np.int64)
-    for row, step in zip(rows, steps, strict=True):
-        row[f.KIND], row[f.TASKS] = int(step.kind), step.tasks
-        for index, value in step.fields.items():
-            row[index] = value
-    return rows
-
-
-def f32_bits(value: float) -> int:
-    """The bits of float32(value), as the signed integer that fits an int64 field."""
-    return int(np.float32(value).view(np.int32))
-
-
-def tail_kernel(kernel: MicroKernel, vectors: int) -> MicroKernel:
-    """The narrowest micro-kernel with as many rows for the vectors that whole tiles of `kernel` leave over."""
-    rest = vectors % kernel.vectors
-    fitting = [k for k in REGISTRY if k.rows == kernel.rows and rest <= k.vectors <= kernel.vectors]
-    return min(fitting, key=lambda k: k.vectors)
-
-
-@lru_cache(maxsize=4)  # the kernel is chosen by these blocks, then packs them
-def blocks_of(op: Convolution, rows: int) -> BlockCSR:
-    """Blocks of `rows` output channels of `op`, whose output channels are padded to whole groups of four."""
-    return BlockCSR.from_dense(_padded(op), rows)
-
-
-def _padded(op: Convolution) -> NDArray[np.int8]:
-    padding = -op.weight.shape[0] % 4
-    return np.pad(op.weight, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else op.weight
-
-
-@lru_cache(maxsize=4)
-def entries_of(op: Convolution, rows: int) -> Entries:
-    """The order in which a micro-kernel multiplies the blocks of `blocks_of(op, rows)`."""
-    return entries(blocks_of(op, rows), HAS_COUPLES)
-
-
-def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
-    """The micro-kernel with the least estimated time for these weights on planes of `vectors` vectors, and why."""
-    costs = direct_costs(op, vectors)
-    best = min(costs, key=costs.__getitem__)
-    others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
-    return best, f"least estimated time; {others}"
-
-
-def choose_winograd(op: Convolution, tiles: winograd.Tiling | None, planes: int, vectors: int) -> str:
-    """Why `op` is computed by Winograd's filtering; empty if it is not, since another way has the least estimated time.
-
-    vectors  of one plane of the output
-    """
-    if tiles is None:
-        return ""
-    cost = winograd.estimated_cost(op, tiles)
-    direct = planes * min(direct_costs(op, vectors).values())
-    return f"least estimated time; direct {direct / cost:.2f}x" if cost < direct else ""
-
-
-def direct_costs(op: Convolution, vectors: int) -> dict[MicroKernel, float]:
-    """Estimated time of each micro-kernel for these weights on a plane of `vectors` vectors.
-
-    Stored products, times vectors in whole tiles, over the relative speed of the kernel for them.
-    """
-    costs = {}
-    for kernel in REGISTRY:
-        whole, rest = divmod(vectors, kernel.vectors)
-        computed = whole * kernel.vectors + (tail_kernel(kernel, vectors).vectors if rest else 0)
-        shape = kernel.rows, kernel.vectors
-        singles, couples = _estimated_entries(op, kernel.rows)
-        cost = singles / RELATIVE_SPEED[ISA][shape]
-        if couples:
-            cost += 2 * couples / COUPLE_SPEED[ISA][shape]
-        costs[kernel] = cost * kernel.rows * computed
-    return costs
-
-
-def _task_vectors(op: Convolution, kernel: MicroKernel) -> int:
-    """Vectors of pixels of one task, whole tiles of `kernel`."""
-    vectors = TASK_VECTORS
-    if kernel.vectors <= 2:
-        inputs, *window = op.weight.shape[1:]
-        vectors = min(vectors, TASK_BYTES // (LINE * -(-inputs // 4) * math.prod(window)))
-    return max(1, -(-vectors // kernel.vectors)) * kernel.vectors
-
-
-@lru_cache(maxsize=4)
-def _estimated_entries(op: Convolution, rows: int) -> tuple[float, float]:
-    """(single blocks, couples) of `entries_of(op, rows)`; of many output channels from 4 to 7 groups of four alone.
-
-    The search for couples is most of the time of planning, and only the micro-kernel that is chosen needs all of them.
-    """
-    weight = _padded(op)
-    groups = weight.reshape(-1, 4, *weight.shape[1:])
-    sample = groups[:: max(1, len(groups) // 4)]
-    stored = entries(BlockCSR.from_dense(sample.reshape(-1, *weight.shape[1:]), rows), HAS_COUPLES)
-    share = len(groups) / len(sample)
-    return stored.singles * share, stored.couples * share
-
-
-def pack_weights(blocks: BlockCSR, stored: Entries) -> NDArray[np.int32]:
-    """The words of `blocks` as its micro-kernel reads them: int32 (entries, words * rows).
-
-    With VNNI one word holds the four int8 of a row.  Otherwise an entry of one block holds the even weights of all rows
-    first, as int16 pairs (w0, w2), then the odd ones (w1, w3); a couple the words of its first block, then its second.
-    """
-    data = np.ascontiguousarray(blocks.data)
-    rows = data.view(np.int32).reshape(-1, blocks.rows)
-    if HAS_VNNI:
-        return rows[stored.blocks[:, 0]]
-    words = rows[stored.blocks].reshape(-1, 2 * blocks.rows)
-    alone = ~stored.coupled
-    single = data[stored.blocks[alone, 0]]
-    pairs = np.stack([single[..., 0::2], single[..., 1::2]], 1).astype(np.int16)
-    words[alone] = pairs.view(np.int32).reshape(-1, 2 * blocks.rows)
-    return words
 
 
 def build_plan(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Plan:
@@ -612,7 +408,7 @@ class _Planner:
         stored = entries_of(op, kernel.rows)
         words = pack_weights(blocks, stored)
         groups = -(-outputs // 4)
-        task_vectors = _task_vectors(op, kernel)
+        task_vectors = vectors_of_task(op, kernel)
         stretches = -(-self.grid.vectors // task_vectors)
         # Enough tasks that every thread finds work until the end, whatever the size of the map.
         chunks = min(groups, max(1, -(-8 * self.threads // (stretches * math.prod(phases)))))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparse_icnet.runtime.layout import Buffer
-    from sparse_icnet.runtime.plan import Step
+    from sparse_icnet.runtime.steps import Step
 
 
 def needs(steps: Sequence[Step]) -> list[set[int]]:

@@ -18,7 +18,8 @@ from sparse_icnet.kernels.sizes import SYNC_BYTES
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime.layout import LINE
-from sparse_icnet.runtime.plan import Plan, Step, build_plan, step_rows
+from sparse_icnet.runtime.plan import build_plan
+from sparse_icnet.runtime.steps import Plan, Step, step_rows
 
 # How often each thread goes back to the counter of a step for tasks, at least: each time costs the threads some 0.1 us,
 # and at the end of the step all wait for the last tasks taken.
