@@ -153,7 +153,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
 
     if rows == 4:
 
-        @jit
+        @njit(inline="always")
         def tile(step, group, phase, start, activations, offsets, codes, scratch):
             """Four output channels x P vectors from blocks to values: direct codes at `codes`, or real in scratch."""
             sums = accumulate(step, group, activations, offsets, field(step, f.INITIAL) + 16 * group)
@@ -165,7 +165,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
 
     else:
 
-        @jit
+        @njit(inline="always")
         def tile(step, group, phase, start, activations, offsets, codes, scratch):
             """The same in two halves of two channels: the first waits in scratch."""
             initial = field(step, f.INITIAL) + 16 * group
@@ -183,7 +183,22 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             else:
                 tile_store(scratch + 2 * TILE_ROW_BYTES, TILE_ROW_BYTES, y)
 
-    return tile
+    @jit
+    def stretch(step, group, phase, begin, end, out, scratch, finish):
+        """Whole tiles of one group of channels from vector `begin` to `end`, for the plane at `out`.
+
+        A call for each tile, with what it saves and loads again, would take as long as a third of the epilogue.
+        finish  0: leave direct codes where a tile put them; 1: they also go into the shifted copies
+        """
+        activations = field(step, f.IN)
+        offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
+        for start in range(begin, end, vectors):
+            place = out + 64 * start
+            tile(step, group, phase, start, activations + 64 * start, offsets, place, scratch)
+            if finish:
+                finish_codes(step, phase, start, np.int64(vectors), place, place)
+
+    return stretch
 
 
 _KERNELS = tuple(_micro_kernel(kernel.rows, kernel.vectors) for kernel in REGISTRY)
@@ -192,18 +207,35 @@ _first, _second = _KERNELS[:2]
 _third, _fourth = (*_KERNELS, *_KERNELS)[2:4]
 
 
+# Numba compiles a function anew for literal arguments: those below are np.int64.
+
+
 @jit
-def _tile(kernel, step, group, phase, start, codes, scratch):
-    activations = field(step, f.IN) + start * 64
-    offsets = field(step, f.OFFSETS) + phase * field(step, f.OFFSETS_PHASE)
+def _stretch(kernel, step, group, phase, begin, end, out, scratch, finish):
     if kernel == 0:
-        _first(step, group, phase, start, activations, offsets, codes, scratch)
+        _first(step, group, phase, begin, end, out, scratch, finish)
     elif kernel == 1:
-        _second(step, group, phase, start, activations, offsets, codes, scratch)
+        _second(step, group, phase, begin, end, out, scratch, finish)
     elif _COUNT > 2 and kernel == 2:
-        _third(step, group, phase, start, activations, offsets, codes, scratch)
+        _third(step, group, phase, begin, end, out, scratch, finish)
     elif _COUNT > 3 and kernel == 3:
-        _fourth(step, group, phase, start, activations, offsets, codes, scratch)
+        _fourth(step, group, phase, begin, end, out, scratch, finish)
+
+
+@jit
+def _one_tile(kernel, step, residual, group, phase, start, count, codes, out, scratch):
+    """A tile of `count` vectors, and before it that of a fused residual, in the second half of scratch.
+
+    codes  where a tile leaves direct codes: at its place, or in scratch if it is wider than `count`
+    """
+    if residual:
+        _stretch(kernel, residual, group, phase, start, start + 1, scratch, scratch + TILE_BYTES, np.int64(0))
+    place = out + 64 * start
+    _stretch(kernel, step, group, phase, start, start + 1, codes - 64 * start, scratch, np.int64(0))
+    if field(step, f.DIRECT):
+        finish_codes(step, phase, start, count, codes, place)
+    else:
+        finish_real(step, phase, start, count, scratch, place)
 
 
 @jit
@@ -218,28 +250,24 @@ def convolution(step, task, scratch):
     phase = (task // stretches) % phases
     first = task // (stretches * phases) * field(step, f.GROUPS_PER_TASK)
     last = min(first + field(step, f.GROUPS_PER_TASK), field(step, f.GROUPS))
-    vectors = field(step, f.TILE_VECTORS)
     begin = task % stretches * field(step, f.TASK_VECTORS)
     end = min(begin + field(step, f.TASK_VECTORS), field(step, f.VECTORS))
+    kernel, vectors = field(step, f.KERNEL), field(step, f.TILE_VECTORS)
+    whole = end - (end - begin) % vectors
     residual = field(step, f.RESIDUAL) if field(step, f.RESIDUAL_KIND) == f.FUSED else 0
-    direct = field(step, f.DIRECT)
     stride = field(step, f.OUT_GROUP) * (4 if field(step, f.OUT_REAL) else 1)  # of four channels
     out = field(step, f.OUT) + get_i64(field(step, f.OUT_PLANES) + 8 * phase) + stride * first
     pads = field(step, f.PADDING) if begin == 0 else 0
     for group in range(first, last):
         if pads:
             pad(step, phase, out)
-        for start in range(begin, end, vectors):
-            count = min(vectors, end - start)
-            whole = count == vectors
-            kernel = field(step, f.KERNEL) if whole else field(step, f.TAIL_KERNEL)
-            if residual:
-                _tile(kernel, residual, group, phase, start, scratch, scratch + TILE_BYTES)
-            place = out + 64 * start
-            codes = place if whole else scratch
-            _tile(kernel, step, group, phase, start, codes, scratch)
-            if direct:
-                finish_codes(step, phase, start, count, codes, place)
-            else:
-                finish_real(step, phase, start, count, scratch, place)
+        if field(step, f.DIRECT) and not residual:
+            _stretch(kernel, step, group, phase, begin, whole, out, scratch, np.int64(1))
+        else:
+            for start in range(begin, whole, vectors):
+                place = out + 64 * start
+                _one_tile(kernel, step, residual, group, phase, start, vectors, place, out, scratch)
+        if whole < end:
+            tail = field(step, f.TAIL_KERNEL)
+            _one_tile(tail, step, residual, group, phase, whole, end - whole, scratch, out, scratch)
         out += stride

@@ -140,7 +140,7 @@ def _finish(step, group, phase, start, sums, scratch):
                 finish_codes(step, plane, start, 1, place, place)
             else:
                 tile_store(scratch, TILE_ROW_BYTES, x)
-                finish_real(step, plane, start, 1, scratch, place)
+                finish_real(step, plane, start, np.int64(1), scratch, place)
 
 
 _DOWN_PAIRS = 64 * INPUTS * INPUTS  # bytes of one parity of the channels between the two transforms of inputs
