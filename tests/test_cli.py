@@ -355,7 +355,12 @@ class TestProcess:
         Image.fromarray(random_picture(300, 300)).save(frames / "0.png")
         for i in range(1, 300):
             (frames / f"{i}.png").write_bytes((frames / "0.png").read_bytes())
-        with process("segment", frames, "-o", tmp_path / "out", "--model", tiny_file, *SMALL) as child:
+
+        def listen():  # where the tests run in the background, SIGINT is ignored, which a child would inherit
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        arguments = ("segment", frames, "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
+        with process(*arguments, preexec_fn=listen) as child:
             assert b"[1/300]" in child.stdout.readline()
             time.sleep(0.1)
             child.send_signal(signal.SIGINT)
