@@ -97,7 +97,8 @@ def _partners(blocks: BlockCSR) -> NDArray[np.int32]:
     barren = 0  # turns since two fitted together
     for turn in range(ROUNDS):
         sizes = np.bincount(group[left], minlength=blocks.indptr.size - 1)
-        if barren >= sizes.max(initial=0) or sizes.max(initial=0) < 2:
+        most = sizes.max(initial=0)
+        if most < 2 or barren >= most:
             break  # everyone has met everyone
         first = np.repeat(np.cumsum(sizes) - sizes, sizes)
         size = np.repeat(sizes, sizes)

@@ -72,13 +72,11 @@ class Sensitivity:
 
     def masks(self, model: ICNet, saved: float) -> dict[str, torch.Tensor]:
         """Drop kept blocks, those of least loss per multiply-accumulate first, until the share `saved` is gone."""
-        pixels = layer_pixels()
-        scores = {}
+        costs, scores = _block_costs(model), {}
         for name, layer in model.named_layers():
-            kept = _block_sums(layer.mask.double()) > 0
-            cost = _block_sums(torch.ones_like(layer.weight)) * pixels[name]
-            score = self.squares[name].double() / cost
-            scores[name] = torch.where(kept, score, -1.0).cpu().numpy()
+            kept = (_block_sums(layer.mask.double()) > 0).cpu().numpy()
+            score = self.squares[name].cpu().double().numpy() / costs[name]
+            scores[name] = np.where(kept, score, -1.0)
         return _drop_blocks(model, scores, saved, 0.0)
 
 
@@ -89,16 +87,14 @@ def _drop_blocks(
 
     Every layer keeps the share `least_kept` of its blocks, and one in any case.
     """
-    pixels = layer_pixels()
-    protected, costs = [], []
-    for name, layer in model.named_layers():
-        score = scores[name]
+    protected = []
+    for name, _ in model.named_layers():
+        score = scores[name].ravel().copy()
         kept = max(1, int(np.ceil(least_kept * score.size)))
-        score = score.ravel().copy()
         score[np.argpartition(score, score.size - kept)[score.size - kept :]] = np.inf
         protected.append(score)
-        costs.append((_block_sums(torch.ones(layer.weight.shape)).numpy() * pixels[name]).ravel())
-    score, cost = np.concatenate(protected), np.concatenate(costs).astype(np.float64)
+    score = np.concatenate(protected)
+    cost = np.concatenate([cost.ravel() for cost in _block_costs(model).values()])
     order = np.argsort(score, kind="stable")
     running = np.cumsum(cost[order])
     wanted = saved * running[-1]
@@ -115,6 +111,15 @@ def _drop_blocks(
         spread = blocks.repeat(BLOCK, 0)[:outputs].repeat(BLOCK, 1)[:, :inputs]
         masks[name] = torch.from_numpy(np.ascontiguousarray(spread))
     return masks
+
+
+def _block_costs(model: ICNet) -> dict[str, np.ndarray]:
+    """Multiply-accumulates of each block of each layer, as float64."""
+    pixels = layer_pixels()
+    return {
+        name: _block_sums(torch.ones(layer.weight.shape, dtype=torch.float64)).numpy() * pixels[name]
+        for name, layer in model.named_layers()
+    }
 
 
 def _block_sums(x: torch.Tensor) -> torch.Tensor:
