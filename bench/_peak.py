@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_VNNI, ISA
+from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_DOT4, ISA
 from sparse_icnet.kernels.simd import tile_dot, tile_scale, tile_start, tile_store
 
 # Rows x vectors of 16 lanes: as many sums as fit beside the operands.
@@ -26,14 +26,15 @@ _SHAPES = {
     "avx512bw": (4, 3),
     "avx2": (6, 1),
     "sse2": (3, 1),
+    "dotprod": (4, 1),
     "generic": (4, 1),
 }
 ROWS, VECTORS = _SHAPES[ISA]
 # Seconds of one turn, short enough to fall between two interruptions, and turns of one measurement.
 TURN, TURNS = 0.004, 8
-# Products of one step of a vector of 16 lanes: four to a lane with VNNI, twice as many of a couple, else those of one
-# pair of int16.
-MACS = ROWS * VECTORS * (64 if HAS_VNNI else 128 if HAS_COUPLES else 32)
+# Products of one step of a vector of 16 lanes: four to a lane with VNNI or on Arm, twice as many of a couple, else those
+# of one pair of int16.
+MACS = ROWS * VECTORS * (64 if HAS_DOT4 else 128 if HAS_COUPLES else 32)
 
 
 @intrinsic
@@ -77,7 +78,7 @@ def _tile_pairs(typing, tile):
 
 
 def _loop(pairs: bool) -> Any:
-    if HAS_VNNI and not pairs:
+    if HAS_DOT4 and not pairs:
         # The addresses stay the same and nothing is stored: the operands are loaded once, before the loop.
         @njit(nogil=True)
         def loop(count, activations, weights, constants, out):

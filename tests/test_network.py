@@ -19,7 +19,7 @@ from PIL import Image
 import sparse_icnet
 from sparse_icnet.bundled import SAMPLE_IMAGE
 from sparse_icnet.formats import npz
-from sparse_icnet.kernels.isa import ISA
+from sparse_icnet.kernels.isa import ISA, is_x86
 from sparse_icnet.network.graph import Graph, resized
 from sparse_icnet.network.icnet import layer_specs
 from sparse_icnet.network.rewrite import sampled
@@ -213,8 +213,10 @@ def _on(cpu: str, *arguments: object) -> list[str]:
 
 
 def _runs(cpu: str) -> bool:
-    """Whether this host can execute code for `cpu`: every x86 one but those with more than it has."""
-    return ISA != "generic" and (CPUS[cpu] != "avx512bw" or ISA.startswith("avx512"))
+    """Whether this host can execute code for `cpu`, not its own: those of x86 on x86, if it has what they have."""
+    if cpu == "portable":
+        return ISA != "generic"
+    return is_x86() and (CPUS[cpu] != "avx512bw" or ISA.startswith("avx512"))
 
 
 @pytest.fixture(scope="module")

@@ -353,7 +353,7 @@ def test_dot_products_are_exact(kernel, codes, weights):
     dot(activations.ctypes.data, stored.blocks.ctypes.data, *counts, *(a.ctypes.data for a in arrays))
     if isa.HAS_COUPLES and weights in ("small", -32, 32):
         assert couples == blocks // 2, "these weights must come in couples"
-    expected = s8.astype(np.int64) @ u8.astype(np.int64) + initial[:, None]
+    expected = s8.astype(np.int64) @ (u8.astype(np.int64) - isa.CODE_SHIFT) + initial[:, None]
     assert np.abs(expected).max() < 2**24, "beyond float32 integers this comparison proves nothing"
     np.testing.assert_array_equal(out, expected)
 
@@ -437,6 +437,29 @@ def test_pack_takes_any_quantizer_and_any_value(values, levels, place, relu, see
 
 
 def test_instruction_set_is_named():
-    assert isa.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "generic")
+    assert isa.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "dotprod", "generic")
     assert isa.ISA.endswith("vnni") == isa.HAS_VNNI
-    assert all(kernel.words == (1 if isa.HAS_VNNI else 2) for kernel in REGISTRY)
+    assert all(kernel.words == (1 if isa.HAS_DOT4 else 2) for kernel in REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("triple", "cpu", "expected"),
+    [
+        ("aarch64-unknown-linux-gnu", "neoverse-n1", "dotprod"),
+        ("arm64-apple-darwin24.1.0", "apple-m2", "dotprod"),
+        ("aarch64-unknown-linux-gnu", "cortex-a72", "generic"),
+        ("riscv64-unknown-linux-gnu", "neoverse-n1", "generic"),
+        ("x86_64-unknown-linux-gnu", "znver4", "avx512vnni"),
+        ("x86_64-unknown-linux-gnu", "neoverse-n1", "sse2"),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_instruction_set_of_a_cpu(monkeypatch, triple, cpu, expected, named):
+    """Of a CPU that NUMBA_CPU_NAME names, and of a host, of which LLVM knows features on x86 alone."""
+    monkeypatch.setattr(isa.binding, "get_process_triple", lambda: triple)
+    monkeypatch.setattr(isa.binding, "get_host_cpu_name", lambda: "" if named else cpu)
+    host = {"avx512vnni": cpu == "znver4"} if triple.startswith("x86") else {"neon": True}
+    monkeypatch.setattr(isa.binding, "get_host_cpu_features", lambda: host)
+    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
+    monkeypatch.setenv("NUMBA_CPU_NAME", cpu if named else "")
+    assert isa.instruction_set() == expected

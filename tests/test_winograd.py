@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
+from sparse_icnet.kernels.isa import ISA
 from sparse_icnet.kernels.transforms import (
     shared_sums,
     transform_bytes,
@@ -307,6 +308,9 @@ def test_sums_at_the_bound(channels, filtered):
     assert step.kernel.startswith("winograd") == filtered
 
 
+@pytest.mark.skipif(
+    ISA == "dotprod", reason="sdot multiplies so many bytes at once that filtering never pays"
+)
 def test_the_planner_filters_where_it_pays():
     """Dense layers of many channels, and none whose blocks are mostly zeros; a reason is given."""
     net = Net((24, 32))

@@ -18,13 +18,17 @@ def _target_features() -> dict[str, bool]:
     named = _named_features(name)
     if listed is not None:
         return named | {f[1:]: f[0] == "+" for f in listed.split(",") if f[:1] in "+-" and len(f) > 1}
-    return dict(binding.get_host_cpu_features()) if name in ("", "host") else named
+    if name not in ("", "host"):
+        return named
+    host = dict(binding.get_host_cpu_features())
+    # Of an Arm CPU LLVM says little more than the name.
+    return host if is_x86() else _named_features(binding.get_host_cpu_name()) | host
 
 
 def _named_features(name: str) -> dict[str, bool]:
     """Features that decide the dot product, of a CPU known by its name to LLVM; of any other none."""
-    # LLVM knows the features of a name, Python does not.  The names below are those that have AVX-512 VNNI or AVX2;
-    # any other name runs the baseline of its architecture.
+    # LLVM knows the features of a name, Python does not.  The names below are those that have AVX-512 VNNI, AVX2 or the
+    # dot product of Armv8.2; any other name runs the baseline of its architecture.
     vnni = {
         "cascadelake",
         "cooperlake",
@@ -41,7 +45,10 @@ def _named_features(name: str) -> dict[str, bool]:
     avx512 = vnni | {"skylake-avx512", "cannonlake"}
     avxvnni = {"alderlake", "raptorlake", "meteorlake", "arrowlake", "sierraforest", "lunarlake"}
     avx2 = avx512 | avxvnni | {"haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3"}
+    arm = {f"cortex-a{n}" for n in (55, 75, 76, 77, 78, 510, 520, 710, 715, 720, 725)}
+    arm |= {"cobalt-100", "grace", "olympus", "oryon-1"} | {f"apple-a{n}" for n in range(13, 20)}
     return {
+        "dotprod": name in arm or name.startswith(("ampere1", "apple-m", "cortex-x", "neoverse-")),
         "avx512vnni": name in vnni,
         "avx512vl": name in avx512,
         "avx512bw": name in avx512 or name == "x86-64-v4",
@@ -62,10 +69,11 @@ def is_x86() -> bool:
 
 
 def instruction_set() -> str:
-    """The dot product in use: avx512vnni, avxvnni, avx512bw, avx2, sse2 or generic."""
+    """The dot product in use: avx512vnni, avxvnni, avx512bw, avx2, sse2; dotprod of 64-bit Arm; or generic."""
     features = _target_features()
     if not is_x86():
-        return "generic"
+        arm = binding.get_process_triple().startswith(("aarch64", "arm64"))
+        return "dotprod" if arm and features.get("dotprod") else "generic"
     for name in ("avx512vnni", "avxvnni", "avx512bw", "avx2"):
         if features.get(name):
             return name
@@ -73,11 +81,14 @@ def instruction_set() -> str:
 
 
 ISA = instruction_set()
-# The dot-product instructions of VNNI take four int8 weights in one 32-bit word.  Other CPUs multiply pairs of int16:
-# the packer then stores the even and the odd pair of weights, two words in place of one.  With AVX2 or AVX-512 two
-# blocks that `sparse_icnet.sparse.couples` proves safe are multiplied together, one word each.
+# The dot-product instructions of VNNI and of Arm take four int8 weights in one 32-bit word.  Other CPUs multiply pairs
+# of int16: the packer then stores the even and the odd pair of weights, two words in place of one.  With AVX2 or AVX-512
+# two blocks that `sparse_icnet.sparse.couples` proves safe are multiplied together, one word each.
 HAS_VNNI = ISA in ("avx512vnni", "avxvnni")
+HAS_DOT4 = HAS_VNNI or ISA == "dotprod"
 HAS_COUPLES = ISA in ("avx512bw", "avx2")
-WORDS_PER_ENTRY_ROW = 1 if HAS_VNNI else 2
+WORDS_PER_ENTRY_ROW = 1 if HAS_DOT4 else 2
+# Arm's instruction takes signed bytes alone: it multiplies code - 128, and where the sums begin makes up for that.
+CODE_SHIFT = 128 if ISA == "dotprod" else 0
 # One instruction looks up 64 bytes in a table of 128.
 HAS_BYTE_TABLES = ISA.startswith("avx512") and bool(_target_features().get("avx512vbmi"))

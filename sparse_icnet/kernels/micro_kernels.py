@@ -16,7 +16,7 @@ class MicroKernel:
 
     rows     output channels in a block (R)
     vectors  vectors of 16 pixels in a tile (P)
-    words    32-bit words that one row of an entry takes: 1 with VNNI, 2 as int16 pairs or of two blocks
+    words    32-bit words that one row of an entry takes: 1 with VNNI or on Arm, 2 as int16 pairs or of two blocks
     """
 
     rows: int
@@ -30,13 +30,14 @@ class MicroKernel:
 
 BLOCKS_PER_ENTRY = 2 if HAS_COUPLES else 1  # offsets that an entry takes; a single block uses the first
 
-# Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 of 128 bits.
+# Tiles that fill the registers of each instruction set: 32 of 512 bits, 16 of 256 bits, 16 or (Arm) 32 of 128 bits.
 _TILES = {
     "avx512vnni": ((4, 6), (4, 3), (2, 12), (2, 9)),
     "avx512bw": ((4, 4), (2, 6)),
     "avxvnni": ((4, 1), (2, 3)),
     "avx2": ((4, 1), (2, 2)),
     "sse2": ((4, 1), (2, 1)),
+    "dotprod": ((4, 1), (2, 2)),
     "generic": ((4, 1), (2, 2)),
 }
 REGISTRY = tuple(MicroKernel(rows, vectors) for rows, vectors in _TILES[ISA])

@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from sparse_icnet.kernels.isa import HAS_VNNI, ISA, WORDS_PER_ENTRY_ROW, is_x86
+from sparse_icnet.kernels.isa import CODE_SHIFT, HAS_DOT4, ISA, WORDS_PER_ENTRY_ROW, is_x86
 from sparse_icnet.network.arithmetic import ROUNDING
 
 LANES = 16
@@ -219,12 +219,19 @@ def _even_odd(builder: ir.IRBuilder, u8: ir.Value) -> tuple[ir.Value, ir.Value]:
     return builder.bitcast(even, _I16X32), odd
 
 
-def _dot4_vnni(builder: ir.IRBuilder, accumulator: ir.Value, u8: ir.Value, s8: ir.Value) -> ir.Value:
+def _dot4(builder: ir.IRBuilder, accumulator: ir.Value, codes: ir.Value, s8: ir.Value) -> ir.Value:
+    """accumulator + the four products of each lane; codes are u8, with a CODE_SHIFT s8 already."""
+    if ISA == "dotprod":
+        quarter, bytes_ = ir.VectorType(_I32, 4), ir.VectorType(_I8, 16)
+        sums, x, y = (_slices(builder, v, 4) for v in (accumulator, codes, s8))
+        x, y = ([builder.bitcast(part, bytes_) for part in parts] for parts in (x, y))
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        return _join(builder, [_call(builder, name, quarter, list(p)) for p in zip(sums, x, y, strict=True)])
     if ISA == "avx512vnni":
         # The all-i32 signature verifies on LLVM 20 and is upgraded on LLVM 22.
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _I32X16, [accumulator, u8, s8])
+        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _I32X16, [accumulator, codes, s8])
     half = ir.VectorType(_I32, 8)
-    parts = zip(*(_slices(builder, v, 2) for v in (accumulator, u8, s8)), strict=True)
+    parts = zip(*(_slices(builder, v, 2) for v in (accumulator, codes, s8)), strict=True)
     return _join(builder, [_call(builder, "llvm.x86.avx512.vpdpbusd.256", half, list(p)) for p in parts])
 
 
@@ -301,9 +308,10 @@ def tile_dot_pairs(typing, tile, pairs, weights):
 
 @intrinsic
 def tile_dot(typing, tile, activations, weights):
-    """tile[r, p] += dot4(activations[p], weights[r]): P vectors of u8 x 4, R words of s8 x 4, at two addresses.
+    """tile[r, p] += dot4(activations[p] - CODE_SHIFT, weights[r]).
 
-    Without VNNI the weights are 2 R words: even pairs of all rows, then odd pairs, as int16.
+    P vectors of u8 x 4 and R words of s8 x 4, at two addresses.  Without an instruction for four products the weights
+    are 2 R words: even pairs of all rows, then odd pairs, as int16.
     """
     if not isinstance(tile, _Tile):
         return None
@@ -317,12 +325,14 @@ def tile_dot(typing, tile, activations, weights):
         ]
         for p in range(vectors):
             x = _load(builder, activations, _I32X16, VECTOR_BYTES * p)
-            pairs = None if HAS_VNNI else _even_odd(builder, x)
+            pairs = None if HAS_DOT4 else _even_odd(builder, x)
+            if CODE_SHIFT:  # of 128: the sign bit of each byte
+                x = builder.xor(x, _constant(_I32X16, 0x80808080))
             for r in range(rows):
                 index = r * vectors + p
                 accumulator = builder.extract_value(result, index)
                 if pairs is None:
-                    accumulator = _dot4_vnni(builder, accumulator, x, words[r])
+                    accumulator = _dot4(builder, accumulator, x, words[r])
                 else:
                     for pair, word in zip(pairs, (words[r], words[rows + r]), strict=True):
                         product = _multiply_add_pairs(builder, pair, builder.bitcast(word, _I16X32))

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_VNNI, ISA
+from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_DOT4, ISA
 from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.sizes import LINE
 from sparse_icnet.network.graph import Convolution
@@ -16,14 +16,15 @@ from sparse_icnet.runtime import winograd
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import Entries, entries
 
-# Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py.  With
-# fewer rows the loads of activations are shared by fewer dot products.
+# Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py, that of dotprod
+# estimated.  With fewer rows the loads of activations are shared by fewer dot products.
 RELATIVE_SPEED = {
     "avx512vnni": {(4, 6): 1.0, (4, 3): 0.95, (2, 12): 0.91, (2, 9): 0.91},
     "avx512bw": {(4, 4): 1.0, (2, 6): 0.97},
     "avxvnni": {(4, 1): 1.0, (2, 3): 0.8},
     "avx2": {(4, 1): 1.0, (2, 2): 0.86},
     "sse2": {(4, 1): 1.0, (2, 1): 0.8},
+    "dotprod": {(4, 1): 1.0, (2, 2): 0.9},
     "generic": {(4, 1): 1.0, (2, 2): 0.8},
 }
 # The same of blocks that are multiplied in couples, relative to single blocks of the first.
@@ -127,12 +128,13 @@ def _estimated_entries(op: Convolution, rows: int) -> tuple[float, float]:
 def pack_weights(blocks: BlockCSR, stored: Entries) -> NDArray[np.int32]:
     """The words of `blocks` as its micro-kernel reads them: int32 (entries, words * rows).
 
-    With VNNI one word holds the four int8 of a row.  Otherwise an entry of one block holds the even weights of all rows
-    first, as int16 pairs (w0, w2), then the odd ones (w1, w3); a couple the words of its first block, then its second.
+    With VNNI or on Arm one word holds the four int8 of a row.  Otherwise an entry of one block holds the even weights of
+    all rows first, as int16 pairs (w0, w2), then the odd ones (w1, w3); a couple the words of its first block, then its
+    second.
     """
     data = np.ascontiguousarray(blocks.data)
     rows = data.view(np.int32).reshape(-1, blocks.rows)
-    if HAS_VNNI:
+    if HAS_DOT4:
         return rows[stored.blocks[:, 0]]
     words = rows[stored.blocks].reshape(-1, 2 * blocks.rows)
     alone = ~stored.coupled

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import Kind
-from sparse_icnet.kernels.isa import ISA
+from sparse_icnet.kernels.isa import CODE_SHIFT, ISA
 from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, SCRATCH_BYTES, MicroKernel
 from sparse_icnet.kernels.sizes import (
     MAX_BINS,
@@ -484,7 +484,8 @@ class _Planner:
             outputs = op.weight.shape[0]
             padded = outputs + -outputs % 4
             initial = np.zeros(padded, np.int32)
-            initial[:outputs] = -source.stored_zero * op.weight.astype(np.int64).sum((1, 2, 3))
+            zero = source.stored_zero - (CODE_SHIFT if step.kind == Kind.CONVOLUTION else 0)
+            initial[:outputs] = -zero * op.weight.astype(np.int64).sum((1, 2, 3))
             constants = np.zeros((2, padded), np.float32)
             constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.quantizer, unit)
             constants[1, :outputs] = arithmetic.convolution_bias(op, unit)

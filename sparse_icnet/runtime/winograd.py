@@ -28,6 +28,7 @@ RELATIVE_COST = {
     "avxvnni": (1.05, 300.0, 120.0),
     "avx2": (0.42, 155.0, 58.0),
     "sse2": (0.45, 155.0, 60.0),
+    "dotprod": (3.5, 400.0, 160.0),
     "generic": (0.5, 155.0, 60.0),
 }
 # A task keeps the sums of its output channels in the second-level cache, and its own transformed inputs if those fit.
