@@ -41,7 +41,7 @@ from sparse_icnet.network.graph import (
     Softmax,
 )
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.plan import _bin_table
+from sparse_icnet.runtime.pyramid import bin_table
 from sparse_icnet.runtime.session import Session
 from sparse_icnet.runtime.steps import PlanError
 
@@ -333,9 +333,9 @@ def test_pyramid_equals_oracle(graph, seed):
 
 
 def test_sums_of_a_window_must_fit():
-    _bin_table(UNSIGNED, (2901, 2902), (1, 1), 1.0)
+    bin_table(UNSIGNED, (2901, 2902), (1, 1), 1.0)
     with pytest.raises(PlanError, match="an average of 8421505 pixels: expected at most 8421504"):
-        _bin_table(UNSIGNED, (8421505, 1), (1, 1), 1.0)
+        bin_table(UNSIGNED, (8421505, 1), (1, 1), 1.0)
 
 
 def test_pooled_maps_beyond_the_pyramid():

@@ -7,7 +7,7 @@ between it and the quantizers before it: convolution, inner quantizer, residual,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.kernels.isa import CODE_SHIFT, ISA
 from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, SCRATCH_BYTES, MicroKernel
 from sparse_icnet.kernels.sizes import (
-    MAX_BINS,
-    MAX_STAGES,
-    STAGE_WORDS,
     average_pool_scratch_bytes,
     pack_constant,
     pyramid_line_offsets,
@@ -36,16 +33,14 @@ from sparse_icnet.network.graph import (
     Graph,
     Input,
     MaxPool,
-    Op,
     Quantize,
     Quantizer,
     Relu,
     Resize,
     Size,
     Softmax,
-    pool_windows,
 )
-from sparse_icnet.runtime import winograd
+from sparse_icnet.runtime import pyramid, winograd
 from sparse_icnet.runtime.bounds import largest_values
 from sparse_icnet.runtime.choice import (
     blocks_of,
@@ -56,15 +51,14 @@ from sparse_icnet.runtime.choice import (
     tail_kernel,
     vectors_of_task,
 )
-from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, Grid, View
+from sparse_icnet.runtime.layout import VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.runtime.schedule import depth_first, lifetimes, offsets
 from sparse_icnet.runtime.steps import Operand, Plan, PlanError, Step, f32_bits, step_rows
+from sparse_icnet.runtime.taps import block_offsets, copies, fill_padding, shift_step, tap_offsets, taps_of
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
 LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
-MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
-MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
 
 
 def build_plan(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Plan:
@@ -263,7 +257,7 @@ class _Planner:
             f.IN_ZERO: source.buffer.stored_zero,
         }
         self.scratch = max(self.scratch, average_pool_scratch_bytes(self.grid.pitch, rows, columns))
-        table = _bin_table(quantizer, (height, width), (rows, columns), unit, source.phases)
+        table = pyramid.bin_table(quantizer, (height, width), (rows, columns), unit, source.phases)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out), reads=[pool])
         expand.fields = {
@@ -306,9 +300,9 @@ class _Planner:
         if isinstance(op, Convolution):
             return self._convolution(op, target, quantize, unit, relu=relu)
         if quantize and not relu and isinstance(op, Add):
-            stages = self._pyramid_stages(op)
-            if stages:
-                return self._pyramid(quantize, *stages)
+            found = pyramid.stages_of(self.graph, op, lambda name: len(self.consumers[name]) == 1)
+            if found and self._phases(found[0]) == (1, 1):
+                return self._pyramid(quantize, *found)
         quantizer = quantize.quantizer if quantize else None
         if not isinstance(op, Add):
             return self._combine(target, quantizer, self._operand(op.name, unit), None, relu, unit)
@@ -376,8 +370,9 @@ class _Planner:
             self._output(step, arena, View.of(out))
             if not scattered:
                 if out.shifts:
-                    step.fields[f.COPIES] = self._copies(out, arena)
-                self._fill_padding(step, arena, range(out.planes))
+                    step.fields[f.COPIES] = copies(out, arena)
+                if not self.keep_tensors:
+                    fill_padding(step, arena, range(out.planes))
             if isinstance(residual, Step):
                 residual.fill(residual, arena)
                 step.fields[f.RESIDUAL] = arena.put(step_rows([residual]))
@@ -402,7 +397,7 @@ class _Planner:
         """The step of `op` up to its rescaled accumulators: geometry, packed weights, constants; no output yet."""
         source, phases = self._source(op)
         outputs = op.weight.shape[0]
-        taps = self._taps(op, source, phases)
+        taps = taps_of(op, source, phases)
         kernel, reason = choice
         blocks = blocks_of(op, kernel.rows)
         stored = entries_of(op, kernel.rows)
@@ -444,7 +439,7 @@ class _Planner:
         def fill(step: Step, arena: Arena) -> None:
             fill_constants(arena)
             columns = blocks.indices[stored.blocks[:, :BLOCKS_PER_ENTRY]].reshape(-1)
-            offsets = self._offsets(op, source, taps, columns)
+            offsets = block_offsets(op, source, taps, columns)
             step.fields |= {
                 f.IN: source.buffer.address,
                 f.OFFSETS: arena.put(offsets),
@@ -505,7 +500,7 @@ class _Planner:
         size = self.graph.shape(op.name)[1:]
         if tiles.starts is None:
             window = MaxPool(op.name, op.input, (INPUTS, INPUTS), (OUTPUTS, OUTPUTS), op.padding)
-            taps = self._taps(window, source, tiles.phases)
+            taps = taps_of(window, source, tiles.phases)
         else:
             source.buffer.pad_rows = max(source.buffer.pad_rows, 1)
             first = int(source.planes[0, 0])
@@ -570,7 +565,7 @@ class _Planner:
                 f.WEIGHTS: arena.put(winograd.pack_weights(op, at_once)),
             }
             if tiles.starts is None:
-                offsets = self._tap_offsets(source.buffer, taps).astype(np.int32)
+                offsets = tap_offsets(source.buffer, taps).astype(np.int32)
                 step.fields |= {f.OFFSETS: arena.put(offsets), f.OFFSETS_PHASE: offsets.strides[0]}
             else:
                 offsets, places = winograd.gathered(op, tiles, size, source, step.output)
@@ -587,80 +582,6 @@ class _Planner:
         step.fill = fill
         return step
 
-    def _taps(self, op: Convolution | MaxPool, source: View, phases: tuple[int, int]) -> NDArray[np.int64]:
-        """int64 (phases, kh * kw, 3): plane, grid row shift and grid column shift that each tap of each phase reads.
-
-        Output pixel (k*Y + q) at tap t reads input row s*(k*Y + q) + d*t - pad = (s*k)*Y + r with
-        r = s*q + d*t - pad: phase r mod s*k, shifted by floor(r / (s*k)) grid rows.  It lies outside the map exactly
-        when the shifted grid row lies outside the grid.
-        """
-        if isinstance(op, Convolution):
-            kernel, dilation = op.weight.shape[2:], op.dilation
-        else:
-            kernel, dilation = op.kernel, (1, 1)
-        axes = []
-        for axis in (0, 1):
-            r = (
-                op.stride[axis] * np.arange(phases[axis])[:, None]
-                + dilation[axis] * np.arange(kernel[axis])[None, :]
-                - op.padding[axis]
-            )
-            axes.append((r % source.phases[axis], r // source.phases[axis]))
-        (row_phase, row_shift), (column_phase, column_shift) = axes
-        shape = (phases[0], phases[1], kernel[0], kernel[1])
-        plane = source.planes[row_phase[:, None, :, None], column_phase[None, :, None, :]]
-        taps = np.stack(
-            [
-                plane,
-                np.broadcast_to(row_shift[:, None, :, None], shape),
-                np.broadcast_to(column_shift[None, :, None, :], shape),
-            ],
-            -1,
-        )
-        taps = taps.reshape(phases[0] * phases[1], kernel[0] * kernel[1], 3)
-        buffer = source.buffer
-        columns = int(np.abs(taps[:, :, 2]).max())
-        if columns > MAX_SHIFT:
-            raise PlanError(
-                f"operation {op.name!r}: a tap may reach at most {MAX_SHIFT} columns of the {self.grid.rows}x"
-                f"{self.grid.columns} grid away, found {columns}"
-            )
-        # A convolution that stores a shifted copy of its output writes up to `columns` pixels before or behind it.
-        rows = max(int(np.abs(taps[:, :, 1]).max()), -(-columns // self.grid.pitch_pixels))
-        buffer.pad_rows = max(buffer.pad_rows, rows)
-        for tap_plane, row, shift in sorted(set(map(tuple, taps.reshape(-1, 3).tolist()))):
-            if shift:
-                buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
-            if row or shift:
-                above, below = buffer.edges.get((tap_plane, shift), (0, 0))
-                buffer.edges[tap_plane, shift] = max(above, -row), max(below, row)
-        return taps
-
-    def _tap_offsets(self, buffer: Buffer, taps: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64 (phases, taps): byte offset within a group of what each tap reads for grid row 0."""
-        known = {
-            (p, x): buffer.plane_offset(p, x) for p, _, x in set(map(tuple, taps.reshape(-1, 3).tolist()))
-        }
-        return np.array(
-            [[known[p, x] + y * self.grid.pitch for p, y, x in phase] for phase in taps.tolist()], np.int64
-        )
-
-    def _offsets(
-        self, op: Convolution, source: View, taps: NDArray[np.int64], columns: NDArray[np.int32]
-    ) -> NDArray[np.int32]:
-        """int32 (phases, n): byte offset of the first pixel that each block reads, tap and padding included.
-
-        columns  int32 (n,), block columns of `BlockCSR`
-        """
-        tap_count = op.weight.shape[2] * op.weight.shape[3]
-        lane, tap = columns // tap_count, columns % tap_count
-        offsets = (
-            self._tap_offsets(source.buffer, taps)[:, tap] + lane.astype(np.int64) * source.buffer.stride
-        )
-        if offsets.size and (offsets.max() >= 1 << 31 or offsets.min() < -(1 << 31)):
-            raise PlanError(f"convolution {op.name!r}: the input map is too large for 32-bit offsets")
-        return np.ascontiguousarray(offsets.astype(np.int32))
-
     def _max_pool(self, op: MaxPool) -> View:
         source = self._codes(op.input)
         phases = self._phases(op.name)
@@ -672,7 +593,7 @@ class _Planner:
             )
         if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
             raise PlanError(f"max pool {op.name!r}: input must be stride {op.stride} times the output")
-        taps = self._taps(op, source, phases)
+        taps = taps_of(op, source, phases)
         channels = self.graph.shape(op.name)[0]
         out = self._buffer(op.name, channels, phases, buffer.quantizer)
         step = Step(
@@ -685,7 +606,7 @@ class _Planner:
         }
 
         def fill(step: Step, arena: Arena) -> None:
-            offsets = self._tap_offsets(buffer, taps).astype(np.int32)
+            offsets = tap_offsets(buffer, taps).astype(np.int32)
             step.fields |= {f.OFFSETS: arena.put(offsets), f.OFFSETS_PHASE: offsets.strides[0]}
             self._operand_in(step, arena, source)
             self._output(step, arena, View.of(out))
@@ -764,103 +685,26 @@ class _Planner:
         image.fill = fill
         self.scratch = max(self.scratch, quantize_scratch_bytes(width, phases[1]))
         self.heads = (image, blob)
-        self.body.append(self._shift_step(out))
+        self.body.append(shift_step(out, not self.keep_tensors))
         return View.of(out)
-
-    # --- pyramid pooling ---------------------------------------------------------------------------------------------
-
-    def _pyramid_stages(
-        self, op: Add
-    ) -> tuple[str, list[tuple[AveragePool, Quantizer | None, Quantizer | None]]] | None:
-        """The chain ((x + up(pool(x))) + up(pool(x))) + ... with its quantizers, or None if this is not one."""
-        stages: list[tuple[AveragePool, Quantizer | None, Quantizer | None]] = []
-        node: Op = op
-        running: Quantizer | None = None
-        while True:
-            if not isinstance(node, Add):
-                return None
-            found = None
-            for pooled, rest in ((node.right, node.left), (node.left, node.right)):
-                match = self._pooled(pooled)
-                if match is not None:
-                    found = (*match, rest)
-                    break
-            if found is None:
-                return None
-            pool, quantizer, rest = found
-            stages.insert(0, (pool, quantizer, running))
-            if rest == pool.input:
-                break
-            node, running = self.graph[rest], None
-            if isinstance(node, Quantize) and len(self.consumers[node.name]) == 1:
-                node, running = self.graph[node.input], node.quantizer
-        source = stages[0][0].input
-        rows = [stage[0].bins for stage in stages]
-        simple = (
-            all(stage[0].input == source for stage in stages)
-            and len(stages) <= MAX_STAGES
-            and max(map(max, rows)) <= MAX_BINS
-            and self._phases(source) == (1, 1)
-        )
-        return (source, stages) if simple else None
-
-    def _pooled(self, name: str) -> tuple[AveragePool, Quantizer | None] | None:
-        """Nearest-up(average pool) with at most one quantizer anywhere on the way, or None."""
-        node, quantizer, resizes = self.graph[name], None, 0
-        while isinstance(node, Resize | Quantize):
-            resizes += isinstance(node, Resize)
-            if resizes > 1:  # not one nearest resize: those that are were merged
-                return None
-            if isinstance(node, Quantize):
-                if quantizer is not None:
-                    return None
-                quantizer = node.quantizer
-            node = self.graph[node.input]
-        return (node, quantizer) if isinstance(node, AveragePool) else None
 
     def _pyramid(
         self,
         quantize: Quantize,
         source_name: str,
-        stages: list[tuple[AveragePool, Quantizer | None, Quantizer | None]],
+        stages: list[pyramid.Stage],
     ) -> View:
         source = self._codes(source_name)
         quantizer = source.buffer.quantizer
         channels, height, width = self.graph.shape(source_name)
-        units = [running.scale if running else None for _, _, running in stages]
-        # The running sum is in the unit of the next quantizer that it meets.
-        unit = quantize.quantizer.scale
-        for i in reversed(range(len(stages))):
-            unit = units[i] = units[i] or unit
-        table = np.zeros((len(stages), STAGE_WORDS), np.int32)
-        bin_tables: list[NDArray[np.int32]] = []
+        table, bin_tables, units = pyramid.tables(quantizer, (height, width), stages, quantize.quantizer)
         bins = [pool.bins for pool, _, _ in stages]
-        finest = max(bins, key=math.prod)
-        for i, (pool, pooled, running) in enumerate(stages):
-            table[i, :2] = pool.bins
-            table[i, 2] = table.nbytes + sum(t.nbytes for t in bin_tables)
-            table[i, 11] = all(
-                n % fine == 0 and fine % b == 0
-                for n, fine, b in zip((height, width), finest, pool.bins, strict=True)
-            )
-            mean_unit = pooled.scale if pooled else units[i]
-            bin_table = _bin_table(quantizer, (height, width), pool.bins, mean_unit)
-            # A column x shows the bin x * columns // width (Q7).
-            starts = [-(-j * width // pool.bins[1]) for j in range(pool.bins[1] + 1)]
-            table[i, 12] = bin_table.nbytes
-            bin_tables.append(np.concatenate([bin_table, np.array(starts, np.int32)]))
-            next_unit = units[i + 1] if i + 1 < len(stages) else quantize.quantizer.scale
-            for place, q, target in ((3, pooled, units[i]), (7, running, next_unit)):
-                if q is not None:
-                    table[i, place] = 1
-                    table[i, place + 1] = f32_bits(q.low - q.zero_point)
-                    table[i, place + 2] = f32_bits(q.high - q.zero_point)
-                    table[i, place + 3] = f32_bits(arithmetic.dequantize_multiplier(q, target))
+        finest = bins.index(max(bins, key=math.prod))
         out = self._buffer(quantize.name, channels, (1, 1), quantize.quantizer)
         step = Step(quantize.name, Kind.PYRAMID, out.groups, output=View.of(out), reads=[source.buffer])
         step.fields = {
             f.COUNT: len(stages),
-            f.EXTRA: bins.index(finest) if table[bins.index(finest), 11] else -1,
+            f.EXTRA: finest if table[finest, 11] else -1,
             f.HEIGHT: height,
             f.PITCH: self.grid.pitch,
             f.STEP_Y: 1,
@@ -874,7 +718,7 @@ class _Planner:
         self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, sum(bin_rows)))
 
         def fill(step: Step, arena: Arena) -> None:
-            step.fields[f.TABLE] = arena.put(np.concatenate([table.reshape(-1), *bin_tables]))
+            step.fields[f.TABLE] = arena.put(np.concatenate([table.reshape(-1), bin_tables]))
             step.fields[f.OFFSETS] = arena.put(lines)
             self._operand_in(step, arena, source)
             self._output(step, arena, View.of(out))
@@ -906,84 +750,8 @@ class _Planner:
     def _append(self, step: Step, out: Buffer) -> View:
         self.body.append(step)
         if out.quantizer is not None:
-            self.body.append(self._shift_step(out))
+            self.body.append(shift_step(out, not self.keep_tensors))
         return View.of(out)
-
-    def _copies(self, buffer: Buffer, arena: Arena) -> int:
-        """Address of the table by which a convolution stores the shifted copies of its output."""
-        grid = self.grid
-        masks: dict[int, int] = {}
-        columns = np.arange(grid.vectors * VECTOR_PIXELS) % grid.pitch_pixels
-        padding = np.int32(buffer.zero_pixel).view(np.uint32)
-        for _, shift in buffer.shifts:
-            if shift not in masks:
-                # A pixel of column x lands in column x - shift; padding columns hold no pixel.
-                keep = (columns < grid.columns) & (columns >= shift) & (columns - shift < grid.columns)
-                lanes = np.where(keep, np.uint32(0xFFFFFFFF), np.uint32(0)).reshape(-1, 1, VECTOR_PIXELS)
-                masks[shift] = arena.put(np.concatenate([lanes, ~lanes & padding], 1))
-        return self._ranged_table(
-            arena,
-            [
-                [
-                    (buffer.plane_offset(plane, shift) - buffer.plane_offset(plane) - 4 * shift, masks[shift])
-                    for source, shift in buffer.shifts
-                    if source == plane
-                ]
-                for plane in range(buffer.planes)
-            ],
-        )
-
-    @staticmethod
-    def _ranged_table(arena: Arena, entries: list[list[tuple[int, int]]]) -> int:
-        """Address of int64: the range of the entries of each plane (planes + 1,), then all entries (n, 2)."""
-        ranges = np.cumsum([0, *map(len, entries)], dtype=np.int64)
-        flat = np.array([entry for plane in entries for entry in plane], np.int64)
-        return arena.put(np.concatenate([ranges, flat.reshape(-1)]))
-
-    def _fill_padding(self, step: Step, arena: Arena, planes: Iterable[int] | None = None) -> None:
-        """Make `step` write the padding of its output, which other tensors overwrite between two inferences.
-
-        planes  the step calls `elementwise.pad` with each of these in turn; None: once, with the group
-        """
-        buffer = step.output.buffer
-        if self.keep_tensors or not buffer.edges:
-            return
-        entries = []
-        for plane in (None,) if planes is None else planes:
-            start = 0 if plane is None else buffer.plane_offset(plane)
-            regions = [
-                buffer.padding(source, shift) for source, shift in buffer.edges if plane in (None, source)
-            ]
-            entries.append([(at - start, size) for region in regions for at, size in region])
-        step.fields |= {
-            f.PHASES: len(entries),
-            f.PADDING: self._ranged_table(arena, entries),
-            f.PADDING_VALUE: buffer.zero_pixel,
-        }
-
-    def _shift_step(self, buffer: Buffer) -> Step:
-        """Makes the shifted copies and the padding of `buffer`; dropped from the plan if no consumer reads any."""
-        step = Step(f"{buffer.name}/shift", Kind.SHIFT, buffer.groups, output=View.of(buffer), reads=[buffer])
-
-        def fill(step: Step, arena: Arena) -> None:
-            rows = [
-                (buffer.plane_offset(plane), buffer.plane_offset(plane, shift), shift)
-                for plane, shift in buffer.shifts
-            ]
-            step.fields |= {
-                f.IN: buffer.address,
-                f.IN_GROUP: buffer.stride,
-                f.TABLE: arena.put(np.array(rows, np.int64)),
-                f.COUNT: len(rows),
-                f.HEIGHT: self.grid.rows,
-                f.WIDTH: self.grid.columns,
-                f.PITCH: self.grid.pitch,
-                f.IN_ZERO: buffer.zero_pixel,
-            }
-            self._fill_padding(step, arena)
-
-        step.fill = fill
-        return step
 
     def _is_direct(self, quantize: Quantize) -> bool:
         """Whether clip(rint(x) + z, low, high) - low of (Q1) is rint(x) saturated to 0..255, and no x overflows int32.
@@ -1050,27 +818,6 @@ def _check_magnitudes(graph: Graph) -> None:
         raise PlanError(
             f"{name}: its scales allow values of {largest:.1e} units of a quantizer, expected at most {LARGEST_VALUE:.0e}"
         )
-
-
-def _bin_table(
-    quantizer: Quantizer, size: Size, bins: Size, unit: float, phases: Size = (1, 1)
-) -> NDArray[np.int32]:
-    """Multipliers of (Q6) as float32 bits (rows * columns,), then the pixels of the window of each bin, then windows.
-
-    Windows (phases, bins, 2) of the rows, then of the columns: first and end of each bin in the planes of each phase.
-    """
-    windows = [np.array(pool_windows(n, b)) for n, b in zip(size, bins, strict=True)]
-    counts = np.outer(*(ends - starts for starts, ends in (w.T for w in windows))).reshape(-1)
-    if counts.max() > MAX_WINDOW:
-        raise PlanError(f"an average of {counts.max()} pixels: expected at most {MAX_WINDOW}")
-    multipliers = [arithmetic.mean_multiplier(quantizer, int(count), unit) for count in counts]
-    # Pixel k * Y + i of a map is pixel Y of phase i.
-    in_planes = [
-        -(-(w - np.arange(k)[:, None, None]) // k).reshape(-1) for w, k in zip(windows, phases, strict=True)
-    ]
-    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts, *in_planes]).astype(
-        np.int32
-    )
 
 
 def _image_table(graph: Graph, q: Quantizer, affine: NDArray[np.float32] | None) -> NDArray[np.uint8]:
