@@ -137,6 +137,7 @@ def test_kernels_measures_every_kernel_on_every_shape(tiny_file, tmp_path):
     (network,) = found["network"]
     assert network["peak_gmacs"]["max"] > 0
     assert {case["case"] for case in network["cases"]} >= {"image -> class map", "blob -> probabilities"}
+    assert all(0 < network["ms_at_peaks"] < case["ms"]["median"] for case in network["cases"])
     assert all(0 < case["share_of_peak"] < 1 for case in network["cases"])
     kernels, shapes = list(found["relative_speed"]), {row["shape"] for row in found["layers"]}
     assert len(shapes) > 20
