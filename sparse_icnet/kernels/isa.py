@@ -22,7 +22,7 @@ def _target_features() -> dict[str, bool]:
         return named
     host = dict(binding.get_host_cpu_features())
     # Of an Arm CPU LLVM says little more than the name.
-    return host if is_x86() else _named_features(binding.get_host_cpu_name()) | host
+    return host if is_x86() else _named_features(target_cpu()) | host
 
 
 def _named_features(name: str) -> dict[str, bool]:
@@ -64,15 +64,19 @@ def target_cpu() -> str:
     return name if name not in ("", "host") else binding.get_host_cpu_name()
 
 
+def _architecture() -> str:
+    return binding.get_process_triple().split("-")[0]
+
+
 def is_x86() -> bool:
-    return binding.get_process_triple().split("-")[0] in ("x86_64", "i386", "i686", "amd64")
+    return _architecture() in ("x86_64", "i386", "i686", "amd64")
 
 
 def instruction_set() -> str:
     """The dot product in use: avx512vnni, avxvnni, avx512bw, avx2, sse2; dotprod of 64-bit Arm; or generic."""
     features = _target_features()
     if not is_x86():
-        arm = binding.get_process_triple().startswith(("aarch64", "arm64"))
+        arm = _architecture().startswith(("aarch64", "arm64"))
         return "dotprod" if arm and features.get("dotprod") else "generic"
     for name in ("avx512vnni", "avxvnni", "avx512bw", "avx2"):
         if features.get(name):

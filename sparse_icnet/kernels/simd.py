@@ -221,18 +221,18 @@ def _even_odd(builder: ir.IRBuilder, u8: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 def _dot4(builder: ir.IRBuilder, accumulator: ir.Value, codes: ir.Value, s8: ir.Value) -> ir.Value:
     """accumulator + the four products of each lane; codes are u8, with a CODE_SHIFT s8 already."""
-    if ISA == "dotprod":
-        quarter, bytes_ = ir.VectorType(_I32, 4), ir.VectorType(_I8, 16)
-        sums, x, y = (_slices(builder, v, 4) for v in (accumulator, codes, s8))
-        x, y = ([builder.bitcast(part, bytes_) for part in parts] for parts in (x, y))
-        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        return _join(builder, [_call(builder, name, quarter, list(p)) for p in zip(sums, x, y, strict=True)])
-    if ISA == "avx512vnni":
-        # The all-i32 signature verifies on LLVM 20 and is upgraded on LLVM 22.
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _I32X16, [accumulator, codes, s8])
-    half = ir.VectorType(_I32, 8)
-    parts = zip(*(_slices(builder, v, 2) for v in (accumulator, codes, s8)), strict=True)
-    return _join(builder, [_call(builder, "llvm.x86.avx512.vpdpbusd.256", half, list(p)) for p in parts])
+    # The all-i32 signatures of x86 verify on LLVM 20 and are upgraded on LLVM 22.
+    name, sums, operands = {
+        "avx512vnni": ("llvm.x86.avx512.vpdpbusd.512", _I32X16, _I32X16),
+        "avxvnni": ("llvm.x86.avx512.vpdpbusd.256", ir.VectorType(_I32, 8), ir.VectorType(_I32, 8)),
+        "dotprod": ("llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(_I32, 4), ir.VectorType(_I8, 16)),
+    }[ISA]
+    slices = zip(*(_slices(builder, v, LANES // sums.count) for v in (accumulator, codes, s8)), strict=True)
+    parts = [
+        _call(builder, name, sums, [total, builder.bitcast(x, operands), builder.bitcast(y, operands)])
+        for total, x, y in slices
+    ]
+    return _join(builder, parts)
 
 
 # --- tiles -----------------------------------------------------------------------------------------------------------

@@ -434,7 +434,8 @@ class _Planner:
             f.TILE_VECTORS: kernel.vectors,
             f.TAIL_KERNEL: REGISTRY.index(tail_kernel(kernel, self.grid.vectors)),
         }
-        fill_constants = self._constants(step, op, source.buffer, unit, inner)
+        zero = source.buffer.stored_zero - CODE_SHIFT  # as the dot product reads it
+        fill_constants = self._constants(step, op, source.buffer.quantizer, zero, unit, inner)
 
         def fill(step: Step, arena: Arena) -> None:
             fill_constants(arena)
@@ -463,9 +464,12 @@ class _Planner:
 
     @staticmethod
     def _constants(
-        step: Step, op: Convolution, source: Buffer, unit: float, inner: Quantizer | None
+        step: Step, op: Convolution, source: Quantizer, zero: int, unit: float, inner: Quantizer | None
     ) -> Callable[[Arena], None]:
-        """Set the fields of the epilogue up to an inner quantizer, now those without addresses, later the others."""
+        """Set the fields of the epilogue up to an inner quantizer, now those without addresses, later the others.
+
+        zero  what the kernel multiplies for the real value 0 of the input
+        """
         if inner is not None:
             step.fields |= {
                 f.INNER: 1,
@@ -479,10 +483,9 @@ class _Planner:
             outputs = op.weight.shape[0]
             padded = outputs + -outputs % 4
             initial = np.zeros(padded, np.int32)
-            zero = source.stored_zero - (CODE_SHIFT if step.kind == Kind.CONVOLUTION else 0)
             initial[:outputs] = -zero * op.weight.astype(np.int64).sum((1, 2, 3))
             constants = np.zeros((2, padded), np.float32)
-            constants[0, :outputs] = arithmetic.convolution_multiplier(op, source.quantizer, unit)
+            constants[0, :outputs] = arithmetic.convolution_multiplier(op, source, unit)
             constants[1, :outputs] = arithmetic.convolution_bias(op, unit)
             step.fields |= {
                 f.INITIAL: arena.put(initial),
@@ -541,7 +544,8 @@ class _Planner:
             f.SUMS_ELEMENT: winograd.element_bytes(4 * at_once * tiles.at_once),
             f.SUMS: sums,
         }
-        fill_constants = self._constants(step, op, source.buffer, unit, inner)
+        zero = source.buffer.stored_zero
+        fill_constants = self._constants(step, op, source.buffer.quantizer, zero, unit, inner)
         transform = None
         if not own:
             store = winograd.Words(f"{op.name}/elements", tasks * winograd.words_bytes(op, tiles), self.grid)
@@ -697,28 +701,26 @@ class _Planner:
         source = self._codes(source_name)
         quantizer = source.buffer.quantizer
         channels, height, width = self.graph.shape(source_name)
-        table, bin_tables, units = pyramid.tables(quantizer, (height, width), stages, quantize.quantizer)
-        bins = [pool.bins for pool, _, _ in stages]
-        finest = bins.index(max(bins, key=math.prod))
+        words, finest, unit = pyramid.tables(quantizer, (height, width), stages, quantize.quantizer)
         out = self._buffer(quantize.name, channels, (1, 1), quantize.quantizer)
         step = Step(quantize.name, Kind.PYRAMID, out.groups, output=View.of(out), reads=[source.buffer])
         step.fields = {
             f.COUNT: len(stages),
-            f.EXTRA: finest if table[finest, 11] else -1,
+            f.EXTRA: finest,
             f.HEIGHT: height,
             f.PITCH: self.grid.pitch,
             f.STEP_Y: 1,
             f.STEP_X: 1,
             f.IN_ZERO: source.buffer.stored_zero,
-            f.IN_SCALE: f32_bits(arithmetic.dequantize_multiplier(quantizer, units[0])),
+            f.IN_SCALE: f32_bits(arithmetic.dequantize_multiplier(quantizer, unit)),
         }
         self._set_bounds(step, quantize.quantizer, False)
-        bin_rows = [rows for rows, _ in bins]
+        bin_rows = [pool.bins[0] for pool, _, _ in stages]
         lines = pyramid_line_offsets(self.grid.pitch, height, bin_rows)
         self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, sum(bin_rows)))
 
         def fill(step: Step, arena: Arena) -> None:
-            step.fields[f.TABLE] = arena.put(np.concatenate([table.reshape(-1), bin_tables]))
+            step.fields[f.TABLE] = arena.put(words)
             step.fields[f.OFFSETS] = arena.put(lines)
             self._operand_in(step, arena, source)
             self._output(step, arena, View.of(out))

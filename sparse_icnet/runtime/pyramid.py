@@ -79,10 +79,12 @@ def _pooled(graph: Graph, name: str) -> tuple[AveragePool, Quantizer | None] | N
 
 def tables(
     quantizer: Quantizer, size: Size, stages: list[Stage], result: Quantizer
-) -> tuple[NDArray[np.int32], NDArray[np.int32], list[float]]:
-    """What the kernel reads of the stages: int32 (stages, STAGE_WORDS), then the tables of all bins; and their units.
+) -> tuple[NDArray[np.int32], int, float]:
+    """What the kernel reads of the stages, the stage with the finest bins, and the unit of the first running sum.
 
-    quantizer  of the map of `size` that is pooled; result: of the sum.  A stage's unit is that of its running sum.
+    The first is int32: STAGE_WORDS of each stage, then the tables of all bins.  The second is -1 if the finest bins do
+    not divide the map evenly.
+    quantizer  of the map of `size` that is pooled; result: of the sum
     """
     units = [running.scale if running else None for _, _, running in stages]
     # The running sum is in the unit of the next quantizer that it meets.
@@ -92,12 +94,12 @@ def tables(
     table = np.zeros((len(stages), STAGE_WORDS), np.int32)
     bin_tables: list[NDArray[np.int32]] = []
     bins = [pool.bins for pool, _, _ in stages]
-    finest = max(bins, key=math.prod)
+    finest = bins.index(max(bins, key=math.prod))
     for i, (pool, pooled, running) in enumerate(stages):
         table[i, :2] = pool.bins
         table[i, 2] = table.nbytes + sum(t.nbytes for t in bin_tables)
         table[i, 11] = all(
-            n % fine == 0 and fine % b == 0 for n, fine, b in zip(size, finest, pool.bins, strict=True)
+            n % fine == 0 and fine % b == 0 for n, fine, b in zip(size, bins[finest], pool.bins, strict=True)
         )
         mean_unit = pooled.scale if pooled else units[i]
         means = bin_table(quantizer, size, pool.bins, mean_unit)
@@ -112,7 +114,8 @@ def tables(
                 table[i, place + 1] = f32_bits(q.low - q.zero_point)
                 table[i, place + 2] = f32_bits(q.high - q.zero_point)
                 table[i, place + 3] = f32_bits(arithmetic.dequantize_multiplier(q, target))
-    return table, np.concatenate(bin_tables), units
+    words = np.concatenate([table.reshape(-1), *bin_tables])
+    return words, finest if table[finest, 11] else -1, units[0]
 
 
 def bin_table(
