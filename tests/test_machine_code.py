@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +33,43 @@ def test_compiled_once_then_read(compiled, tmp_path):
     assert len(compiled) == 1
     (file,) = (tmp_path / "cache").iterdir()
     assert stat.S_ISREG(file.stat().st_mode)
+
+
+def test_is_cached_says_whether_the_compiler_is_needed(compiled, monkeypatch, tmp_path):
+    assert not machine_code.is_cached()
+    assert not compiled
+    machine_code._machine_code()
+    assert machine_code.is_cached()
+    monkeypatch.setenv("NUMBA_OPT", "1")  # other settings, other code
+    assert not machine_code.is_cached()
+    assert len(compiled) == 1
+
+
+def test_is_cached_does_not_import_numba():
+    code = (
+        "import sys; from sparse_icnet.kernels.machine_code import is_cached;"
+        "assert is_cached() in (True, False); print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_warm_up_compiles_once_and_names_the_file(compiled, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine_code, "_run", None)
+    monkeypatch.setattr(machine_code, "_callable", lambda code: lambda *arguments: None)
+    file = machine_code.warm_up()
+    assert file is not None
+    assert file.parent == tmp_path / "cache"
+    assert machine_code.warm_up() == file
+    assert len(compiled) == 1
+
+
+def test_warm_up_names_no_file_where_none_can_be_kept(compiled, monkeypatch):
+    monkeypatch.setattr(machine_code, "_run", None)
+    monkeypatch.setattr(machine_code, "_callable", lambda code: lambda *arguments: None)
+    monkeypatch.setattr(machine_code, "cache_folders", lambda: iter(()))
+    assert machine_code.warm_up() is None
+    assert len(compiled) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "strange"])

@@ -32,6 +32,24 @@ _lock = threading.Lock()
 _run: Callable[..., None] | None = None
 
 
+def is_cached() -> bool:
+    """Whether the first inference needs no compiler: a cache folder has the machine code for this CPU and these settings.
+
+    Reads the file (about a megabyte) and does not import Numba.  Raises ImportError if Numba is not installed.
+    """
+    return _find() is not None
+
+
+def warm_up() -> Path | None:
+    """Load the machine code, compiling it (15 to 60 s) if no cache folder has it: inferences that follow need not.
+
+    Returns the file that keeps it for other processes, None if no cache folder can.
+    """
+    run_function()
+    found = _find()
+    return found[0] if found else None
+
+
 def run_function() -> Callable[..., None]:
     """`run` as a Python callable of six integers; it holds no interpreter lock while it runs.
 
@@ -63,16 +81,28 @@ def cache_folders() -> Iterator[Path]:
 
 def _machine_code() -> bytes:
     """Object code behind the name of its entry point and a zero byte: from a cache folder, or new and then kept."""
-    name = f"run-{_key()}.o"
-    for folder in cache_folders():
-        code = _read(folder / name)
-        if code is not None:
-            return code
-    code = _compile()
+    found = _find()
+    if found:
+        return found[1]
+    code, name = _compile(), _file_name()
     for folder in cache_folders():
         if _write(folder / name, code):
             break
     return code
+
+
+def _find() -> tuple[Path, bytes] | None:
+    """The first whole file of machine code in the cache folders, and what it holds."""
+    name = _file_name()
+    for folder in cache_folders():
+        code = _read(folder / name)
+        if code is not None:
+            return folder / name, code
+    return None
+
+
+def _file_name() -> str:
+    return f"run-{_key()}.o"
 
 
 def _key() -> str:
