@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import sparse_icnet
-from sparse_icnet.commands.eval import pairs_of, read_label
+from sparse_icnet.cli.eval import pairs_of, read_label
 from sparse_icnet.metrics import confusion_matrix, score
 from sparse_icnet.reference.openvino_peer import OpenVinoModel
 

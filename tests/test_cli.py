@@ -304,7 +304,7 @@ class TestErrors:
             assert max(map(len, text.splitlines())) < 120
 
     def test_an_error_inside_is_not_taken_for_bad_input(self, run, monkeypatch, tiny_file):
-        from sparse_icnet.commands import info
+        from sparse_icnet.cli import info
 
         monkeypatch.setattr(info, "run", lambda arguments: {}["layer"])
         assert_one_error_line(run("info", tiny_file), "internal error: KeyError", code=3)
@@ -314,7 +314,7 @@ class TestErrors:
         assert_one_error_line(run("convert", tiny_file, tmp_path / "m.onnx"), "onnx", "pip install")
 
     def test_interrupt(self, run, monkeypatch, tiny_file):
-        from sparse_icnet.commands import info
+        from sparse_icnet.cli import info
 
         def interrupted(arguments):
             raise KeyboardInterrupt

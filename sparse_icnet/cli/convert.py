@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sparse_icnet import formats
-from sparse_icnet.commands.table import print_table
+from sparse_icnet.cli.table import print_table
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.model import load
 from sparse_icnet.network.graph import Graph

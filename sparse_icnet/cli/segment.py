@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled
-from sparse_icnet.commands.inputs import in_order, model_of, pictures_in
+from sparse_icnet.cli.inputs import in_order, model_of, pictures_in
 from sparse_icnet.image import ImageError, class_image, overlay, palette, save_png, to_rgb
 from sparse_icnet.model import Model
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sparse_icnet import bundled
-from sparse_icnet.commands.inputs import pictures_in, split_model
+from sparse_icnet.cli.inputs import pictures_in, split_model
 from sparse_icnet.model import load
 from sparse_icnet.reference import compare
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet import bundled
-from sparse_icnet.commands.inputs import in_order, model_of, pictures_in
+from sparse_icnet.cli.inputs import in_order, model_of, pictures_in
 from sparse_icnet.files import replacing
 from sparse_icnet.image import MAX_PIXELS, ImageError
 from sparse_icnet.metrics import IGNORED, Score, confusion_matrix, score

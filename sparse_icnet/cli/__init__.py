@@ -1,4 +1,4 @@
-"""The command line: parse, call a module of `sparse_icnet.commands`, turn errors into exit codes."""
+"""The command line: parse, call the module of a command, turn errors into exit codes; `run(arguments) -> exit code` each."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of damage that Pillow can live with
     try:
         arguments = build_parser().parse_args(argv)
-        code = import_module(f"sparse_icnet.commands.{arguments.command}").run(arguments)
+        code = import_module(f"sparse_icnet.cli.{arguments.command}").run(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -99,7 +99,7 @@ def _drop_stdout() -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser, one sub-parser a command; each sets `command` to a module of `sparse_icnet.commands`."""
+    """The parser, one sub-parser a command; each sets `command` to a module of this package."""
     parser = _Parser(
         prog="sparse-icnet",
         description=DESCRIPTION,

@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from sparse_icnet import bundled
-from sparse_icnet.commands.inputs import model_of
-from sparse_icnet.commands.table import print_table
+from sparse_icnet.cli.inputs import model_of
+from sparse_icnet.cli.table import print_table
 from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.network.graph import Convolution, Graph
 from sparse_icnet.sparse.block_csr import block_density

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from sparse_icnet.commands.inputs import model_of
-from sparse_icnet.commands.table import print_table
+from sparse_icnet.cli.inputs import model_of
+from sparse_icnet.cli.table import print_table
 
 HEADER = ("step", "kind", "ms", "share %", "GMAC/s", "dense GMAC/s", "blocks %", "kernel")
 

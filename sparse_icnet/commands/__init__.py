@@ -1,1 +1,0 @@
-"""One module a command of `sparse_icnet.cli`: `run(arguments) -> exit code`; errors are raised."""
