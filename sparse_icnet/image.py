@@ -1,82 +1,274 @@
-"""Pictures in and out, with Pillow: decode, fit to the network, class maps back, palette PNG and overlay."""
+"""Pictures in and out, with Pillow: decode, fit to the network, class maps back, palette PNG and overlay.
+
+`to_rgb` is the one gateway for pictures from outside: what comes back is a plain upright RGB picture without metadata,
+and whatever a decoder raises about one picture is an ImageError that names it.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sparse_icnet.files import replacing
 from sparse_icnet.network.graph import Size
 from sparse_icnet.network.icnet import CLASSES, PALETTE
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]"
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Formats of photographs and screens: what a folder is searched for.  Any other format that Pillow knows can be named.
+_ALWAYS = (
+    *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff"),
+)
+_OPTIONAL = {
+    "PIL._avif": (".avif", ".avifs"),
+    "PIL._webp": (".webp",),
+}
+_JPEG_2000 = (".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx")
+SUFFIXES = frozenset(
+    (
+        *_ALWAYS,
+        *(suffix for module, names in _OPTIONAL.items() if find_spec(module) for suffix in names),
+        *(_JPEG_2000 if hasattr(Image.core, "jpeg2k_decoder") else ()),
+    )
+)
 MAX_PIXELS = 1 << 27  # 134 million: 400 MB as RGB
+MAX_STREAM = 1 << 30  # bytes of a stream that cannot be rewound
+
+_ACCEPTED = "a path, bytes, a binary file object, a PIL image or a uint8 array"
+_ANIMATED = frozenset({"AVIF", "GIF", "PNG", "WEBP"})  # where several frames are a film, not pages or views
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
     """A picture that cannot be used: the message says which, what was expected and what came."""
 
 
-def to_rgb(image: ImageLike) -> Image.Image:
-    """A path, a PIL image or a uint8 array (H, W, 3) as an upright RGB image.
+class Frame(NamedTuple):
+    """One frame of an animation: a picture as `to_rgb` makes it, and the seconds that it is shown."""
 
-    EXIF orientation is applied, transparency is dropped, 16 bits are cut to the upper 8, of several frames
-    the first counts.  Raises OSError for a file that cannot be opened, ImageError for one that is no
-    picture or has more than MAX_PIXELS pixels, TypeError and ValueError for another type or shape.
+    picture: Image.Image
+    seconds: float
+
+
+def to_rgb(image: ImageLike, name: str | None = None) -> Image.Image:
+    """An upright RGB picture of its own, without metadata.
+
+    image  path, the bytes of a file, a binary file object (read from its beginning, left open), a PIL image
+           (its current frame; not changed), or a uint8 array: grey (H, W) or (H, W, 1), RGB (H, W, 3), RGBA (H, W, 4)
+    name   what errors call it; None: its path or its kind
+
+    EXIF orientation is applied, EXIF that cannot be parsed counts as none, transparency is dropped (the colours
+    behind it stay), 16 bits are cut to the upper 8, of several frames the first counts.
+
+    Raises OSError for a path that cannot be opened, TypeError for an object of another type, and ImageError for all
+    else: an array of another shape, no picture, a damaged one, one without pixels or with more than MAX_PIXELS.
     """
+    name = name or _name(image)
     if isinstance(image, Image.Image):
-        return _decoded(image, "image")
+        return _plain(image, name)
     if isinstance(image, np.ndarray):
-        _check_array(image)
-        return Image.fromarray(np.ascontiguousarray(image))
+        pixels = _rgb_pixels(image, name)
+        return Image.fromarray(np.ascontiguousarray(pixels))
     if isinstance(image, str | os.PathLike):
-        with open(image, "rb") as file, _opened(file, image) as opened:
-            return _decoded(opened, image)
-    raise TypeError(f"an image must be a path, a PIL image or a uint8 array, found {type(image).__name__}")
+        with open(image, "rb") as file:
+            return to_rgb(file, name)
+    with _opened(image, name) as opened:
+        return _plain(opened, name)
 
 
-def _check_array(image: NDArray[np.uint8]) -> None:
-    if image.dtype != np.uint8:
-        raise TypeError(f"an image array must be uint8, found {image.dtype}")
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"an image array must have shape (height, width, 3), found {image.shape}")
+def frame_count(image: ImageLike, name: str | None = None) -> int:
+    """Number of frames that `frames` yields if none is damaged: 1 for whatever is no animation.
+
+    Opens the picture without decoding it; raises what `to_rgb` raises about that.
+    """
+    name = name or _name(image)
+    if isinstance(image, np.ndarray):
+        return 1
+    if isinstance(image, str | os.PathLike):
+        with open(image, "rb") as file:
+            return frame_count(file, name)
+    if isinstance(image, Image.Image):
+        return len(_film(image, name))
+    with _opened(image, name) as opened:
+        return len(_film(opened, name))
 
 
-def _opened(file, source: object) -> Image.Image:
+def frames(image: ImageLike, name: str | None = None) -> Iterator[Frame]:
+    """The frames of an animated GIF, WebP, PNG or AVIF, as they are shown; of anything else the picture itself.
+
+    Browsers show a GIF frame of 0 or 10 ms for 100 ms, and so does `seconds`; of a picture that is no animation it is 0.
+    Pages of a TIFF and views of an MPO are no animation.  Raises what `to_rgb` raises; where a later frame is
+    damaged, ImageError names it after those before it were yielded.
+    """
+    name = name or _name(image)
+    if isinstance(image, np.ndarray):
+        yield Frame(to_rgb(image, name), 0.0)
+    elif isinstance(image, str | os.PathLike):
+        with open(image, "rb") as file:
+            yield from frames(file, name)
+    elif isinstance(image, Image.Image):
+        yield from _frames(image, name)
+    else:
+        with _opened(image, name) as opened:
+            yield from _frames(opened, name)
+
+
+def _frames(image: Image.Image, name: str) -> Iterator[Frame]:
+    film = _film(image, name)
+    if len(film) == 1:
+        yield Frame(_plain(image, name), 0.0)
+        return
+    for number, index in enumerate(film, 1):
+        place = f"{name}: frame {number} of {len(film)}"
+        try:
+            image.seek(index)
+        except Exception as error:  # decoders of broken files raise nearly anything
+            raise ImageError(f"{place}: the picture is damaged ({_brief(error)})") from error
+        picture = _plain(image, place)
+        yield Frame(picture, _seconds(image))
+
+
+def _film(image: Image.Image, name: str) -> range:
+    """Indices of the frames that an animation shows; range(1) for a still picture."""
+    if image.format not in _ANIMATED:
+        return range(1)
     try:
-        return Image.open(file)
+        count = int(getattr(image, "n_frames", 1))
+    except Exception as error:
+        raise ImageError(f"{name}: the picture is damaged ({_brief(error)})") from error
+    # An animated PNG may begin with a picture for readers that know no animations; it is no frame.
+    first = 1 if count > 1 and getattr(image, "default_image", False) else 0
+    return range(first, count) if count > 1 else range(1)
+
+
+def _seconds(image: Image.Image) -> float:
+    try:
+        milliseconds = float(image.info.get("duration", 0))
+    except (TypeError, ValueError):
+        milliseconds = 0.0
+    return milliseconds / 1000 if 10 < milliseconds < 1e9 else 0.1
+
+
+def _name(image: object) -> str:
+    if isinstance(image, str | os.PathLike):
+        return os.fsdecode(image)
+    if isinstance(image, np.ndarray):
+        return "image array"
+    if isinstance(image, bytes | bytearray | memoryview):
+        return f"image of {len(image)} bytes"
+    if not isinstance(image, Image.Image) and not hasattr(image, "read"):
+        return "image"
+    own = getattr(image, "filename" if isinstance(image, Image.Image) else "name", None)
+    return own if isinstance(own, str) and own else "image"
+
+
+def _rgb_pixels(image: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3), a view where it can be."""
+    if image.dtype != np.uint8:
+        raise TypeError(f"{name}: expected uint8, found {image.dtype}")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise ImageError(
+            f"{name}: expected shape (height, width) or (height, width, 1, 3 or 4), found {image.shape}"
+        )
+    height, width, channels = image.shape
+    _check_pixels(width, height, name)
+    return image[..., :3] if channels > 1 else np.broadcast_to(image, (height, width, 3))
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ImageError(f"{name}: expected 1 to {MAX_PIXELS} pixels, found {width} x {height}")
+
+
+def _opened(source: object, name: str) -> Image.Image:
+    """The picture in bytes or in a binary file object."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    elif isinstance(source, io.TextIOBase):
+        raise TypeError(f"{name}: expected a file opened in binary mode, found one in text mode")
+    elif not hasattr(source, "read"):
+        raise TypeError(f"{name}: expected {_ACCEPTED}, found {type(source).__name__}")
+    file = cast("IO[bytes]", source)
+    try:
+        return Image.open(file if _can_seek(file) else _whole(file))
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{source}: {error}") from error
+        raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # decoders of broken files raise nearly anything
         raise ImageError(
-            f"{source}: expected a picture that Pillow can read, found none ({_brief(error)})"
+            f"{name}: expected a picture that Pillow can read, found none ({_brief(error)})"
         ) from error
 
 
-def _decoded(image: Image.Image, source: object) -> Image.Image:
+def _can_seek(file: IO[bytes]) -> bool:
+    seekable = getattr(file, "seekable", None)
+    return hasattr(file, "seek") and (seekable is None or bool(seekable()))
+
+
+def _whole(file: IO[bytes]) -> io.BytesIO:
+    """What a pipe or a socket still holds."""
+    data = file.read(MAX_STREAM + 1)
+    if len(data) > MAX_STREAM:
+        raise ValueError(f"a stream of more than {MAX_STREAM} bytes")
+    return io.BytesIO(data)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF (or XMP) says; 1 where there is none, or none that can be parsed."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as in `_opened`
+        return 1
+    return value if type(value) is int and value in _TURNS else 1
+
+
+def _plain(image: Image.Image, name: str) -> Image.Image:
+    """The current frame of `image`, decoded, upright and RGB; a picture of its own without metadata."""
     width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ImageError(f"{source}: expected 1 to {MAX_PIXELS} pixels, found {width} x {height}")
+    _check_pixels(width, height, name)
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-    except Exception as error:  # as above: truncated and hostile data
-        raise ImageError(f"{source}: the picture is damaged ({_brief(error)})") from error
+        picture = _rgb(image, name)
+        # After loading: a TIFF is turned by its decoder, which then drops the tag; a PNG may have its EXIF at the end.
+        if (orientation := _orientation(image)) != 1:
+            picture = picture.transpose(_TURNS[orientation])
+    except ImageError:
+        raise
+    except Exception as error:  # as in `_opened`: truncated and hostile data
+        raise ImageError(f"{name}: the picture is damaged ({_brief(error)})") from error
+    picture.info = {}
+    return picture
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    """Another picture of mode RGB and class Image."""
     if image.mode.startswith("I"):  # 16-bit grey, "I;16" or (from older files) "I"
         grey = np.asarray(image.convert("I")).clip(0, 65535) >> 8
         image = Image.fromarray(grey.astype(np.uint8))
     elif image.mode == "F":
         raise ImageError(
-            f"{source}: expected 8 or 16 bits a channel, found float pixels of unknown range (mode F)"
+            f"{name}: expected 8 or 16 bits a channel, found float pixels of unknown range (mode F)"
         )
-    if image.mode == "La":  # premultiplied grey, which Pillow converts to LA alone
+    elif image.mode == "La":  # premultiplied grey, which Pillow converts to LA alone
         image = image.convert("LA")
     return image.convert("RGB")
 
@@ -93,15 +285,14 @@ def fit(image: Image.Image, size: Size) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def fitted(image: ImageLike, size: Size) -> tuple[NDArray[np.uint8], Size]:
-    """(`fit` of the upright image, its own height and width); an array of `size` is taken as it is.
+def fitted(image: ImageLike, size: Size, name: str | None = None) -> tuple[NDArray[np.uint8], Size]:
+    """(`fit` of the upright image, its own height and width); an RGB array of `size` is taken as it is.
 
     Raises what `to_rgb` raises.
     """
-    if isinstance(image, np.ndarray) and image.shape[:2] == tuple(size):
-        _check_array(image)
+    if isinstance(image, np.ndarray) and image.shape == (*size, 3) and image.dtype == np.uint8:
         return image, size
-    picture = to_rgb(image)
+    picture = to_rgb(image, name)
     return fit(picture, size), (picture.height, picture.width)
 
 

@@ -113,7 +113,8 @@ class Model:
     def segment(self, image):
         """Class of every pixel: uint8 (H, W), H and W those of the image itself (upright, as its EXIF says).
 
-        image  path, PIL image, uint8 RGB array (H, W, 3), or a list of these, which gives a list
+        image  whatever `sparse_icnet.image.to_rgb` takes (path, bytes, binary file object, PIL image, uint8 array),
+               or a list of these, which gives a list
 
         The image is stretched to the network size (bilinear), the map brought back by nearest neighbour.
         """

@@ -139,6 +139,18 @@ class TestSegment:
         assert_one_error_line(run("segment", photo, *out, "--model", photo), photo, "expected a model")
 
 
+    def test_unreadable_exif_stops_no_batch(self, run, tiny_file, tmp_path):
+        folder, out = tmp_path / "in", tmp_path / "out"
+        folder.mkdir()
+        for name in ("a.jpg", "b.jpg", "c.jpg"):
+            exif = {"exif": b"Exif\0\0not a TIFF header"} if name == "b.jpg" else {}
+            Image.fromarray(random_picture(60, 80)).save(folder / name, **exif)
+        code, _, err = run("segment", folder, "-o", out, "--model", tiny_file, *SMALL)
+        assert (code, err) == (0, "")
+        assert np.array_equal(read_map(out / "b.classes.png"), read_map(out / "a.classes.png"))
+        assert (out / "c.classes.png").is_file()
+
+
 class TestEval:
     @pytest.fixture
     def data(self, tmp_path, tiny_net) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 
 import numpy as np
@@ -136,12 +138,16 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        (np.zeros((4, 4, 3), np.float32), TypeError, "uint8, found float32"),
-        (np.zeros((4, 4), np.uint8), ValueError, r"\(height, width, 3\), found \(4, 4\)"),
-        (np.zeros((4, 4, 4), np.uint8), ValueError, r"found \(4, 4, 4\)"),
-        (np.zeros((0, 4, 3), np.uint8), ValueError, r"found \(0, 4, 3\)"),
-        (7, TypeError, "path, a PIL image or a uint8 array, found int"),
+        (np.zeros((4, 4, 3), np.float32), TypeError, "image array: expected uint8, found float32"),
+        (np.zeros((4,), np.uint8), ValueError, r"expected shape .*, found \(4,\)"),
+        (np.zeros((4, 4, 2), np.uint8), ValueError, r"found \(4, 4, 2\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), ValueError, r"found \(1, 4, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, "expected 1 to 134217728 pixels, found 4 x 0"),
+        (7, TypeError, "image: expected a path, bytes, .* or a uint8 array, found int"),
         (None, TypeError, "found NoneType"),
+        (io.StringIO("x"), TypeError, "binary mode, found one in text mode"),
+        (b"", ValueError, "image of 0 bytes: expected a picture that Pillow can read, found none"),
+        (io.BytesIO(b"GIF89a"), ValueError, "image: expected a picture that Pillow can read"),
     ],
 )
 def test_wrong_types_and_shapes(source, error, message):
@@ -221,9 +227,214 @@ def test_fitted_takes_an_array_of_the_right_size_as_it_is():
             assert size == (32, 48)
 
 
-@pytest.mark.parametrize("shape", [(32, 48), (32, 48, 4)])
-def test_fitted_checks_arrays_of_the_right_size(shape):
-    with pytest.raises(ValueError, match=r"\(height, width, 3\)"):
-        image.fitted(np.zeros(shape, np.uint8), (32, 48))
+def test_fitted_checks_arrays_of_the_right_size():
+    grey = random_picture(32, 48)[..., 0]
+    found, _ = image.fitted(grey, (32, 48))
+    assert np.array_equal(found, np.stack([grey] * 3, 2))
     with pytest.raises(TypeError, match="uint8, found float32"):
         image.fitted(np.zeros((32, 48, 3), np.float32), (32, 48))
+    with pytest.raises(image.ImageError, match="the third: expected shape"):
+        image.fitted(np.zeros((32, 48, 5), np.uint8), (32, 48), "the third")
+
+
+def test_bytes_and_file_objects(tmp_path):
+    pixels = random_picture(13, 17)
+    path = tmp_path / "p.png"
+    Image.fromarray(pixels).save(path)
+    data = path.read_bytes()
+    stream = io.BytesIO(data)
+    stream.seek(7)  # read from its beginning all the same
+    for source in (data, bytearray(data), memoryview(data), stream):
+        assert np.array_equal(np.asarray(image.to_rgb(source)), pixels)
+    assert not stream.closed
+    with open(path, "rb") as file:
+        assert np.array_equal(np.asarray(image.to_rgb(file)), pixels)
+        assert not file.closed
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb") as other:
+        other.write(data)
+        other.close()
+        assert np.array_equal(np.asarray(image.to_rgb(file)), pixels)
+
+
+def test_errors_name_a_file_object(tmp_path):
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"nothing")
+    with open(path, "rb") as file, pytest.raises(image.ImageError, match=r"broken\.png: expected a picture"):
+        image.to_rgb(file)
+
+
+def test_arrays_of_every_kind():
+    pixels = random_picture(8, 12)
+    grey = pixels[..., 1]
+    clear = np.concatenate([pixels, np.zeros((8, 12, 1), np.uint8)], 2)
+    assert np.array_equal(np.asarray(image.to_rgb(grey)), np.stack([grey] * 3, 2))
+    assert np.array_equal(np.asarray(image.to_rgb(grey[..., None])), np.stack([grey] * 3, 2))
+    assert np.array_equal(np.asarray(image.to_rgb(clear)), pixels)
+
+
+def jpeg_with_exif(exif: bytes) -> bytes:
+    """A JPEG whose EXIF block holds `exif`, whatever that is."""
+    file = io.BytesIO()
+    Image.fromarray(random_picture(16, 24)).save(file, "JPEG", exif=b"Exif\0\0" + exif)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"not a TIFF header at all",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\x7f",
+        b"MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\x02\xff\xff\xff\xff\0\0\0\0",
+        b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0x\0\0\0\0\0\0\0",  # orientation "x"
+        b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x2a\0\0\0\0\0\0\0",  # orientation 42
+    ],
+)
+def test_exif_that_cannot_be_parsed_counts_as_none(tmp_path, suffix, exif):
+    pixels = random_picture(16, 24)
+    path = tmp_path / f"p.{suffix}"
+    Image.fromarray(pixels).save(path, exif=b"Exif\0\0" + exif)
+    picture = image.to_rgb(path)
+    assert picture.size == (24, 16)
+    with Image.open(path) as opened:
+        assert np.array_equal(np.asarray(picture), np.asarray(opened.convert("RGB")))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@given(st.binary(max_size=80), st.booleans())
+def test_any_exif_gives_a_picture(data, header):
+    """Whatever the EXIF block holds, the picture comes out plain: RGB, class Image, nothing attached."""
+    picture = image.to_rgb(jpeg_with_exif(b"II*\0\x08\0\0\0" * header + data))
+    assert type(picture) is Image.Image
+    assert sorted(picture.size) == [16, 24]
+    assert picture.info == {}
+    assert not picture.getexif()
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_turned_tiff_is_turned_once(tmp_path, compression):
+    upright = Image.fromarray(random_picture(6, 9))
+    path = tmp_path / "turned.tif"
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, tiffinfo={0x0112: 6}, compression=compression)
+    assert np.array_equal(np.asarray(image.to_rgb(path)), np.asarray(upright))
+    with Image.open(path) as opened:
+        opened.load()
+        assert np.array_equal(np.asarray(image.to_rgb(opened)), np.asarray(upright))
+
+
+def test_the_callers_picture_stays_as_it_was():
+    picture = Image.fromarray(random_picture(6, 9))
+    picture.info["note"] = "kept"
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.info["exif"] = exif.tobytes()
+    result = image.to_rgb(picture)
+    assert result.size == (6, 9)
+    assert picture.size == (9, 6)
+    assert picture.info["note"] == "kept"
+    assert result.info == {}
+    plain = Image.fromarray(random_picture(6, 9))
+    image.to_rgb(plain).putpixel((0, 0), (1, 2, 3))
+    assert np.array_equal(np.asarray(plain), random_picture(6, 9))
+
+
+@pytest.mark.parametrize("place", ["load", "convert", "transpose"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RecursionError("deep"), ZeroDivisionError(), SyntaxError("x")]
+)
+def test_whatever_a_picture_raises_is_an_image_error(monkeypatch, place, error):
+    def fail(*_, **__):
+        raise error
+
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    data = jpeg_with_exif(exif)
+    monkeypatch.setattr(Image.Image, place, fail)
+    with pytest.raises(image.ImageError, match="street: the picture is damaged"):
+        image.to_rgb(data, "street")
+
+
+@pytest.mark.parametrize("suffix", sorted(image.SUFFIXES - {".apng", ".jpc", ".j2c", ".avifs"}))
+def test_every_suffix_is_of_a_format_that_pillow_reads(tmp_path, suffix):
+    path = tmp_path / f"p{suffix}"
+    mode = {".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")
+    Image.fromarray(random_picture(32, 32)).convert(mode).save(path)
+    assert image.to_rgb(path).size == (32, 32)
+
+
+def test_suffixes_name_what_cameras_and_screens_write():
+    assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".mpo", ".tiff"} <= image.SUFFIXES
+    assert all(suffix == suffix.lower() for suffix in image.SUFFIXES)
+    assert set(Image.registered_extensions()) >= image.SUFFIXES
+
+
+COLOURS = [(255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 0)]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_frames_of_an_animation(tmp_path, suffix):
+    path = tmp_path / f"film.{suffix}"
+    pictures = [Image.new("RGB", (16, 8), colour) for colour in COLOURS]
+    options = {"lossless": True} if suffix == "webp" else {}
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[40, 80, 120, 200], **options)
+    for source in (path, path.read_bytes(), Image.open(path)):
+        assert image.frame_count(source) == 4
+        found = list(image.frames(source))
+        assert [frame.picture.getpixel((3, 3)) for frame in found] == COLOURS
+        assert all(type(frame.picture) is Image.Image and frame.picture.mode == "RGB" for frame in found)
+        assert [frame.seconds for frame in found] == pytest.approx([0.04, 0.08, 0.12, 0.2])
+    assert image.to_rgb(path).getpixel((3, 3)) == COLOURS[0]
+
+
+def test_the_default_picture_of_an_animated_png_is_no_frame(tmp_path):
+    path = tmp_path / "film.png"
+    pictures = [Image.new("RGB", (16, 8), colour) for colour in COLOURS]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], default_image=True, duration=50)
+    assert image.frame_count(path) == 3
+    assert [frame.picture.getpixel((3, 3)) for frame in image.frames(path)] == COLOURS[1:]
+
+
+def test_still_pictures_pages_and_views_are_one_frame(tmp_path):
+    pictures = [Image.new("RGB", (16, 8), colour) for colour in COLOURS]
+    pages, views = tmp_path / "pages.tif", tmp_path / "views.mpo"
+    for path in (pages, views):
+        pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    for source in (pages, views, random_picture(8, 16), pictures[0]):
+        assert image.frame_count(source) == 1
+        (frame,) = image.frames(source)
+        assert frame.picture.size == (16, 8)
+        assert frame.seconds == 0
+
+
+def test_frames_without_a_duration_last_as_in_browsers(tmp_path):
+    path = tmp_path / "film.gif"
+    pictures = [Image.new("RGB", (16, 8), colour) for colour in COLOURS]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    assert {frame.seconds for frame in image.frames(path)} == {0.1}
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_damaged_animations(tmp_path, suffix):
+    """What is whole comes out, then one ImageError that names file and frame."""
+    path = tmp_path / f"film.{suffix}"
+    pictures = [Image.fromarray(random_picture(40, 50, seed=seed)) for seed in range(5)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=50)
+    data = path.read_bytes()
+    rng = np.random.default_rng(1)
+    failed = 0
+    for case in range(40):
+        damaged = bytearray(data[: rng.integers(len(data) // 4, len(data))] if case % 2 else data)
+        for place in rng.integers(0, len(damaged), 6 if case % 3 else 0):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                for frame in image.frames(path):
+                    assert frame.picture.mode == "RGB"
+            except image.ImageError as error:
+                failed += 1
+                assert str(error).startswith(str(path))  # noqa: PT017
+    assert failed > 5
