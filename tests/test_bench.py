@@ -164,3 +164,42 @@ def _has(module: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(module) is not None
+
+
+def _results(ratio: float, spread: float = 0.01, **machine: object) -> dict:
+    sample = {"median": ratio, "q1": ratio * (1 - spread), "q3": ratio * (1 + spread)}
+    row = {"model": "m", "case": "classes", "size": [768, 960], "threads": 2}
+    known = {"cpu": "a", "features": ["avx2"], "cpus": 2} | machine
+    return {"machine": known, "isa": "native", "latency": [row | {"ratio_of_rounds": {"openvino": sample}}]}
+
+
+@pytest.mark.parametrize(
+    ("after", "spread", "code"),
+    [(2.0, 0.01, 0), (1.95, 0.01, 0), (1.8, 0.01, 1), (1.8, 0.2, 0), (3.0, 0.01, 0)],
+)
+def test_ratios_tell_slower_from_noise(tmp_path, after, spread, code):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps(_results(2.0)))
+    new.write_text(json.dumps(_results(after, spread)))
+    done = run("ratios.py", old, new)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert f"{100 * (after / 2 - 1):+.1f} %" in done.stdout
+    assert ("SLOWER" in done.stdout) == (code == 1)
+
+
+def test_ratios_refuse_other_machines_and_other_files(tmp_path):
+    old, new, other = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "other.json"
+    old.write_text(json.dumps(_results(2.0)))
+    new.write_text(json.dumps(_results(2.0, cpu="b")))
+    other.write_text("[1]")
+    different, neither = run("ratios.py", old, new), run("ratios.py", old, other)
+    assert (different.returncode, neither.returncode) == (2, 2)
+    assert "different machines" in different.stderr
+    assert "expected results of compare.py" in neither.stderr
+
+
+def test_ratios_read_the_results_that_are_kept(tmp_path):
+    for path in sorted((BENCH / "results").glob("*.json")):
+        done = run("ratios.py", path, path)
+        assert done.returncode == 0, done.stderr
+        assert "+0.0 %" in done.stdout

@@ -138,7 +138,6 @@ class TestSegment:
         assert_one_error_line(run("segment", photo, *out, "--model", "none.npz"), "none.npz", "No such file")
         assert_one_error_line(run("segment", photo, *out, "--model", photo), photo, "expected a model")
 
-
     def test_unreadable_exif_stops_no_batch(self, run, tiny_file, tmp_path):
         folder, out = tmp_path / "in", tmp_path / "out"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""The command line: parse, call the module of a command, turn errors into exit codes; `run(arguments) -> exit code` each."""
+"""The command line: parse, call the module of a command, turn errors into exit codes."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS, SUM_LIMIT, T
 
 # Seconds of a pair of input channels x an output channel x a vector of 16 tiles and one element; of the transform of four
 # input channels x a vector; and of the outputs of one channel x a vector: relative to those of a single block row x a
-# vector of the direct convolution.  Measured by bench/kernels.py on AVX2; those of other CPUs are estimated from it, not
-# measured yet.
+# vector of the direct convolution.  Measured by bench/kernels.py on AVX2 and AVX512-VNNI; those of other CPUs are estimated
+# from them, not measured yet.
 RELATIVE_COST = {
-    "avx512vnni": (1.05, 400.0, 160.0),
+    "avx512vnni": (1.10, 860.0, 186.0),
     "avx512bw": (0.45, 155.0, 60.0),
     "avxvnni": (1.05, 300.0, 120.0),
     "avx2": (0.42, 155.0, 58.0),
