@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled, formats
+from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fitted
 from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Size, Softmax, resized
 from sparse_icnet.network.icnet import CLASSES, DEFAULT_SIZE
 
 if TYPE_CHECKING:
     from sparse_icnet.runtime.session import Session
+    from sparse_icnet.runtime.steps import Plan
 
 MAX_THREADS = 256
 MAX_SIDE = 1 << 14
@@ -35,11 +37,18 @@ def load(
     threads  of one inference; None: one for each core this process may use
 
     Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
-    FormatError (a ValueError) for one that is not a model, ValueError for an impossible size or threads.
+    FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
+    impossible size or threads.
     """
+    from sparse_icnet.runtime.steps import PlanError
+
     file = bundled.resolve(path)
     bundled.check_digest(file)
-    return Model(_at_size(formats.load(file), size), threads)
+    graph = _at_size(formats.load(file), size)
+    try:
+        return Model(graph, threads)
+    except (GraphError, PlanError) as error:
+        raise FormatError(f"{file}: {error}") from error
 
 
 def _at_size(graph: Graph, size: Size | None) -> Graph:
@@ -67,12 +76,22 @@ def _class_count(graph: Graph) -> int:
     return graph.shape(op.name)[0]
 
 
+def _planned(graph: Graph, threads: int | None) -> Plan:
+    from sparse_icnet.runtime.plan import plan_for
+    from sparse_icnet.runtime.session import default_threads
+
+    return plan_for(graph, threads or default_threads())
+
+
 class Model:
     """A network ready to run; safe to call from several Python threads at once.
 
     graph    the network as loaded
     size     (height, width) of its input
     classes  names of its classes
+    plan     what the engine makes of it: kernels, weights packed for them, memory
+
+    A graph that the engine cannot run is refused when the model is made: GraphError or PlanError (both ValueErrors).
     """
 
     def __init__(self, graph: Graph, threads: int | None = None) -> None:
@@ -89,6 +108,7 @@ class Model:
         self.size: Size = (height, width)
         count = _class_count(graph)
         self.classes = CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
+        self.plan: Plan = _planned(graph, self.threads)
         self._lock = threading.Lock()
         self._session: Session | None = None
 
@@ -97,13 +117,13 @@ class Model:
 
     @property
     def session(self) -> Session:
-        """The engine; made (and Numba imported) when first asked for."""
+        """The engine that runs `plan`; made, and its machine code loaded or compiled, when first asked for."""
         if self._session is None:
             with self._lock:
                 if self._session is None:
                     from sparse_icnet.runtime.session import Session
 
-                    self._session = Session(self.graph, threads=self.threads)
+                    self._session = Session(self.graph, self.plan.threads, plan=self.plan)
         return self._session
 
     @overload

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{len(graph.convolutions)} convolutions, {weights:,} weights, {100 * zeros / weights:.2f} % zeros, "
         f"{graph.macs() / 1e9:.2f} GMAC an inference as written"
     )
-    steps = {step.name: step for step in model.session.plan.convolutions()}
+    steps = {step.name: step for step in model.plan.convolutions()}
     executed = sum(step.macs for step in steps.values())
     filtered = sum(step.macs for step in steps.values() if step.kind == Kind.WINOGRAD)
     dense = sum(step.dense_macs for step in steps.values())

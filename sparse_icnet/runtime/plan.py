@@ -40,6 +40,7 @@ from sparse_icnet.network.graph import (
     Size,
     Softmax,
 )
+from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime import pyramid, winograd
 from sparse_icnet.runtime.bounds import largest_values
 from sparse_icnet.runtime.choice import (
@@ -59,6 +60,11 @@ from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
 LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
+
+
+def plan_for(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Plan:
+    """`build_plan` of any graph that ends in Softmax or Argmax, or their nearest upsampling; it is optimized here."""
+    return build_plan(optimize(graph), threads, keep_tensors)
 
 
 def build_plan(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Plan:
@@ -95,9 +101,7 @@ class _Planner:
         while isinstance(end, Resize):
             end, resizes = self.graph[end.input], resizes + 1
         if not isinstance(end, Softmax | Argmax):
-            raise PlanError(
-                f"output {self.graph.output!r} must be a softmax or an argmax, found {type(end).__name__}"
-            )
+            raise PlanError(f"output {end.name!r} must be a softmax or an argmax, found {type(end).__name__}")
         if resizes > 1:  # what equals a single one was merged before
             raise PlanError(
                 f"output {self.graph.output!r}: its {resizes} resizes must equal a single nearest resize"
@@ -131,6 +135,7 @@ class _Planner:
             logits_shape,
             output_shape,
             self.scratch,
+            self.threads,
             shared,
         )
 

@@ -16,9 +16,8 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.machine_code import run_function
 from sparse_icnet.kernels.sizes import SYNC_BYTES
 from sparse_icnet.network.graph import Graph
-from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime.layout import LINE
-from sparse_icnet.runtime.plan import build_plan
+from sparse_icnet.runtime.plan import plan_for
 from sparse_icnet.runtime.steps import Plan, Step, step_rows
 
 # How often each thread goes back to the counter of a step for tasks, at least: each time costs the threads some 0.1 us,
@@ -50,16 +49,24 @@ class Session:
     graph         any graph that ends in Softmax (or Argmax); it is optimized here
     threads       CPU threads of one inference, by default all that the process may use
     keep_tensors  make `tensor` possible: every tensor gets memory of its own, which takes more and is slower
+    plan          what `plan_for` makes of these, if it is there already; its memory serves this session alone
     """
 
-    def __init__(self, graph: Graph, threads: int | None = None, keep_tensors: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        threads: int | None = None,
+        keep_tensors: bool = False,
+        plan: Plan | None = None,
+    ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, found {threads}")
         self.threads = threads or default_threads()
-        self.graph = optimize(graph)
+        if plan is None:
+            plan = plan_for(graph, self.threads, keep_tensors)
+        self.plan: Plan = plan
+        self.graph = plan.graph
         self.keep_tensors = keep_tensors
-        self.plan: Plan = build_plan(self.graph, self.threads, keep_tensors)
-        plan = self.plan
         self._programs: dict[tuple[bool, bool], list[Step]] = {
             (image, classes): [
                 plan.image_head if image else plan.blob_head,

@@ -63,6 +63,7 @@ class Plan:
 
     image_head, blob_head    quantize an image or a blob
     body                     the network up to the logits
+    threads                  of an inference that it divides the work for
     probabilities_tail       softmax and upsampling; classes_tail: argmax
     """
 
@@ -78,6 +79,7 @@ class Plan:
     logits_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
     scratch_bytes: int
+    threads: int
     shared: NDArray[np.uint8]  # the memory of tensors that others use before or after them
 
     def convolutions(self) -> list[Step]:
