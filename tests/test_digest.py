@@ -1,0 +1,52 @@
+"""Stored digests of both bundled models: engine and oracle cannot drift together.
+
+A file of weights that changes on purpose gets new digests: `python tests/test_digest.py` prints the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import sparse_icnet
+from sparse_icnet import bundled
+
+SIZE = (192, 192)
+# First 16 digits of SHA-256: of the file, of the class map (uint8, blocks) and of the probabilities (float32).
+DIGESTS = {
+    "icnet-camvid-int8-sparse-60": ("a4a9ab13504e89b2", "e828bdb5331826ea", "e0fe8b75cef67482"),
+    "icnet-camvid-int8-block4x4": ("c14fef74c981e5c4", "df2e6a3f74a4eca1", "b9bac9e23b9ec5b6"),
+}
+
+
+def picture() -> NDArray[np.uint8]:
+    """RGB uint8 (192, 192, 3) of whole numbers alone: no decoder and no resampling that could change."""
+    y, x, c = np.meshgrid(*map(np.arange, (*SIZE, 3)), indexing="ij")
+    waves = (x * x // 37 + y * (5 + c) + (x // 24 + y // 16) % 2 * 90 + (x ^ y) // 3 * c) % 256
+    return waves.astype(np.uint8)
+
+
+def digests(name: str) -> tuple[str, str, str]:
+    """What DIGESTS holds of a bundled model."""
+    net = sparse_icnet.load(name, size=SIZE, threads=1)
+    classes = net.session.classes_of_image(picture())
+    probabilities = net.session.probabilities_of_image(picture())
+    assert classes.dtype == np.uint8
+    assert probabilities.dtype == np.float32
+    assert np.unique(classes).size >= 4, "a trivial class map proves nothing"
+    contents = bundled.resolve(name).read_bytes(), classes.tobytes(), probabilities.tobytes()
+    first, second, third = (hashlib.sha256(content).hexdigest()[:16] for content in contents)
+    return first, second, third
+
+
+@pytest.mark.parametrize("name", sorted(DIGESTS))
+def test_bundled_models_keep_every_bit(name):
+    assert digests(name) == DIGESTS[name]
+
+
+if __name__ == "__main__":
+    for known in DIGESTS:
+        print(f'    "{known}": {digests(known)},'.replace("'", '"'))
