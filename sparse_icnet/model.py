@@ -14,7 +14,7 @@ from sparse_icnet import bundled, formats
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fitted
 from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Size, Softmax, resized
-from sparse_icnet.network.icnet import CLASSES, DEFAULT_SIZE
+from sparse_icnet.network.icnet import CLASSES
 
 if TYPE_CHECKING:
     from sparse_icnet.runtime.session import Session
@@ -26,14 +26,15 @@ MAX_SIDE = 1 << 14
 
 def load(
     path: str | os.PathLike[str] | None = None,
-    size: Size | None = DEFAULT_SIZE,
+    size: Size | None = None,
     threads: int | None = None,
 ) -> Model:
     """Load a network.
 
     path     native .npz, OpenVINO IR (.xml) or ONNX file; the name of a bundled model
              (`sparse_icnet.bundled.names()`); None: the default bundled weights, DEFAULT_WEIGHTS
-    size     (height, width) of the network input, multiples of 96; None: as the file says
+    size     (height, width) of the network input, multiples of 32 for ICNet; None: as the file says, and 768x960
+             where it leaves them free (`Graph.size_is_free`); the bundled weights say 768x960
     threads  of one inference; None: one for each core this process may use
 
     Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
@@ -63,10 +64,7 @@ def _at_size(graph: Graph, size: Size | None) -> Graph:
     height, width = (int(n) for n in size)
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise ValueError(f"size must be (height, width) within 1..{MAX_SIDE}, found {height}x{width}")
-    try:
-        return resized(graph, (height, width))
-    except GraphError as error:
-        raise GraphError(f"size {height}x{width} does not suit this network: {error}") from error
+    return resized(graph, (height, width))
 
 
 def _class_count(graph: Graph) -> int:
@@ -86,10 +84,11 @@ def _planned(graph: Graph, threads: int | None) -> Plan:
 class Model:
     """A network ready to run; safe to call from several Python threads at once.
 
-    graph    the network as loaded
-    size     (height, width) of its input
-    classes  names of its classes
-    plan     what the engine makes of it: kernels, weights packed for them, memory
+    graph        the network as loaded
+    size         (height, width) of its input
+    output_size  (height, width) of its output, which may differ: many exports leave out the last enlargement
+    classes      names of its classes
+    plan         what the engine makes of it: kernels, weights packed for them, memory
 
     A graph that the engine cannot run is refused when the model is made: GraphError or PlanError (both ValueErrors).
     """
@@ -106,6 +105,7 @@ class Model:
         self.graph = graph
         self.threads = None if threads is None else int(threads)
         self.size: Size = (height, width)
+        self.output_size: Size = graph.shape(graph.output)[1:]
         count = _class_count(graph)
         self.classes = CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
         self.plan: Plan = _planned(graph, self.threads)
@@ -136,26 +136,29 @@ class Model:
         image  whatever `sparse_icnet.image.to_rgb` takes (path, bytes, binary file object, PIL image, uint8 array),
                or a list of these, which gives a list
 
-        The image is stretched to the network size (bilinear), the map brought back by nearest neighbour.
+        The image is stretched to the network size (bilinear), the map of `output_size` brought back by nearest
+        neighbour.
         """
         if isinstance(image, list | tuple):
             return [self.segment(one) for one in image]
         pixels, size = fitted(image, self.size)
-        return enlarge(self.session.classes_of_image(pixels), self.size, size)
+        return enlarge(self.session.classes_of_image(pixels), self.output_size, size)
 
     def segment_at_network_size(self, image: ImageLike) -> NDArray[np.uint8]:
         """Class map uint8 of `size`, as the metrics want it."""
         pixels, _ = fitted(image, self.size)
-        return enlarge(self.session.classes_of_image(pixels), self.size, self.size)
+        return enlarge(self.session.classes_of_image(pixels), self.output_size, self.size)
 
     @overload
     def probabilities(self, image: ImageLike) -> NDArray[np.float32]: ...
     @overload
     def probabilities(self, image: Sequence[ImageLike]) -> list[NDArray[np.float32]]: ...
     def probabilities(self, image):
-        """Probabilities float32 (classes, H, W) of an image, H and W those of the network (`size`).
+        """Probabilities float32 (classes, H, W) of an image, H and W those of the output (`output_size`).
 
         image  as for `segment`
+
+        A network that ends in an argmax gives the softmax of the scores that the argmax reads.
         """
         if isinstance(image, list | tuple):
             return [self.probabilities(one) for one in image]
@@ -168,22 +171,26 @@ class Model:
         return np.stack([table[c][pixels[..., c]] for c in range(3)])[None]
 
     def __call__(
-        self, blob: NDArray[np.float32], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Run normalized input: float32 (N, 3, H, W) -> probabilities float32 (N, classes, H, W).
+        self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
+    ) -> NDArray[np.float32 | np.uint8]:
+        """Run normalized input: float32 (N, 3, H, W) -> what the network returns, for each blob.
+
+        Probabilities, float32 (N, classes, H', W'), or, where the network ends in an argmax, its class map,
+        uint8 (N, 1, H', W').  H' and W' are those of `output_size`.
 
         blob  H and W those of `size`; as `blob()` makes it: (RGB / 255 - mean) / deviation.
               Infinities count as the nearest value the input quantizer knows, NaN as its lowest.
         out   C-contiguous array for the result, not overlapping `blob`; also returned
         """
         blob = self._checked_blob(blob)
-        shape = (len(blob), len(self.classes), *self.size)
+        session = self.session
+        shape = (len(blob), *session.output_shape)
         if out is None:
-            out = np.empty(shape, np.float32)
+            out = np.empty(shape, session.output_dtype)
         else:
-            _check_out(out, shape, blob)
+            _check_out(out, shape, session.output_dtype, blob)
         for one, result in zip(blob, out, strict=True):
-            self.session.probabilities(np.ascontiguousarray(one), out=result)
+            session.output(np.ascontiguousarray(one), out=result)
         return out
 
     def _checked_blob(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -197,9 +204,14 @@ class Model:
         return blob
 
 
-def _check_out(out: NDArray[np.float32], shape: tuple[int, ...], blob: NDArray[np.float32]) -> None:
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32:
-        raise TypeError(f"out must be a float32 array, found {getattr(out, 'dtype', type(out).__name__)}")
+def _check_out(
+    out: NDArray[np.float32 | np.uint8],
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.float32] | np.dtype[np.uint8],
+    blob: NDArray[np.float32],
+) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise TypeError(f"out must be a {dtype} array, found {getattr(out, 'dtype', type(out).__name__)}")
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, found {out.shape}")
     if not (out.flags.c_contiguous and out.flags.writeable):

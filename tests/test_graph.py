@@ -28,6 +28,7 @@ from sparse_icnet.network.graph import (
     pruned,
     rename_inputs,
     resized,
+    size_step,
 )
 from sparse_icnet.network.icnet import (
     LayerWeights,
@@ -250,8 +251,33 @@ def test_resized_scales_every_target():
     assert resized(g, (6, 10)) is g
     twice = resized(g, (12, 30))
     assert [twice.shape(op.name)[1:] for op in g] == [(12, 30), (12, 30), (6, 15), (24, 60)]
-    with pytest.raises(GraphError, match=r"size 7x10: .* multiples of 96.* resize 'half' to 3x5"):
+    assert size_step(g) == (2, 2)
+    message = r"size 7x10: expected a positive multiple of 2 as height and of 2 as width"
+    with pytest.raises(GraphError, match=message):
         resized(g, (7, 10))
+    with pytest.raises(GraphError, match="size 0x10: expected a positive"):
+        resized(g, (0, 10))
+
+
+def test_size_steps_are_exactly_the_sizes_that_give_whole_pixels():
+    g = graph(Resize("third", "q", (2, 10)), Resize("fifth", "q", (6, 4)), Resize("up", "q", (15, 25)))
+    assert size_step(g) == (
+        6,
+        10,
+    )  # 2, 6 and 15 of 6 rows: multiples of 3, 1 and 2; 10, 4 and 25 of 10 columns
+    for height in range(1, 40):
+        whole = all(op.size[0] * height % 6 == 0 for op in g if isinstance(op, Resize))
+        assert whole == (height % 6 == 0)
+    assert size_step(graph(AveragePool("a", "q", (3, 2)))) == (1, 1)
+    full = icnet(constant_weights(), dict.fromkeys(activation_names(), CODES))
+    assert size_step(full) == (32, 32)
+
+
+def test_a_size_once_given_is_no_longer_free():
+    g = replace(graph(Resize("up", "q", (12, 20))), size_is_free=True)
+    assert not resized(g, (6, 10)).size_is_free
+    assert not resized(g, (12, 10)).size_is_free
+    assert replace(g, output="q").size_is_free
 
 
 def test_normalization_is_the_model_cards():
@@ -298,7 +324,7 @@ def test_icnet_is_the_network_of_the_design():
     assert {op.name.removesuffix("/codes") for op in g if isinstance(op, Quantize)} == set(activation_names())
 
 
-@pytest.mark.parametrize("size", [(192, 192), (192, 384), (384, 576)])
+@pytest.mark.parametrize("size", [(192, 192), (192, 384), (384, 576), (32, 64), (160, 224)])
 @pytest.mark.parametrize("classes", [2, 12])
 def test_icnet_of_other_sizes_and_classes(size, classes):
     activations = dict.fromkeys(activation_names(), CODES)
@@ -308,9 +334,9 @@ def test_icnet_of_other_sizes_and_classes(size, classes):
     assert [g.shape(op.name) for op in g] == [again.shape(op.name) for op in g]
 
 
-@pytest.mark.parametrize("size", [(0, 96), (100, 96), (-96, 96), (96, 95)])
+@pytest.mark.parametrize("size", [(0, 96), (100, 96), (-96, 96), (96, 95), (96, 48)])
 def test_icnet_refuses_other_sizes(size):
-    with pytest.raises(ValueError, match="positive multiples of 96"):
+    with pytest.raises(ValueError, match="positive multiples of 32"):
         icnet(constant_weights(), dict.fromkeys(activation_names(), CODES), size)
 
 

@@ -382,3 +382,27 @@ def test_a_network_without_quantizers_is_refused(tmp_path):
         FormatError, match=r"m\.xml: layer \d+ 'conv': expected a quantized input for Convolution"
     ):
         load(ir, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "free"),
+    [
+        ("1,3,8,8", (8, 8), False),
+        ("?,3,8,8", (8, 8), False),
+        ("-1,3,-1,-1", (768, 960), True),
+        ("?,?,?,?", (768, 960), True),
+        ("1,3,8,1..64", (8, 960), True),
+    ],
+)
+def test_free_sizes_are_carried_and_filled_in(tmp_path, shape, size, free):
+    """Sizes that the file states are kept; free ones are 768 and 960."""
+    ir = Ir()
+    x = ir.layer("Parameter", (), [(-1, -1, -1, -1)], {"shape": shape, "element_type": "f32"}, name="image")
+    x = ir.fake_quantize(x, -1.28, 1.27, name="codes")
+    w = ir.weights(codes((4, 3, 1, 1)), scales(4))
+    attributes = {"strides": "1,1", "dilations": "1,1", "pads_begin": "0,0", "pads_end": "0,0"}
+    x = ir.layer("Convolution", (x, w), [(-1, 4, -1, -1)], attributes, name="convolution")
+    ir.result(ir.unary("SoftMax", x, axis=1))
+    graph = openvino_ir.load(ir.save(tmp_path))
+    assert graph.input.shape == (3, *size)
+    assert graph.size_is_free == free

@@ -431,3 +431,21 @@ def test_random_bytes_give_a_graph_or_a_format_error(tmp_path, seed):
         assert isinstance(onnx_file.load(path), Graph)
     except FormatError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "free"),
+    [
+        ((1, 3, 12, 12), (12, 12), False),
+        (("batch", 3, 12, 12), (12, 12), False),
+        ((1, 3, "height", "width"), (768, 960), True),
+        ((1, 3, 12, "width"), (12, 960), True),
+        ((1, 3, -1, -1), (768, 960), True),
+    ],
+)
+def test_free_sizes_are_carried_and_filled_in(tmp_path, shape, size, free):
+    """Sizes that the file states are kept; free ones are 768 and 960."""
+    m = Model(shape=shape)
+    graph = m.load(m.node("Softmax", m.convolution(m.quantized()), axis=1), tmp_path)
+    assert graph.input.shape == (3, *size)
+    assert graph.size_is_free == free

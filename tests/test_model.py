@@ -14,7 +14,8 @@ from PIL import Image
 import sparse_icnet
 from sparse_icnet import bundled, formats
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.network.graph import GraphError
+from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Softmax, resized
+from sparse_icnet.reference.compare import verify
 from sparse_icnet.reference.oracle import Oracle
 
 SIZE = (192, 192)
@@ -57,6 +58,66 @@ def test_blob_equals_oracle_and_sums_to_one(tiny_net):
     assert np.array_equal(result[0], oracle_of(tiny_net, blob))
     assert np.abs(result.sum(1) - 1).max() < 1e-5
     assert len(np.unique(result.argmax(1))) > 3
+
+
+def ending(graph: Graph, *letters: str | int) -> Graph:
+    """`graph` up to its logits, 48x48 for 192x192, then softmax "s", argmax "a" and resizes to a height and width."""
+    ops = [op for op in graph if op.name not in ("logits_up", "probabilities")]
+    for i, letter in enumerate(letters):
+        source = ops[-1].name
+        match letter:
+            case "s":
+                ops.append(Softmax(f"end{i}", source))
+            case "a":
+                ops.append(Argmax(f"end{i}", source))
+            case int():
+                ops.append(Resize(f"end{i}", source, (letter, letter)))
+    return Graph(tuple(ops), ops[-1].name)
+
+
+@pytest.mark.parametrize(
+    ("letters", "shape", "dtype"),
+    [
+        ("s", (12, 48, 48), np.float32),
+        (("s", 96), (12, 96, 96), np.float32),
+        ((384, "s"), (12, 384, 384), np.float32),
+        ("a", (1, 48, 48), np.uint8),
+        (("a", 192), (1, 192, 192), np.uint8),
+        ((96, "a"), (1, 96, 96), np.uint8),
+        (("a", 384), (1, 384, 384), np.uint8),
+    ],
+)
+def test_outputs_of_any_size_and_kind(tiny_graph, tiny_net, letters, shape, dtype):
+    """Without the last enlargement, with another one, with an argmax: what the network returns, as the oracle says."""
+    net = sparse_icnet.Model(ending(tiny_graph, *letters), threads=1)
+    assert net.output_size == shape[1:]
+    blobs = np.stack([random_blob(net.graph, seed) for seed in range(2)])
+    result = net(blobs)
+    assert (result.dtype, result.shape) == (dtype, (2, *shape))
+    for blob, one in zip(blobs, result, strict=True):
+        np.testing.assert_array_equal(one, oracle_of(net, blob))
+    out = np.zeros_like(result)
+    assert net(blobs, out=out) is out
+    np.testing.assert_array_equal(out, result)
+    with pytest.raises(TypeError, match=f"out must be a {np.dtype(dtype)} array, found int16"):
+        net(blobs, out=out.astype(np.int16))
+    with pytest.raises(ValueError, match=r"out must have shape \(2, "):
+        net(blobs, out=out[:, :, 1:])
+    assert net.probabilities(random_picture(50, 70)).shape == (12, *shape[1:])
+
+
+@pytest.mark.parametrize("letters", ["s", ("s", 96), (384, "s"), "a", ("a", 192), (96, "a"), ("a", 384)])
+@pytest.mark.parametrize("size", [SIZE, (37, 53), (400, 100), (500, 700)])
+def test_segment_brings_any_output_to_the_picture(tiny_graph, tiny_net, letters, size):
+    """All these outputs enlarge one map of 48x48 classes by whole factors, so the picture's classes are the same."""
+    net = sparse_icnet.Model(ending(tiny_graph, *letters), threads=1)
+    picture = random_picture(*size, seed=8)
+    classes = net.segment(picture)
+    np.testing.assert_array_equal(classes, tiny_net.segment(picture))
+    assert classes.shape == size
+    np.testing.assert_array_equal(
+        net.segment_at_network_size(picture), tiny_net.segment_at_network_size(picture)
+    )
 
 
 def test_batch_and_out(tiny_net):
@@ -193,8 +254,34 @@ def test_another_size(tiny_file):
     assert net.size == (192, 384)
     blob = random_blob(net.graph)
     assert np.array_equal(net(blob[None])[0], oracle_of(net, blob))
-    assert sparse_icnet.load(tiny_file).size == (768, 960)
-    assert sparse_icnet.load(tiny_file, size=None).size == SIZE
+
+
+def test_the_size_of_the_file_is_the_default(tiny_file, tiny_graph, tmp_path):
+    assert sparse_icnet.load(tiny_file).size == SIZE
+    assert sparse_icnet.load().size == (768, 960)
+    xml = tmp_path / "m.xml"
+    formats.save(tiny_graph, xml)
+    net = sparse_icnet.load(xml)
+    assert (net.size, net.graph.size_is_free) == (SIZE, False)
+    assert sparse_icnet.load(xml, size=(192, 288)).size == (192, 288)
+
+
+@pytest.mark.parametrize(
+    "size", [(32, 32), (32, 96), (128, 64), (64, 160), (160, 128), (224, 352), (96, 192)]
+)
+def test_every_multiple_of_32_is_exact(tiny_graph, size):
+    """The bins of the pyramid overlap where 96 does not divide the size; every tensor equals the oracle's."""
+    graph = resized(tiny_graph, size)
+    report = verify(graph, [random_blob(graph, 1)], threads=2)
+    assert [row.equal for row in report.differences] == [True]
+    assert not report.divergences
+    assert report.traced > 50
+
+
+@pytest.mark.parametrize("size", [(96, 100), (48, 96), (96, 16), (100, 100)])
+def test_other_sizes_are_refused(tiny_file, size):
+    with pytest.raises(GraphError, match="expected a positive multiple of 32 as height and of 32 as width"):
+        sparse_icnet.load(tiny_file, size)
 
 
 def test_other_classes(tmp_path):

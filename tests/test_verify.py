@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from networks import random_blob
 
-from sparse_icnet.network.graph import Convolution, Graph, Resize, rename_inputs
+from sparse_icnet.network.graph import Argmax, Convolution, Graph, Resize, rename_inputs
 from sparse_icnet.reference import compare
 from sparse_icnet.reference.compare import Difference, Report, allowed_pixels, cell_size, verify
 from sparse_icnet.reference.onnxruntime_peer import OnnxRuntimeModel, with_int32_biases
@@ -34,7 +34,7 @@ class OracleEngine:
     def __init__(self, graph: Graph) -> None:
         self.executed = graph
 
-    def probabilities(self, blob):
+    def output(self, blob):
         return Oracle(self.executed, blob).output()
 
     def trace(self, blob):
@@ -50,8 +50,8 @@ class Damaged(OracleEngine):
         super().__init__(graph)
         self.change, self.tensor = change, tensor
 
-    def probabilities(self, blob):
-        output = super().probabilities(blob)
+    def output(self, blob):
+        output = super().output(blob)
         return output if self.tensor else self.change(output)
 
     def trace(self, blob):
@@ -64,11 +64,11 @@ class Damaged(OracleEngine):
 class Untraced:
     """An engine that shows its output alone."""
 
-    def __init__(self, output) -> None:
-        self.output = output
+    def __init__(self, result) -> None:
+        self.result = result
 
-    def probabilities(self, blob):
-        return self.output
+    def output(self, blob):
+        return self.result
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,41 @@ def test_wrong_shape_in_the_trace(tiny_graph, blob):
     engine = Damaged(tiny_graph, lambda codes: codes[:, 1:], "conv1_1/codes")
     with pytest.raises(ValueError, match=r"tensor 'conv1_1/codes': expected codes of shape \(32, 48, 48\)"):
         verify(tiny_graph, [blob], engine=engine)
+
+
+# Networks that end in a class map
+
+
+def class_map(graph: Graph, enlarged: bool) -> Graph:
+    """`graph` with an argmax in place of its softmax, of the logits themselves or, `enlarged`, in front of the resize."""
+    ops = [op for op in graph if op.name not in ("logits_up", "probabilities")]
+    ops.append(Argmax("classes", ops[-1].name))
+    if enlarged:
+        ops.append(Resize("enlarged", "classes", graph.input.shape[1:]))
+    return Graph(tuple(ops), ops[-1].name)
+
+
+@pytest.mark.parametrize("enlarged", [True, False])
+@pytest.mark.parametrize("against", ["oracle", *PEERS])
+def test_class_maps_are_compared(tiny_graph, against, enlarged):
+    graph = class_map(tiny_graph, enlarged)
+    blobs = [random_blob(graph, seed=seed) for seed in (11, 12)]
+    report = verify(graph, blobs, against, threads=1)
+    assert report.passed, str(report)
+    size = 192 * 192 if enlarged else 48 * 48
+    assert {row.pixels for row in report.differences} == {size}
+    assert all(np.isnan(row.largest) for row in report.differences)
+    assert (report.traced > 50) == (against == "oracle")
+
+
+@pytest.mark.parametrize("against", ["oracle", *PEERS])
+def test_another_class_map_is_a_mismatch(tiny_graph, against):
+    graph = class_map(tiny_graph, True)
+    blob = random_blob(graph, seed=11)
+    wrong = Oracle(graph, blob).output()
+    wrong[:, :, :96] = (wrong[:, :, :96] + 1) % 12
+    report = verify(graph, [blob], against, Untraced(wrong), threads=1)
+    assert not report.passed
 
 
 # Trivial results

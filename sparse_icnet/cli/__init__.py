@@ -269,9 +269,8 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=_size,
-        default=(768, 960),
         metavar="HxW",
-        help="network input, height x width, multiples of 96 (default: 768x960)",
+        help="network input, height x width, multiples of 32 for ICNet (default: as the file says, 768x960 if it does not)",
     )
 
 

@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     height, width = model.size
     output = "x".join(map(str, graph.shape(graph.output)))
     print(f"{path} ({path.stat().st_size:,} bytes)")
-    print(f"input 3x{height}x{width} RGB, output {output}: {graph.output}")
+    free = " (the file leaves the size free)" if graph.size_is_free else ""
+    print(f"input 3x{height}x{width} RGB{free}, output {output}: {graph.output}")
     print(f"classes: {', '.join(model.classes)}")
     print(
         f"{len(graph.convolutions)} convolutions, {weights:,} weights, {100 * zeros / weights:.2f} % zeros, "

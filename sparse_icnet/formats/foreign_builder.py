@@ -101,12 +101,14 @@ class Builder:
     ops      name -> operation, as emitted
     unique   hands out operation names
     input    the network input, once met
+    size_is_free  whether the file leaves its height or width open
     """
 
     def __init__(self) -> None:
         self.ops: dict[str, Op] = {}
         self.unique = UniqueNames()
         self.input: Input | None = None
+        self.size_is_free = False
         self._emitted: dict[object, str] = {}  # pending value -> its operation
         self._affines: list[Affine] = []
 

@@ -56,7 +56,7 @@ class _Importer:
         output_name = self.builder.operand(result)
         ops = pruned(self.builder.ops.values(), output_name)
         ops = pruned(quantize_before_codes(ops, self.model, self.builder.unique), output_name)
-        return Graph(ops, output_name, self.builder.normalization())
+        return Graph(ops, output_name, self.builder.normalization(), self.builder.size_is_free)
 
     def _read(self, node: Node, source: Source) -> Value:
         if source not in self.values:

@@ -28,6 +28,7 @@ def parameter(g: Builder, node: Node) -> Tensor:
     shape = list(node.attributes["shape"])
     if len(shape) == 4:
         free = (1, *DEFAULT_SIZE, 3) if shape[3] == 3 else (1, 3, *DEFAULT_SIZE)
+        g.size_is_free = -1 in (shape[1:3] if shape[3] == 3 else shape[2:])
         shape = [default if size == -1 else size for size, default in zip(shape, free, strict=True)]
     if len(shape) != 4 or shape[0] != 1 or not all(1 <= size <= MAX_LENGTH for size in shape):
         raise FormatError(

@@ -270,11 +270,13 @@ class Graph:
     ops            every name defined before it is used, exactly one Input
     output         name of the network output
     normalization  how an image becomes the input
+    size_is_free   whether the file left the height or width of the input open, which is then a default
     """
 
     ops: tuple[Op, ...]
     output: str
     normalization: Normalization = Normalization()
+    size_is_free: bool = False
     _by_name: Mapping[str, Op] = field(init=False, repr=False)
     _shapes: Mapping[str, Shape] = field(init=False, repr=False)
 
@@ -318,6 +320,14 @@ class Graph:
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
         return tuple(op for op in self.ops if isinstance(op, Convolution))
+
+    @property
+    def returns_classes(self) -> bool:
+        """Whether the output is a class map, uint8 (1, H, W): an Argmax or a resize of one."""
+        op = self._by_name[self.output]
+        while isinstance(op, Resize):
+            op = self._by_name[op.input]
+        return isinstance(op, Argmax)
 
     def quantizer(self, name: str) -> Quantizer | None:
         """The quantizer whose codes `name` holds, or None if the tensor is real."""
@@ -376,25 +386,41 @@ def pruned(ops: Iterable[Op], output: str) -> tuple[Op, ...]:
 
 
 def resized(graph: Graph, size: Size) -> Graph:
-    """The same network for inputs of `size` (height, width): every resize target scales with the input."""
+    """The same network for inputs of `size` (height, width): every resize target scales with the input.
+
+    `size` must be multiples of `size_step`; for ICNet these are 32 and 32.  Nothing else depends on the size: windows of
+    convolutions and max pools are local, and those of average pools follow `pool_windows` for any length, tiles or not.
+    """
     channels, height, width = graph.input.shape
     if (height, width) == tuple(size):
-        return graph
+        return replace(graph, size_is_free=False) if graph.size_is_free else graph
+    steps = size_step(graph)
+    if min(size) < 1 or any(length % step for length, step in zip(size, steps, strict=True)):
+        raise GraphError(
+            f"size {size[0]}x{size[1]}: expected a positive multiple of {steps[0]} as height and of {steps[1]} as "
+            "width, so that every resize of the network gives whole pixels"
+        )
     ops: list[Op] = []
     for op in graph.ops:
         if isinstance(op, Input):
             op = Input(op.name, (channels, *size))
         elif isinstance(op, Resize):
-            rows, row_rest = divmod(op.size[0] * size[0], height)
-            columns, column_rest = divmod(op.size[1] * size[1], width)
-            if row_rest or column_rest or not rows or not columns:
-                raise GraphError(
-                    f"size {size[0]}x{size[1]}: height and width must be positive multiples of 96 for ICNet; "
-                    f"resize {op.name!r} to {op.size[0]}x{op.size[1]} does not scale to whole pixels"
-                )
-            op = replace(op, size=(rows, columns))
+            op = replace(op, size=(op.size[0] * size[0] // height, op.size[1] * size[1] // width))
         ops.append(op)
-    return replace(graph, ops=tuple(ops))
+    return replace(graph, ops=tuple(ops), size_is_free=False)
+
+
+def size_step(graph: Graph) -> Size:
+    """(vertical, horizontal) step of the input sizes for which every resize target is a whole number of pixels.
+
+    A target of r rows for an input of h becomes r * H / h rows for one of H: whole exactly if H is a multiple of
+    h / gcd(r, h).
+    """
+    steps = []
+    for axis, length in enumerate(graph.input.shape[1:]):
+        targets = [op.size[axis] for op in graph.ops if isinstance(op, Resize)]
+        steps.append(math.lcm(*(length // math.gcd(target, length) for target in targets)))
+    return steps[0], steps[1]
 
 
 def pool_windows(length: int, bins: int) -> tuple[tuple[int, int], ...]:

@@ -59,7 +59,7 @@ PALETTE = (
     (0, 0, 0),
 )
 DEFAULT_SIZE: Size = (768, 960)
-SIZE_MULTIPLE = 96  # 32 for the low branch, times 3 for the bins of its pyramid
+SIZE_MULTIPLE = 32  # of the low branch; the bins of its pyramid may overlap
 PYRAMID_BINS = (1, 2, 3, 6)
 
 
@@ -178,7 +178,7 @@ def icnet(
 
     weights      layer name -> LayerWeights, names as in `layer_specs`
     activations  tensor name -> Quantizer, names as in `activation_names`
-    size         (height, width), positive multiples of 96
+    size         (height, width), positive multiples of 32
     """
     if min(size) < 1 or any(length % SIZE_MULTIPLE for length in size):
         raise ValueError(f"size must be positive multiples of {SIZE_MULTIPLE}, found {size[0]}x{size[1]}")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Against = Literal["oracle", "openvino", "onnxruntime"]
 Blob = NDArray[np.float32]
+Output = NDArray[np.float32 | np.uint8]
 
 FLOOR_FACTOR = 1.5
 
@@ -37,8 +38,8 @@ FLOOR_FACTOR = 1.5
 class Engine(Protocol):
     """What is verified: anything that turns one blob into the output of the graph."""
 
-    def probabilities(self, blob: Blob) -> NDArray[np.float32]:
-        """float32 (3, H, W) -> float32 (classes, H, W)."""
+    def output(self, blob: Blob) -> Output:
+        """float32 (3, H, W) -> probabilities float32 (classes, H, W) or a class map uint8 (1, H, W), as the graph ends."""
 
 
 @runtime_checkable
@@ -47,7 +48,7 @@ class TracedEngine(Protocol):
 
     executed: Graph  # the graph as the engine runs it, after its rewrites
 
-    def probabilities(self, blob: Blob) -> NDArray[np.float32]: ...
+    def output(self, blob: Blob) -> Output: ...
 
     def trace(self, blob: Blob) -> Mapping[str, NDArray[np.integer]]:
         """One inference: name -> codes (C, H, W) of quantized tensors of `executed`; some may be absent."""
@@ -68,15 +69,15 @@ class SessionEngine:
         self._keeping: Session | None = None
         self.executed = self._session.graph
 
-    def probabilities(self, blob: Blob) -> NDArray[np.float32]:
-        return self._session.probabilities(blob)
+    def output(self, blob: Blob) -> Output:
+        return self._session.output(blob)
 
     def trace(self, blob: Blob) -> dict[str, NDArray[np.int16]]:
         from sparse_icnet.runtime.session import Session
 
         if self._keeping is None:
             self._keeping = Session(self._graph, self._threads, keep_tensors=True)
-        self._keeping.probabilities(blob)
+        self._keeping.output(blob)
         return {name: self._keeping.tensor(name) for name in self._keeping.tensors()}
 
 
@@ -239,7 +240,7 @@ def verify(
     for label, blob in zip(labels, inputs, strict=True):
         if progress is not None:
             progress(label)
-        result = np.array(engine.probabilities(blob))
+        result = np.array(engine.output(blob))
         trivial = triviality(graph, result)
         if trivial is not None:
             report = replace(report, trivial=(*report.trivial, f"{label}: {trivial}"))

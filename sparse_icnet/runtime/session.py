@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.machine_code import run_function
 from sparse_icnet.kernels.sizes import SYNC_BYTES
-from sparse_icnet.network.graph import Graph
+from sparse_icnet.network.graph import Graph, Size
 from sparse_icnet.runtime.layout import LINE
 from sparse_icnet.runtime.plan import plan_for
 from sparse_icnet.runtime.steps import Plan, Step, step_rows
@@ -88,6 +88,28 @@ class Session:
     def input_shape(self) -> tuple[int, int, int]:
         """(3, H, W) of a blob."""
         return self.graph.input.shape
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network returns: C classes, or 1 for a class map."""
+        return self.graph.shape(self.graph.output)
+
+    @property
+    def output_dtype(self) -> np.dtype[np.float32] | np.dtype[np.uint8]:
+        """float32 of probabilities, uint8 of a class map."""
+        return np.dtype(np.uint8 if self.graph.returns_classes else np.float32)
+
+    def output(
+        self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
+    ) -> NDArray[np.float32 | np.uint8]:
+        """float32 (3, H, W) -> what the network returns, of `output_shape` and `output_dtype`; into `out` if given."""
+        if not self.graph.returns_classes:
+            return self.probabilities(blob, out)
+        if out is None:
+            out = np.empty(self.output_shape, np.uint8)
+        self._checked(out, np.uint8, self.output_shape)
+        out[0] = nearest(self.classes(blob), self.output_shape[1:])
+        return out
 
     def probabilities(
         self, blob: NDArray[np.float32], out: NDArray[np.float32] | None = None
@@ -214,6 +236,12 @@ class Session:
             wait(others)
         for other in others:
             other.result()
+
+
+def nearest(x: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """(Q7): (h, w) -> `size`."""
+    rows, columns = (np.arange(n, dtype=np.int64) * old // n for n, old in zip(size, x.shape, strict=True))
+    return x.take(columns, 1).take(rows, 0)
 
 
 def _table(steps: list[Step], threads: int) -> NDArray[np.int64]:

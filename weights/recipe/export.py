@@ -20,7 +20,7 @@ from weights.recipe.training import load_model
 
 @torch.no_grad()
 def to_graph(model: ICNet, size: tuple[int, int] = DEFAULT_SIZE) -> Graph:
-    """The quantized network of `model` for images of `size` (height, width), multiples of 96."""
+    """The quantized network of `model` for images of `size` (height, width), multiples of 32."""
     weights = {}
     for name, layer in model.named_layers():
         codes, scale, bias = (t.detach().cpu().numpy() for t in layer.codes())

@@ -1,0 +1,66 @@
+"""Which input size a command runs at, and class maps of other sizes than the input, from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from networks import random_picture
+from PIL import Image
+
+from sparse_icnet import cli, formats
+from sparse_icnet.formats import npz
+from sparse_icnet.network.graph import Argmax, Graph
+
+ONE = ["--threads", "1"]
+
+
+def test_every_command_takes_the_size_of_the_file(tiny_file, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(random_picture(100, 140, seed=4)).save(photo)
+    for folder in ("val", "valannot"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(random_picture(60, 80)).save(tmp_path / "val" / "a.png")
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(tmp_path / "valannot" / "a.png")
+    for arguments, expected in (
+        (("info", tiny_file, *ONE), "input 3x192x192 RGB, output 12x192x192"),
+        (("verify", tiny_file, photo, *ONE), "at 192x192 against oracle"),
+        (("eval", tiny_file, "--data", tmp_path, *ONE), "1 frames at 192x192"),
+        (("verify", tiny_file, photo, "--size", "64x96", *ONE), "at 64x96 against oracle"),
+    ):
+        cli.main([str(argument) for argument in arguments])
+        assert expected in capsys.readouterr().out
+    assert cli.main(["export", str(tiny_file), str(tmp_path / "m.xml")]) == 0
+    assert formats.load(tmp_path / "m.xml").input.shape == (3, 192, 192)
+
+
+def test_help_says_which_sizes(capsys):
+    for command in ("segment", "verify", "export", "info", "eval", "profile"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert "multiples of 32 for ICNet (default: as the file says, 768x960 if it does not)" in text
+
+
+def test_class_maps_from_the_command_line(tiny_graph, tmp_path, capsys):
+    """A network that ends in the argmax of its logits, 48x48 for 192x192."""
+    ops = [op for op in tiny_graph if op.name not in ("logits_up", "probabilities")]
+    ops.append(Argmax("classes", "conv6_cls"))
+    model, photo = tmp_path / "classes.npz", tmp_path / "photo.png"
+    npz.save(Graph(tuple(ops), "classes"), model)
+    Image.fromarray(random_picture(100, 140, seed=4)).save(photo)
+    assert cli.main(["verify", str(model), str(photo), *ONE]) == 0
+    assert "PASSED" in capsys.readouterr().out
+    assert cli.main(["segment", str(photo), "-o", str(tmp_path), "--model", str(model), *ONE]) == 0
+    with Image.open(tmp_path / "photo.classes.png") as picture:
+        assert picture.size == (140, 100)
+
+
+def test_info_says_that_the_size_is_free(tiny_graph, tmp_path, capsys, monkeypatch):
+    graph = replace(tiny_graph, size_is_free=True)
+    monkeypatch.setattr(formats, "load", lambda path: graph)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"x")
+    assert cli.main(["info", str(path), *ONE]) == 0
+    assert "input 3x192x192 RGB (the file leaves the size free), output" in capsys.readouterr().out
