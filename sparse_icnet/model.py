@@ -127,27 +127,34 @@ class Model:
         return self._session
 
     @overload
-    def segment(self, image: ImageLike) -> NDArray[np.uint8]: ...
+    def segment(self, image: ImageLike, smooth: bool = True) -> NDArray[np.uint8]: ...
     @overload
-    def segment(self, image: Sequence[ImageLike]) -> list[NDArray[np.uint8]]: ...
-    def segment(self, image):
+    def segment(self, image: Sequence[ImageLike], smooth: bool = True) -> list[NDArray[np.uint8]]: ...
+    def segment(self, image, smooth=True):
         """Class of every pixel: uint8 (H, W), H and W those of the image itself (upright, as its EXIF says).
 
-        image  whatever `sparse_icnet.image.to_rgb` takes (path, bytes, binary file object, PIL image, uint8 array),
-               or a list of these, which gives a list
+        image   whatever `sparse_icnet.image.to_rgb` takes (path, bytes, binary file object, PIL image, uint8 array),
+                or a list of these, which gives a list
+        smooth  interpolate the scores of the classes from the grid on which the network computes them (an eighth of its
+                height and width) straight to every pixel of the image, equation (Q11) of `sparse_icnet.network.graph`:
+                smooth edges, and more pixels right.  False: the grid's classes as they are, blocks of 8 x 8 pixels of the
+                network, brought to the image by nearest neighbour, as the model card says
 
-        The image is stretched to the network size (bilinear), the map of `output_size` brought back by nearest
-        neighbour.
+        The image is stretched to the network size (bilinear).
         """
         if isinstance(image, list | tuple):
-            return [self.segment(one) for one in image]
+            return [self.segment(one, smooth) for one in image]
         pixels, size = fitted(image, self.size)
-        return enlarge(self.session.classes_of_image(pixels), self.output_size, size)
+        return self._class_map(pixels, size, smooth)
 
-    def segment_at_network_size(self, image: ImageLike) -> NDArray[np.uint8]:
-        """Class map uint8 of `size`, as the metrics want it."""
-        pixels, _ = fitted(image, self.size)
-        return enlarge(self.session.classes_of_image(pixels), self.output_size, self.size)
+    def segment_at_network_size(self, image: ImageLike, smooth: bool = True) -> NDArray[np.uint8]:
+        """Class map uint8 of `size`, as the metrics want it; `smooth` as for `segment`."""
+        return self._class_map(fitted(image, self.size)[0], self.size, smooth)
+
+    def _class_map(self, pixels: NDArray[np.uint8], size: Size, smooth: bool) -> NDArray[np.uint8]:
+        if smooth:
+            return self.session.smooth_classes_of_image(pixels, size)
+        return enlarge(self.session.classes_of_image(pixels), self.output_size, size)
 
     @overload
     def probabilities(self, image: ImageLike) -> NDArray[np.float32]: ...

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +17,31 @@ import sparse_icnet
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import in_order, model_of, pictures_in
 from sparse_icnet.files import replacing
-from sparse_icnet.image import MAX_PIXELS, ImageError
+from sparse_icnet.image import MAX_PIXELS, ImageError, fitted
 from sparse_icnet.metrics import IGNORED, Score, confusion_matrix, score
 from sparse_icnet.model import Model
+
+KINDS = (
+    "smooth",
+    "blocks",
+)  # of class maps: as `Model.segment` gives them by default, and as the model card says
 
 
 def run(arguments: argparse.Namespace) -> int:
     pairs = pairs_of(Path(arguments.data), arguments.split)[: arguments.limit]
     model = model_of(arguments)
     count = len(model.classes)
-    confusion = np.zeros((count, count), np.int64)
+    confusion = np.zeros((len(KINDS), count, count), np.int64)
     start = time.perf_counter()
     for done, one in enumerate(in_order(lambda pair: _confusion_of(model, *pair), pairs), 1):
         confusion += one
         if not arguments.quiet and (done % 10 == 0 or done == len(pairs)):
             rate = done / (time.perf_counter() - start)
             print(f"[{done}/{len(pairs)}] {rate:.1f} frames a second", file=sys.stderr)
-    result = score(confusion, _ignored(count))
-    _report(result, model, len(pairs))
+    scores = [score(one, _ignored(count)) for one in confusion]
+    _report(scores, model, len(pairs))
     if arguments.json:
-        _write_json(Path(arguments.json), result, model, len(pairs), bundled.resolve(arguments.model))
+        _write_json(Path(arguments.json), scores, model, len(pairs), bundled.resolve(arguments.model))
     return 0
 
 
@@ -61,10 +67,13 @@ def pairs_of(data: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def _confusion_of(model: Model, frame: Path, label: Path) -> NDArray[np.int64]:
+    """int64 (kinds, classes, classes): the confusion matrix of each of KINDS."""
     truth, count = read_label(label, model), len(model.classes)
     if truth.max() >= count:
         raise ValueError(f"{label}: expected classes 0..{count - 1}, found {truth.max()}")
-    return confusion_matrix(truth, model.segment_at_network_size(frame), count)
+    pixels, _ = fitted(frame, model.size)
+    maps = (model.segment_at_network_size(pixels, kind == "smooth") for kind in KINDS)
+    return np.stack([confusion_matrix(truth, one, count) for one in maps])
 
 
 def read_label(path: Path, model: Model) -> NDArray[np.uint8]:
@@ -84,28 +93,39 @@ def read_label(path: Path, model: Model) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: expected a label image, found damaged data ({error})") from error
 
 
-def _report(result: Score, model: Model, frames: int) -> None:
-    for name, iou in zip(model.classes, result.iou, strict=True):
-        if iou is not None:
-            print(f"{name:12} {100 * iou:6.2f} %")
-    if result.absent:
-        absent = ", ".join(model.classes[c] for c in result.absent)
+def _report(scores: Sequence[Score], model: Model, frames: int) -> None:
+    """A line a class, a column for each of KINDS."""
+    print(f"{'':12} " + "  ".join(f"{kind:>8}" for kind in KINDS))
+    for c, name in enumerate(model.classes):
+        if scores[0].iou[c] is not None:
+            print(_line(name, [one.iou[c] or 0.0 for one in scores]))
+    if scores[0].absent:
+        absent = ", ".join(model.classes[c] for c in scores[0].absent)
         print(f"not in the labels, left out of the mean: {absent}")
-    print(f"{'pixels right':12} {100 * result.accuracy:6.2f} %")
-    print(f"{'mIoU':12} {100 * result.mean:6.2f} %  ({frames} frames at {model.size[0]}x{model.size[1]})")
+    print(_line("pixels right", [one.accuracy for one in scores]))
+    size = f"{model.size[0]}x{model.size[1]}"
+    print(f"{_line('mIoU', [one.mean for one in scores])}  ({frames} frames at {size})")
 
 
-def _write_json(path: Path, result: Score, model: Model, frames: int, weights: Path) -> None:
+def _line(name: str, shares: Sequence[float]) -> str:
+    return f"{name:12} " + "  ".join(f"{100 * share:6.2f} %" for share in shares)
+
+
+def _write_json(path: Path, scores: Sequence[Score], model: Model, frames: int, weights: Path) -> None:
+    """The figures of each of KINDS under its name."""
     document = {
         "version": sparse_icnet.__version__,
         "model": weights.name,
         "size": list(model.size),
         "frames": frames,
-        "mean_iou": result.mean,
-        "pixel_accuracy": result.accuracy,
-        "iou": dict(zip(model.classes, result.iou, strict=True)),
-        "absent": [model.classes[c] for c in result.absent],
-        "labelled_pixels": result.pixels,
+        "absent": [model.classes[c] for c in scores[0].absent],
+        "labelled_pixels": scores[0].pixels,
     }
+    for kind, one in zip(KINDS, scores, strict=True):
+        document[kind] = {
+            "mean_iou": one.mean,
+            "pixel_accuracy": one.accuracy,
+            "iou": dict(zip(model.classes, one.iou, strict=True)),
+        }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8")

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from sparse_icnet.network.arithmetic import ROUNDING
 
-ROW_FIELDS = 63
+ROW_FIELDS = 70
 
 
 class Kind(IntEnum):
@@ -31,6 +31,8 @@ class Kind(IntEnum):
     EXPAND = 11
     WINOGRAD = 12
     WINOGRAD_INPUT = 13
+    SMOOTH_CLASSES = 14
+    LOGITS = 15
 
 
 # Every step.  GRAIN: tasks that a thread takes at once
@@ -64,6 +66,9 @@ INNER, INNER_LOW, INNER_HIGH, INNER_SCALE = 36, 37, 38, 39
 # sums of products, byte offset of the sums in scratch; bytes from one element to the next in the tables of pixels that
 # lie apart (0: they do not), address of the table of outputs
 WORDS, WORDS_ELEMENT, SUMS_ELEMENT, SUMS, GATHER, SCATTER, IN_GROUPS = 56, 57, 58, 59, 60, 61, 62
+# Bilinear upsampling: address of the class map of the grid; size of the picture; of the pixels along each axis the address
+# of int64 (cells + 1,), the first pixel of each cell, and of float32 weights: near, and behind VECTOR_SLACK more, far
+CLASSES, OUT_HEIGHT, OUT_WIDTH, ROW_STARTS, ROW_WEIGHTS, COLUMN_STARTS, COLUMN_WEIGHTS = range(63, 70)
 # Others
 HEIGHT, WIDTH, CHANNELS, TABLE, COUNT, STEP_Y, STEP_X, EXTRA = 40, 41, 42, 43, 44, 45, 46, 47
 

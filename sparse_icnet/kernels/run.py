@@ -8,7 +8,7 @@ cost microseconds and not time slices.
 
 from __future__ import annotations
 
-from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, softmax, winograd
+from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, smooth, softmax, winograd
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
 from sparse_icnet.kernels.jit import jit
@@ -29,6 +29,7 @@ _COMBINE, _IMAGE, _BLOB = int(Kind.COMBINE), int(Kind.QUANTIZE_IMAGE), int(Kind.
 _SOFTMAX, _ARGMAX, _UPSAMPLE = int(Kind.SOFTMAX), int(Kind.ARGMAX), int(Kind.UPSAMPLE)
 _AVERAGE, _EXPAND = int(Kind.AVERAGE_POOL), int(Kind.EXPAND)
 _WINOGRAD, _WINOGRAD_INPUT = int(Kind.WINOGRAD), int(Kind.WINOGRAD_INPUT)
+_SMOOTH, _LOGITS = int(Kind.SMOOTH_CLASSES), int(Kind.LOGITS)
 
 
 @jit
@@ -61,6 +62,10 @@ def _task(kind, step, task, scratch):
         pooling.average_pool(step, task, scratch)
     elif kind == _EXPAND:
         elementwise.expand(step, task, scratch)
+    elif kind == _SMOOTH:
+        smooth.smooth_classes(step, task, scratch)
+    elif kind == _LOGITS:
+        smooth.logits(step, task, scratch)
 
 
 @jit

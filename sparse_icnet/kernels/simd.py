@@ -668,6 +668,19 @@ maximum_u8 = _binary(i32x16, _select_u8)  # of each of the 64 bytes
 
 
 @intrinsic
+def where_greater(typing, x, y, a, b):
+    """Lane by lane a where x > y, else b: x and y float32, a and b int32."""
+    if not (x == y == f32x16 and a == b == i32x16):
+        return None
+
+    def emit(context, builder, signature, arguments):
+        x, y, a, b = arguments
+        return builder.select(builder.fcmp_ordered(">", x, y), a, b)
+
+    return i32x16(f32x16, f32x16, i32x16, i32x16), emit
+
+
+@intrinsic
 def pack_codes(typing, a, b, c, d, pair):
     """rint(x) + the int16 in each half of `pair`, saturated to 0..255, of four channels: lanes of four bytes.
 
@@ -717,6 +730,20 @@ def load_u8(typing, address):
         return builder.zext(_load(builder, arguments[0], ir.VectorType(_I8, LANES)), _I32X16)
 
     return i32x16(types.intp), emit
+
+
+@intrinsic
+def store_u8(typing, address, x):
+    """The low byte of each lane of an int32 vector, 16 bytes, to an address."""
+    if x != i32x16:
+        return None
+
+    def emit(context, builder, signature, arguments):
+        codes = builder.trunc(arguments[1], ir.VectorType(_I8, LANES))
+        builder.store(codes, _pointer(builder, arguments[0], codes.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, i32x16), emit
 
 
 def _prefetch(builder: ir.IRBuilder, address: ir.Value, write: int) -> None:

@@ -44,6 +44,16 @@ def quantize_scratch_bytes(width: int, phases: int) -> int:
     return 4 * max(width, 16 * phases) + 64
 
 
+VECTOR_SLACK = (
+    16  # float32 behind a table of weights of pixels: the last vector of weights may run past its end
+)
+
+
+def smooth_scratch_bytes(channels: int) -> int:
+    """Scratch of one thread for one cell: of each class four corners, two ends of a row and its number; and a vector."""
+    return (16 + 8 + 4) * channels + 64
+
+
 def pack_constant(stored_zero: int) -> int:
     """int32: the stored code of 0 as a pair of int16, which `epilogue.pack` adds to the rounded values."""
     return stored_zero * 0x00010001

@@ -70,3 +70,21 @@ def exp(x: Array32) -> Array32:
         p = p * r + c
     p = (p * (r * r) + r) + np.float32(1.0)
     return p * ((k.astype(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+def interpolation(
+    points: int, length: int, pixels: NDArray[np.int64], align_corners: bool = False
+) -> tuple[NDArray[np.int64], Array32, Array32]:
+    """(cell k, near, far) of (Q11) of each of `pixels` of an axis: `points` grid points stretched over `length` pixels.
+
+    All numerators stay below 2**53 for lengths up to 2**31 of up to 2**16 points, so the quotients are those of integers.
+    """
+    if align_corners:
+        numerator, denominator = pixels * (points - 1), max(length - 1, 1)
+    else:
+        numerator, denominator = (2 * pixels + 1) * points - length, 2 * length
+    numerator = np.clip(numerator, 0, (points - 1) * denominator)
+    cells = np.minimum(numerator // denominator, max(points - 2, 0))
+    rest = numerator - cells * denominator
+    near, far = ((n / denominator).astype(np.float32) for n in (denominator - rest, rest))
+    return cells, near, far

@@ -24,9 +24,37 @@ is the scale of the quantizer that reads it, or 1 for a network output.
                     exp is the polynomial of `sparse_icnet.network.arithmetic`
 (Q9) affine         [a * x + b]_u = f32([x]_1 * f32(a / u)) + f32(b / u)         network input only
 (Q10) input         [x]_u = f32(x / f32(u))
+(Q11) bilinear      r[j] = f32(near_y * [x]_u[k_y, j]) + f32(far_y * [x]_u[k'_y, j])      for the columns j = k_x and k'_x,
+                    [up(x)]_u[y, x] = f32(near_x * r[k_x]) + f32(far_x * r[k'_x])
 
 Because a quantizer reads its whole expression in one unit, an engine may fuse convolution, residual,
 ReLU and quantizer into one pass and still produce the bits that these equations define.
+
+Bilinear upsampling and smooth class maps, (Q11)
+------------------------------------------------
+Along an axis of n grid points stretched over N pixels, pixel i lies at
+
+    p = clip(((2i + 1) n - N) / 2N, 0, n - 1)       half-pixel centres, edges clamped; with `align_corners`
+    p = i (n - 1) / (N - 1), and 0 for N = 1
+
+in the cell k = min(floor(p), max(n - 2, 0)), between the grid points k and k' = min(k + 1, n - 1).  Its weights are
+far = f32(p - k) and near = f32(1 - (p - k)), each the quotient of two integers formed in float64 and rounded once.
+
+At a grid point, class c *beats* class d if [x_c]_1 > [x_d]_1, or if both are equal and c < d; the class of the point (its
+Argmax) is the one that beats all others.  In a cell, d is *beaten* if the class of one of its four corners beats d at all
+four.  The class of a pixel is, among the classes of largest v_c = [up(x_c)]_1, the lowest that is not beaten in its cell.
+
+For finite [x]_1:
+
+* There is one.  near and far are not negative, and rounded products with them and rounded sums are monotone: if c beats d
+  at all corners, then v_c >= v_d.  So a largest v_d that is beaten equals the v_c of a corner's class; which is not beaten,
+  for nobody beats it at its corner.
+* So beaten classes need no arithmetic: the largest v_c of the others is the largest of all.
+* Where the four corners agree on a class, so does every pixel between them: it beats all others at all corners.
+* A pixel at a grid point (far = 0, near = 1) has the class of that point: v = [x]_1 there, and the point's class, which is
+  not beaten, is the lowest of the largest.  A smooth map of the grid's own size is the Argmax.
+* In exact arithmetic this is the argmax of v, the lowest among equals: if c beats d at all corners, then v_c > v_d, or
+  c < d and both are equal at every corner whose weight is not 0.  What a rounding makes equal does not count against c.
 """
 
 from __future__ import annotations

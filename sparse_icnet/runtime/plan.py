@@ -22,6 +22,7 @@ from sparse_icnet.kernels.sizes import (
     pyramid_line_offsets,
     pyramid_scratch_bytes,
     quantize_scratch_bytes,
+    smooth_scratch_bytes,
 )
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
@@ -54,6 +55,7 @@ from sparse_icnet.runtime.choice import (
 )
 from sparse_icnet.runtime.layout import VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.runtime.schedule import depth_first, lifetimes, offsets
+from sparse_icnet.runtime.smooth import argmax_step, logits_tail, smooth_tail
 from sparse_icnet.runtime.steps import Operand, Plan, PlanError, Step, f32_bits, step_rows
 from sparse_icnet.runtime.taps import block_offsets, copies, fill_padding, shift_step, tap_offsets, taps_of
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
@@ -112,14 +114,18 @@ class _Planner:
         logits = self._real(end.input, 1.0)
         output_shape = (logits_shape[0], *self.graph.shape(self.graph.output)[1:])
         probabilities, classes = self._tails(logits, logits_shape, output_shape)
+        smooth = smooth_tail(logits, logits_shape)
+        plain = logits_tail(logits, logits_shape)
+        self.scratch = max(self.scratch, smooth_scratch_bytes(logits_shape[0]))
+        tails = [*probabilities, *classes, *smooth, *plain]
         if self.heads is None:
             raise PlanError("no convolution reads the network input")
         arena = Arena()
         body = depth_first(
             [step for step in self.body if step.kind != Kind.SHIFT or step.output.buffer.edges]
         )
-        shared = self._place([*self.heads, *body, *probabilities, *classes], arena)
-        for step in (*self.heads, *body, *probabilities, *classes):
+        shared = self._place([*self.heads, *body, *tails], arena)
+        for step in (*self.heads, *body, *tails):
             if step.fill is not None:
                 step.fill(step, arena)
                 step.fill = None  # and what it holds: packed weights
@@ -132,6 +138,8 @@ class _Planner:
             body,
             probabilities,
             classes,
+            smooth,
+            plain,
             logits_shape,
             output_shape,
             self.scratch,
@@ -175,17 +183,14 @@ class _Planner:
             upsample.fields |= {f.IN: step.fields[f.OUT], f.IN_GROUP: small}
 
         softmax = Step("softmax", Kind.SOFTMAX, math.prod(logits.phases), dict(common), fill_softmax)
-        argmax = Step("argmax", Kind.ARGMAX, math.prod(logits.phases), dict(common))
-        softmax.reads = argmax.reads = [logits.buffer]
-        argmax.fields |= {f.STEP_Y: logits.phases[0], f.STEP_X: logits.phases[1]}
-        argmax.fill = lambda step, arena: self._operand_in(step, arena, logits)
+        softmax.reads = [logits.buffer]
         # Few tasks: between two, the streaming stores must have reached the memory.
         per_task = max(1, channels * height // (16 * self.threads))
         upsample = Step("upsample", Kind.UPSAMPLE, -(-channels * height // per_task), dict(common))
         upsample.reads = [softmax]
         upsample.fields |= {f.COUNT: per_task, f.EXTRA: logits.phases[1], f.STEP_Y: ky, f.STEP_X: kx}
         self.scratch = max(self.scratch, 64 * channels, 4 * width * kx + 64)
-        return [softmax, upsample], [argmax]
+        return [softmax, upsample], [argmax_step(logits, shape)]
 
     # --- tensors ---------------------------------------------------------------------------------------------------
 

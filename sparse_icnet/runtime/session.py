@@ -6,8 +6,11 @@ import math
 import os
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,7 @@ from sparse_icnet.kernels.sizes import SYNC_BYTES
 from sparse_icnet.network.graph import Graph, Size
 from sparse_icnet.runtime.layout import LINE
 from sparse_icnet.runtime.plan import plan_for
+from sparse_icnet.runtime.smooth import Stretch
 from sparse_icnet.runtime.steps import Plan, Step, step_rows
 
 # How often each thread goes back to the counter of a step for tasks, at least: each time costs the threads some 0.1 us,
@@ -41,6 +45,15 @@ class StepTime:
     macs: int
     dense_macs: int
     block_density: float
+
+
+class _End(Enum):
+    """What a run of the network ends in."""
+
+    PROBABILITIES = 0
+    CLASSES = 1
+    SMOOTH_CLASSES = 2
+    LOGITS = 3
 
 
 class Session:
@@ -67,14 +80,16 @@ class Session:
         self.plan: Plan = plan
         self.graph = plan.graph
         self.keep_tensors = keep_tensors
-        self._programs: dict[tuple[bool, bool], list[Step]] = {
-            (image, classes): [
-                plan.image_head if image else plan.blob_head,
-                *plan.body,
-                *(plan.classes_tail if classes else plan.probabilities_tail),
-            ]
+        tails = {
+            _End.PROBABILITIES: plan.probabilities_tail,
+            _End.CLASSES: plan.classes_tail,
+            _End.SMOOTH_CLASSES: plan.smooth_tail,
+            _End.LOGITS: plan.logits_tail,
+        }
+        self._programs: dict[tuple[bool, _End], list[Step]] = {
+            (image, end): [plan.image_head if image else plan.blob_head, *plan.body, *tail]
             for image in (False, True)
-            for classes in (False, True)
+            for end, tail in tails.items()
         }
         self._tables = {key: _table(steps, self.threads) for key, steps in self._programs.items()}
         longest = max(map(len, self._tables.values()))
@@ -116,27 +131,46 @@ class Session:
     ) -> NDArray[np.float32]:
         """float32 (3, H, W) -> float32 (C, H, W), written into `out` if given."""
         blob, out = self._checked(blob, np.float32, self.input_shape), self._checked_out(out)
-        self._run(False, False, blob, out)
+        self._run(False, _End.PROBABILITIES, blob, out)
         return out
 
     def classes(self, blob: NDArray[np.float32]) -> NDArray[np.uint8]:
         """float32 (3, H, W) -> uint8 class indices (h, w) at the resolution of the logits."""
         out = np.empty(self.plan.logits_shape[1:], np.uint8)
-        self._run(False, True, self._checked(blob, np.float32, self.input_shape), out)
+        self._run(False, _End.CLASSES, self._checked(blob, np.float32, self.input_shape), out)
         return out
 
     def classes_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB uint8 (H, W, 3) of the network's size -> uint8 class indices (h, w) at the resolution of the logits."""
         out = np.empty(self.plan.logits_shape[1:], np.uint8)
-        self._run(True, True, self._checked_image(image), out)
+        self._run(True, _End.CLASSES, self._checked_image(image), out)
         return out
+
+    def smooth_classes(self, blob: NDArray[np.float32], size: Size) -> NDArray[np.uint8]:
+        """float32 (3, H, W) -> uint8 class of each pixel of a picture of `size` (height, width), equation (Q11).
+
+        The logits are interpolated from their own grid straight to `size`, which may be any.
+        """
+        return self._smooth(False, self._checked(blob, np.float32, self.input_shape), size)
+
+    def smooth_classes_of_image(self, image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3) of the network's size -> the class map of `smooth_classes`."""
+        return self._smooth(True, self._checked_image(image), size)
+
+    def logits(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (3, H, W) -> float32 (C, h, w): what goes into the softmax or argmax, at its own resolution."""
+        return self._logits(False, self._checked(blob, np.float32, self.input_shape))
+
+    def logits_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """RGB uint8 (H, W, 3) of the network's size -> the logits, as `logits`."""
+        return self._logits(True, self._checked_image(image))
 
     def probabilities_of_image(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """RGB uint8 (H, W, 3) of the network's size -> float32 (C, H, W), written into `out` if given."""
         image, out = self._checked_image(image), self._checked_out(out)
-        self._run(True, False, image, out)
+        self._run(True, _End.PROBABILITIES, image, out)
         return out
 
     def tensor(self, name: str) -> NDArray[np.int16]:
@@ -154,7 +188,7 @@ class Session:
 
     def profile(self, repeats: int = 20) -> list[StepTime]:
         """Median time of every step of image -> class map, run one by one on all threads, on random pixels."""
-        steps, table = self._programs[True, True], self._tables[True, True]
+        steps, table = self._programs[True, _End.CLASSES], self._tables[True, _End.CLASSES]
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
         out = np.empty(self.plan.logits_shape[1:], np.uint8)
@@ -205,10 +239,32 @@ class Session:
             raise ValueError("out must be C-contiguous and writeable")
         return out
 
-    def _run(self, image: bool, classes: bool, source: NDArray, out: NDArray) -> None:
-        table = self._tables[image, classes]
+    def _smooth(self, image: bool, source: NDArray, size: Size) -> NDArray[np.uint8]:
+        stretch = Stretch.of(self.plan.logits_shape[1:], size)
+        out = np.empty(size, np.uint8)
+        # `stretch` lives as long as this call, and so do the tables that the fields name.
+        self._run(image, _End.SMOOTH_CLASSES, source, out, stretch.fields())
+        return out
+
+    def _logits(self, image: bool, source: NDArray) -> NDArray[np.float32]:
+        out = np.empty(self.plan.logits_shape, np.float32)
+        self._run(image, _End.LOGITS, source, out)
+        return out
+
+    def _run(
+        self,
+        image: bool,
+        end: _End,
+        source: NDArray,
+        out: NDArray,
+        last_fields: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
+        """Run a program; `last_fields` are set in its last step, for this run."""
+        table = self._tables[image, end]
         with self._lock:
             self._bind(table, source, out)
+            for index, value in last_fields.items():
+                table[-1, index] = value
             self._sync[:] = 0
             self._launch(table, 0, len(table))
 

@@ -65,6 +65,7 @@ class Plan:
     body                     the network up to the logits
     threads                  of an inference that it divides the work for
     probabilities_tail       softmax and upsampling; classes_tail: argmax
+    smooth_tail              argmax and smooth class map (Q11); logits_tail: the logits themselves
     """
 
     graph: Graph
@@ -76,6 +77,8 @@ class Plan:
     body: list[Step]
     probabilities_tail: list[Step]
     classes_tail: list[Step]
+    smooth_tail: list[Step]
+    logits_tail: list[Step]
     logits_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
     scratch_bytes: int

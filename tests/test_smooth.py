@@ -1,0 +1,407 @@
+"""Smooth class maps (Q11): the definition, the oracle, the kernels, the session, the model."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from engine import Net, blob_of, random_image, soil
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import random_picture
+from numba import njit
+from numpy.typing import NDArray
+
+from sparse_icnet.image import MAX_PIXELS
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.kernels import smooth as kernels
+from sparse_icnet.kernels import softmax
+from sparse_icnet.kernels.sizes import smooth_scratch_bytes
+from sparse_icnet.network import arithmetic
+from sparse_icnet.network.graph import Argmax, Graph, Resize, Size, Softmax
+from sparse_icnet.reference.oracle import Oracle
+from sparse_icnet.reference.smooth import bilinear, smooth_classes, unbeaten
+from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View, memory_at
+from sparse_icnet.runtime.session import Session
+from sparse_icnet.runtime.smooth import Axis, Stretch, logits_tail, smooth_tail
+from sparse_icnet.runtime.steps import step_rows
+
+CAMVID_GRID = (96, 120)
+SIZES = [(1, 1), (7, 5), (97, 101), (95, 119), (96, 120), (360, 480), (720, 960), (768, 960), (1080, 1920)]
+EXTREMES = (0.0, -0.0, 1e36, -1e36, 1.0, np.float32(1) + np.finfo(np.float32).eps, 1e-45, -1e-45, 3.0)
+
+
+def blocky_logits(shape: tuple[int, int, int], seed: int = 0, levels: int = 0) -> NDArray[np.float32]:
+    """float32 (C, h, w): areas of one class with noise; with `levels`, few different values, so that many are equal."""
+    rng = np.random.default_rng(seed)
+    channels, height, width = shape
+    areas = rng.normal(0, 4, (channels, -(-height // 5), -(-width // 5)))
+    x = areas.repeat(5, 1).repeat(5, 2)[:, :height, :width] + rng.normal(0, 1, shape)
+    if levels:
+        x = np.rint(x * levels / 8)
+    return x.astype(np.float32)
+
+
+# --- the definition ----------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    points=st.integers(1, 1 << 16),
+    length=st.one_of(st.integers(1, 300), st.integers(1, MAX_PIXELS)),
+    at=st.floats(0, 1),
+    align_corners=st.booleans(),
+)
+def test_coordinates_are_those_of_exact_arithmetic(points, length, at, align_corners):
+    pixels = np.unique(np.clip([0, int(at * length), int(at * length) + 1, length - 1], 0, length - 1))
+    cells, near, far = arithmetic.interpolation(points, length, pixels, align_corners)
+    for i, cell, u, t in zip(pixels.tolist(), cells.tolist(), near, far, strict=True):
+        if align_corners:
+            position = Fraction(i * (points - 1), max(length - 1, 1))
+        else:
+            position = Fraction((2 * i + 1) * points - length, 2 * length)
+        position = min(max(position, Fraction(0)), Fraction(points - 1))
+        assert cell == min(position.numerator // position.denominator, max(points - 2, 0))
+        rest = position - cell
+        assert 0 <= rest <= 1
+        for weight, exact in ((t, rest), (u, 1 - rest)):
+            assert weight == np.float32(
+                exact.numerator / exact.denominator
+            )  # Python rounds a true quotient once
+            assert u >= 0 <= t
+
+
+def test_half_pixel_centres_and_corners():
+    cells, near, far = arithmetic.interpolation(2, 4, np.arange(4))
+    assert (cells == 0).all()
+    assert far.tolist() == [0, 0.25, 0.75, 1]
+    assert near.tolist() == [1, 0.75, 0.25, 0]
+    cells, _, far = arithmetic.interpolation(3, 5, np.arange(5), True)
+    assert (cells + far).tolist() == [0, 0.5, 1, 1.5, 2]
+    assert cells.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_interpolation_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+    x = blocky_logits((3, 7, 9), 1)
+    for size in [(14, 18), (5, 4), (1, 1), (31, 77), (7, 9)]:
+        for align_corners in (False, True):
+            wanted = torch.nn.functional.interpolate(
+                torch.from_numpy(x)[None], size, mode="bilinear", align_corners=align_corners
+            )
+            np.testing.assert_allclose(bilinear(x, size, align_corners), wanted[0].numpy(), atol=2e-5)
+
+
+def test_interpolation_of_a_constant_row_depends_on_its_values_alone():
+    """Equal logits stay equal: a class never loses to its twin by rounding."""
+    x = np.repeat(blocky_logits((1, 6, 6), 2), 2, 0)
+    one, other = bilinear(x, (50, 50))
+    assert np.array_equal(one, other)
+
+
+def slow_classes(x: NDArray[np.float32], size: Size) -> NDArray[np.uint8]:
+    """(Q11) pixel by pixel, from its sentences."""
+    values = bilinear(x, size)
+    channels, height, width = x.shape
+    rows, _, _ = arithmetic.interpolation(height, size[0], np.arange(size[0]))
+    columns, _, _ = arithmetic.interpolation(width, size[1], np.arange(size[1]))
+    result = np.empty(size, np.uint8)
+    for y in range(size[0]):
+        for x_pixel in range(size[1]):
+            above, left = int(rows[y]), int(columns[x_pixel])
+            below, right = min(above + 1, height - 1), min(left + 1, width - 1)
+            corners = [x[:, i, j] for i in (above, below) for j in (left, right)]
+
+            def beats(c: int, d: int, corners=corners) -> bool:
+                return all(v[c] > v[d] or (v[c] == v[d] and c < d) for v in corners)
+
+            winners = {int(v.argmax()) for v in corners}
+            v = values[:, y, x_pixel]
+            result[y, x_pixel] = next(
+                c for c in range(channels) if v[c] == v.max() and not any(beats(w, c) for w in winners)
+            )
+    return result
+
+
+@pytest.mark.parametrize("levels", [0, 1, 8])
+@pytest.mark.parametrize("size", [(13, 17), (4, 3), (1, 1), (30, 2)])
+def test_oracle_reads_as_the_equation(size, levels):
+    x = blocky_logits((4, 6, 7), 3, levels)
+    np.testing.assert_array_equal(smooth_classes(x, size), slow_classes(x, size))
+
+
+def test_rounding_does_not_lift_a_class_over_one_that_beats_it_at_all_corners():
+    """Class 1 is larger at every grid point by one unit in the last place; the weights round both to one value."""
+    rng = np.random.default_rng(0)
+    low = rng.uniform(1, 2, (1, 6, 6)).astype(np.float32)
+    x = np.concatenate([low, np.nextafter(low, np.float32(3))])
+    values = bilinear(x, (61, 61))
+    assert (values[0] == values[1]).any()
+    assert (smooth_classes(x, (61, 61)) == 1).all()
+    assert (run_kernel(x, (61, 61)) == 1).all()
+
+
+logits_arrays = st.builds(
+    lambda shape, seed, kind: {
+        "areas": blocky_logits(shape, seed),
+        "equal": blocky_logits(shape, seed, 1),
+        "extreme": np.random.default_rng(seed).choice(np.array(EXTREMES, np.float32), shape),
+    }[kind],
+    st.tuples(st.sampled_from([1, 2, 5, 12, 19]), st.integers(1, 9), st.integers(1, 12)),
+    st.integers(0, 1 << 20),
+    st.sampled_from(["areas", "equal", "extreme"]),
+)
+sizes = st.tuples(st.integers(1, 70), st.integers(1, 90))
+
+
+@settings(deadline=None, max_examples=60)
+@given(x=logits_arrays, size=sizes, align_corners=st.booleans())
+def test_what_the_definition_promises(x, size, align_corners):
+    classes, values = smooth_classes(x, size, align_corners), bilinear(x, size, align_corners)
+    best = x.argmax(0)
+    assert np.isfinite(values).all()
+    # The class has the largest value.
+    np.testing.assert_array_equal(np.take_along_axis(values, classes[None].astype(int), 0)[0], values.max(0))
+    # Where the corners agree, so do the pixels.
+    above, _, far_rows = arithmetic.interpolation(x.shape[1], size[0], np.arange(size[0]), align_corners)
+    left, _, far_columns = arithmetic.interpolation(x.shape[2], size[1], np.arange(size[1]), align_corners)
+    below, right = np.minimum(above + 1, x.shape[1] - 1), np.minimum(left + 1, x.shape[2] - 1)
+    corners = [best[np.ix_(rows, columns)] for rows in (above, below) for columns in (left, right)]
+    agree = np.logical_and.reduce([corner == corners[0] for corner in corners])
+    np.testing.assert_array_equal(classes[agree], corners[0][agree])
+    # At a grid point it is the point's.
+    at_point = (far_rows == 0)[:, None] & (far_columns == 0)[None]
+    np.testing.assert_array_equal(classes[at_point], corners[0][at_point])
+    np.testing.assert_array_equal(smooth_classes(x, x.shape[1:], align_corners), best)
+
+
+# --- the kernels ----------------------------------------------------------------------------------------------------
+
+
+@njit
+def _argmax_task(step, task, scratch):
+    softmax.argmax(step, task, scratch)
+
+
+@njit
+def _smooth_task(step, task, scratch):
+    kernels.smooth_classes(step, task, scratch)
+
+
+@njit
+def _logits_task(step, task, scratch):
+    kernels.logits(step, task, scratch)
+
+
+def stored(x: NDArray[np.float32], arena: Arena) -> View:
+    """`x` (C, h, w) as the engine keeps a real map: in phases of a grid that divides it."""
+    channels, height, width = x.shape
+    phases = tuple(next(k for k in (4, 3, 2, 1) if n % k == 0) for n in (height, width))
+    grid = Grid.for_size(height // phases[0], width // phases[1])
+    buffer = Buffer("logits", channels, phases, None, grid)
+    buffer.place(arena.take(buffer.bytes), True)
+    view = View.of(buffer)
+    for c in range(channels):
+        for plane, (i, j) in enumerate(np.ndindex(phases)):
+            at = buffer.address + c * buffer.stride + buffer.plane_offset(plane)
+            rows = memory_at(at, grid.rows * grid.pitch).view(np.float32).reshape(grid.rows, -1)
+            rows[:, : grid.columns] = x[c, i :: phases[0], j :: phases[1]]
+    return view
+
+
+def run_kernel(x: NDArray[np.float32], size: Size, align_corners: bool = False) -> NDArray[np.uint8]:
+    """The smooth class map of `x` by the kernels, between guards that they must leave alone."""
+    arena = Arena()
+    steps = smooth_tail(stored(x, arena), x.shape)
+    for step in steps:
+        step.fill(step, arena)
+    rows = step_rows(steps)
+    stretch = Stretch.of(x.shape[1:], size, align_corners)
+    for index, value in stretch.fields().items():
+        rows[-1, index] = value
+    guard = 256
+    memory = np.full(size[0] * size[1] + 2 * guard, 77, np.uint8)
+    rows[-1, f.OUT] = memory.ctypes.data + guard
+    scratch = np.full(smooth_scratch_bytes(len(x)) + guard, 78, np.uint8)
+    for row, step, task in zip(rows, steps, (_argmax_task, _smooth_task), strict=True):
+        for index in range(step.tasks):
+            task(row.ctypes.data, index, scratch.ctypes.data)
+    assert (memory[:guard] == 77).all()
+    assert (memory[-guard:] == 77).all()
+    assert (scratch[-guard:] == 78).all()
+    return memory[guard:-guard].reshape(size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("classes", [2, 12, 19])
+def test_kernel_equals_oracle(classes, size):
+    x = blocky_logits((classes, *CAMVID_GRID), classes)
+    found = run_kernel(x, size)
+    np.testing.assert_array_equal(found, smooth_classes(x, size))
+    assert size == (1, 1) or len(np.unique(found)) > 1
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_kernel_equals_oracle_for_256_classes(levels):
+    x = blocky_logits((256, 12, 20), 1, levels)
+    for size in [(1, 1), (11, 23), (96, 160), (67, 131)]:
+        np.testing.assert_array_equal(run_kernel(x, size), smooth_classes(x, size))
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (2, 1 << 17), (1 << 17, 2)])
+def test_kernel_equals_oracle_at_extreme_aspects(size):
+    x = blocky_logits((12, 24, 30), 5)
+    np.testing.assert_array_equal(run_kernel(x, size), smooth_classes(x, size))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 16), (16, 1), (2, 2), (5, 17)])
+def test_kernel_equals_oracle_on_small_grids(grid):
+    x = blocky_logits((3, *grid), 6)
+    for size in [(1, 1), (2, 3), (40, 70), (1, 64), (64, 1), (33, 200)]:
+        for align_corners in (False, True):
+            expected = smooth_classes(x, size, align_corners)
+            np.testing.assert_array_equal(run_kernel(x, size, align_corners), expected)
+
+
+@settings(deadline=None, max_examples=150)
+@given(x=logits_arrays, size=sizes, align_corners=st.booleans())
+def test_kernel_equals_oracle_on_anything(x, size, align_corners):
+    np.testing.assert_array_equal(run_kernel(x, size, align_corners), smooth_classes(x, size, align_corners))
+
+
+def test_the_kernel_interpolates_no_beaten_class():
+    """Few classes can win in a cell: the test of the bound that makes smooth maps cheap."""
+    x = blocky_logits((12, *CAMVID_GRID), 7)
+    candidates = unbeaten(x)
+    best = x.argmax(0)
+    agree = (
+        (best[:-1, :-1] == best[1:, 1:])
+        & (best[:-1, 1:] == best[1:, :-1])
+        & (best[:-1, :-1] == best[1:, :-1])
+    )
+    assert (candidates.sum(0)[agree] == 1).all()
+    assert 1 < candidates.sum(0)[~agree].mean() < 6
+
+
+def test_logits_come_out_as_they_are():
+    arena = Arena()
+    x = blocky_logits((5, 12, 32), 8)
+    (step,) = logits_tail(stored(x, arena), x.shape)
+    step.fill(step, arena)
+    row = step_rows([step])
+    out = np.zeros_like(x)
+    row[0, f.OUT] = out.ctypes.data
+    for task in range(step.tasks):
+        _logits_task(row.ctypes.data, task, 0)
+    np.testing.assert_array_equal(out, x)
+
+
+# --- tables of an axis ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 95, 96, 960, (1 << 20) + 3])
+def test_tables_of_an_axis(length):
+    axis = Axis.of(96, length)
+    cells, near, far = arithmetic.interpolation(96, length, np.arange(length))
+    np.testing.assert_array_equal(axis.starts, np.searchsorted(cells, np.arange(96)))
+    np.testing.assert_array_equal(axis.weights[:, :length], [near, far])
+
+
+def test_tables_of_short_axes_are_made_once():
+    assert Axis.of(96, 961) is Axis.of(96, 961)
+    assert Axis.of(96, 1 << 17) is not Axis.of(96, 1 << 17)
+
+
+# --- the session ----------------------------------------------------------------------------------------------------
+
+
+def small_graph(classes: int = 5, size: Size = (24, 64)) -> Graph:
+    net = Net(size)
+    x = net.codes(net.relu(net.convolution(net.image, 8, 3, stride=2)))
+    return net.classify(x, net.codes(net.convolution(x, 8, 3, stride=2)), classes=classes)
+
+
+def oracle_logits(session: Session, blob: NDArray[np.float32]) -> NDArray[np.float32]:
+    op = session.graph[session.graph.output]
+    while isinstance(op, Resize | Softmax | Argmax):
+        op = session.graph[op.input]
+    return Oracle(session.graph, blob).real(op.name, 1.0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_session_equals_oracle(threads):
+    session = Session(small_graph(), threads)
+    soil(session)
+    for seed, size in enumerate([(24, 64), (1, 1), (11, 23), (12, 32), (101, 203), (300, 7)]):
+        image = random_image(session.input_shape, seed)
+        blob = blob_of(session.graph, image)
+        logits = oracle_logits(session, blob)
+        expected = smooth_classes(logits, size)
+        np.testing.assert_array_equal(session.smooth_classes_of_image(image, size), expected)
+        np.testing.assert_array_equal(session.smooth_classes(blob, size), expected)
+        np.testing.assert_array_equal(session.logits_of_image(image), logits)
+        np.testing.assert_array_equal(session.logits(blob), logits)
+        np.testing.assert_array_equal(session.classes_of_image(image), logits.argmax(0))
+
+
+def test_a_class_map_as_output_is_smoothed_too():
+    """The logits are there before an argmax as they are before a softmax."""
+    graph = small_graph()
+    ops = tuple(Argmax(op.name, op.input) if isinstance(op, Softmax) else op for op in graph)
+    classes = Session(Graph(ops, graph.output), 1)
+    image = random_image(graph.input.shape, 9)
+    expected = Session(graph, 1).smooth_classes_of_image(image, (50, 70))
+    np.testing.assert_array_equal(classes.smooth_classes_of_image(image, (50, 70)), expected)
+
+
+def test_python_threads_share_a_session_at_many_sizes():
+    session = Session(small_graph(), 2)
+    image = random_image(session.input_shape)
+    logits = oracle_logits(session, blob_of(session.graph, image))
+    wanted = {size: smooth_classes(logits, size) for size in [(9, 9), (40, 70), (70, 40), (200, 1)]}
+
+    def use(job: int) -> bool:
+        size = list(wanted)[job % 4]
+        return np.array_equal(session.smooth_classes_of_image(image, size), wanted[size])
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(use, range(200)))
+
+
+def test_tables_live_as_long_as_the_run():
+    session = Session(small_graph(), 1)
+    image = random_image(session.input_shape)
+    long = (2, (1 << 16) + 5)  # whose tables nobody else keeps
+    first = session.smooth_classes_of_image(image, long)
+    gc.collect()
+    np.testing.assert_array_equal(session.smooth_classes_of_image(image, long), first)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, -1), (1, (1 << 30) + 1)])
+def test_impossible_sizes(size):
+    session = Session(small_graph(), 1)
+    with pytest.raises(ValueError, match=r"the size of a picture must lie within 1\.\.\d+, found"):
+        session.smooth_classes_of_image(random_image(session.input_shape), size)
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(192, 192), (1, 1), (37, 53), (400, 100)])
+def test_segment_is_smooth_by_default(tiny_net, size):
+    picture = random_picture(*size)
+    pixels = np.ascontiguousarray(tiny_net.blob(picture)[0])
+    expected = smooth_classes(oracle_logits(tiny_net.session, pixels), size)
+    np.testing.assert_array_equal(tiny_net.segment(picture), expected)
+    np.testing.assert_array_equal(tiny_net.segment([picture])[0], expected)
+
+
+def test_blocks_on_demand(tiny_net):
+    picture = random_picture(100, 150)
+    blocks = tiny_net.segment(picture, smooth=False)
+    assert blocks.shape == (100, 150)
+    assert not np.array_equal(blocks, tiny_net.segment(picture))
+    np.testing.assert_array_equal(tiny_net.segment([picture], smooth=False)[0], blocks)
