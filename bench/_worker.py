@@ -33,7 +33,7 @@ def open_sparse_icnet(case: str, model: str, size: tuple[int, int], threads: int
 
     net = sparse_icnet.load(model, size=size, threads=threads)
     if case == "classes":
-        return net.segment
+        return lambda image: net.segment(image, smooth=False)
     out = np.empty((1, len(net.classes), *size), np.float32)
     return lambda blob: net(blob, out=out)
 

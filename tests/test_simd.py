@@ -40,6 +40,7 @@ from sparse_icnet.kernels.simd import (
     splat_i32,
     store,
     store_streaming,
+    store_u8,
     tile_add_codes,
     tile_add_real,
     tile_dot,
@@ -52,6 +53,7 @@ from sparse_icnet.kernels.simd import (
     tile_store_codes,
     tile_under,
     to_f32,
+    where_greater,
     yield_processor,
 )
 from sparse_icnet.kernels.sizes import pack_constant
@@ -120,6 +122,29 @@ def test_integer_operations(offset):
     expected.append(x.astype(np.float32).view(np.int32))
     for row, wanted in zip(out, expected, strict=True):
         np.testing.assert_array_equal(row, wanted)
+
+
+@njit
+def _choices(x, y, numbers, out, narrow, count):
+    for i in range(count):
+        chosen = where_greater(
+            load_f32(x + 64 * i), load_f32(y + 64 * i), load_i32(numbers + 64 * i), splat_i32(np.int32(-1))
+        )
+        store(out + 64 * i, chosen)
+        store_u8(narrow + 16 * i, chosen)
+
+
+def test_choices_and_their_low_bytes():
+    x = special_floats()
+    y = np.random.default_rng(3).permutation(x)
+    numbers = np.arange(x.size, dtype=np.int32)
+    out, narrow = np.zeros(x.size, np.int32), np.zeros(x.size + 16, np.uint8)
+    addresses = (array.ctypes.data for array in (x, y, numbers, out, narrow))
+    _choices(*addresses, x.size // 16)
+    expected = np.where(x > y, numbers, -1)
+    assert 0 < (expected == -1).mean() < 1
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(narrow, [*expected.astype(np.uint8), *[0] * 16])
 
 
 @njit

@@ -228,7 +228,8 @@ def _eval(commands) -> None:
         """\
 Mean intersection over union on CamVid-style folders: DIR/val/NAME.png and labels DIR/valannot/NAME.png, 8-bit
 images of class indices.  Frames are resized to the network (bilinear), labels likewise (nearest).  Class 11,
-unlabelled, is ignored; a class that no label holds is left out of the mean and named.""",
+unlabelled, is ignored; a class that no label holds is left out of the mean and named.  Two columns: smooth class
+maps, as `segment` writes them, and the network's blocks of 8 x 8 pixels, as the model card says.""",
     )
     parser.add_argument("--data", metavar="DIR", required=True, help="folder with SPLIT/ and SPLITannot/")
     parser.add_argument("--split", default="val", help="default: val")
