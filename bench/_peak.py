@@ -16,8 +16,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_DOT4, ISA
 from sparse_icnet.kernels.simd import tile_dot, tile_scale, tile_start, tile_store
+from sparse_icnet.target import TARGET, Dot
 
 # Rows x vectors of 16 lanes: as many sums as fit beside the operands.
 _SHAPES = {
@@ -29,12 +29,12 @@ _SHAPES = {
     "dotprod": (4, 1),
     "generic": (4, 1),
 }
-ROWS, VECTORS = _SHAPES[ISA]
+ROWS, VECTORS = _SHAPES[TARGET.name]
 # Seconds of one turn, short enough to fall between two interruptions, and turns of one measurement.
 TURN, TURNS = 0.004, 8
 # Products of one step of a vector of 16 lanes: four to a lane with VNNI or on Arm, twice as many of a couple, else those
 # of one pair of int16.
-MACS = ROWS * VECTORS * (64 if HAS_DOT4 else 128 if HAS_COUPLES else 32)
+MACS = ROWS * VECTORS * (64 if TARGET.dot is Dot.BYTES else 128 if TARGET.couples else 32)
 
 
 @intrinsic
@@ -65,7 +65,7 @@ def _tile_pairs(typing, tile):
         for index in range(tile.rows * tile.vectors):
             total = builder.extract_value(result, index)
             pairs = other = builder.bitcast(total, simd._I16X32)
-            if HAS_COUPLES:
+            if TARGET.couples:
                 inverse = builder.not_(total)
                 pairs = simd._multiply_add_bytes(builder, total, total)
                 pairs = builder.add(pairs, simd._multiply_add_bytes(builder, total, inverse))
@@ -78,7 +78,7 @@ def _tile_pairs(typing, tile):
 
 
 def _loop(pairs: bool) -> Any:
-    if HAS_DOT4 and not pairs:
+    if TARGET.dot is Dot.BYTES and not pairs:
         # The addresses stay the same and nothing is stored: the operands are loaded once, before the loop.
         @njit(nogil=True)
         def loop(count, activations, weights, constants, out):

@@ -37,8 +37,8 @@ from _models import Entry, default_entries, entry_of, export, write_inputs, writ
 from _processes import HERE, Worker, WorkerError, alternate, fresh
 from _report import CASES, OURS, report
 
-from sparse_icnet.kernels.isa import HAS_VNNI
 from sparse_icnet.network.graph import Size
+from sparse_icnet.target import TARGET
 
 PEERS = ("openvino", "onnxruntime")
 PARTS = ("latency", "sizes", "start", "folder")
@@ -51,7 +51,7 @@ LEAST_AGREEMENT = (
 
 def saturates(isa: str) -> bool:
     """Whether the peers' sums of products saturate in 16 bits: without VNNI, and by their fastest settings."""
-    return isa != "native" or not HAS_VNNI
+    return isa != "native" or not TARGET.name.endswith("vnni")
 
 
 def parser() -> argparse.ArgumentParser:

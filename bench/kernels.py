@@ -199,7 +199,7 @@ def filtered_times(base: Graph, rounds: int) -> list[LayerTime]:
 
 
 def fitted_costs(times: list[LayerTime], unit: float) -> dict[str, Any]:
-    """The constants of `sparse_icnet.runtime.winograd.RELATIVE_COST`, by least relative squares.
+    """The costs of `sparse_icnet.target.Filtering`, by least relative squares.
 
     unit  seconds of a single block row x a vector
     """
@@ -405,10 +405,7 @@ def report(results: dict[str, Any]) -> str:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; the environment is set already."""
-    from sparse_icnet.kernels.isa import HAS_COUPLES, ISA
-    from sparse_icnet.kernels.micro_kernels import REGISTRY
-    from sparse_icnet.runtime.choice import COUPLE_SPEED, RELATIVE_SPEED
-    from sparse_icnet.runtime.winograd import RELATIVE_COST
+    from sparse_icnet.target import TARGET
 
     model = arguments.model or bundled.DEFAULT_WEIGHTS
     graph = resized(formats.load(model), arguments.size)
@@ -421,10 +418,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     light: dict[tuple[str, float], list[LayerTime]] = {}
     for density in arguments.density:
         say(f"every micro-kernel on every layer, {density:.0%} of blocks")
-        for kernel, rows in layer_times(base, REGISTRY, density, arguments.repeats).items():
+        for kernel, rows in layer_times(base, TARGET.kernels, density, arguments.repeats).items():
             times[kernel.name, density] = rows
-        if HAS_COUPLES:
-            for kernel, rows in layer_times(base, REGISTRY, density, arguments.repeats, LIGHT).items():
+        if TARGET.couples:
+            for kernel, rows in layer_times(base, TARGET.kernels, density, arguments.repeats, LIGHT).items():
                 light[kernel.name, density] = rows
     say("Winograd's filtering of every layer that it can compute")
     filtering = filtered_times(base, arguments.repeats)
@@ -444,8 +441,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 "gain": round(direct / sum(same), 3),
             }
         )
-    singles = times[REGISTRY[0].name, max(arguments.density)]
-    unit = 64 / _speed(singles)
+    singles = times[TARGET.kernels[0].name, max(arguments.density)]
+    unit, known = 64 / _speed(singles), TARGET.filtering
     layers = []
     for (name, density), rows in times.items():
         for shape in dict.fromkeys(row.shape for row in rows):
@@ -466,7 +463,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "date": now(),
         "machine": machine(),
         "isa": arguments.isa,
-        "dot_product": ISA,
+        "dot_product": TARGET.name,
         "size": list(arguments.size),
         "model": model.stem,
         "network": network,
@@ -476,11 +473,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "fitted": fitted(times),
         "filtered": filtered,
         "filtering": fitted_costs(filtering, unit),
-        "known_filtering": list(RELATIVE_COST[ISA]),
-        "known_speed": [RELATIVE_SPEED[ISA][kernel.rows, kernel.vectors] for kernel in REGISTRY],
-        "known_couple_speed": [
-            COUPLE_SPEED[ISA][kernel.rows, kernel.vectors] for kernel in REGISTRY if HAS_COUPLES
-        ],
+        "known_filtering": [known.product, known.inputs, known.outputs],
+        "known_speed": [kernel.speed for kernel in TARGET.kernels],
+        "known_couple_speed": [kernel.couple_speed for kernel in TARGET.kernels if TARGET.couples],
     }
 
 

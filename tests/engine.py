@@ -12,7 +12,6 @@ import numpy as np
 from graphs import random_convolution
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.micro_kernels import MicroKernel
 from sparse_icnet.network import rewrite
 from sparse_icnet.network.graph import (
     Add,
@@ -34,6 +33,7 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.runtime.session import Session
+from sparse_icnet.target import MicroKernel
 
 UNSIGNED = Quantizer(0.015)
 IMAGE = Quantizer(0.02, 114)

@@ -9,12 +9,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.isa import HAS_COUPLES
-from sparse_icnet.kernels.micro_kernels import REGISTRY
 from sparse_icnet.network.graph import Convolution, Quantizer
 from sparse_icnet.runtime import choice
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import LIMIT, Entries, entries, sign_sums
+from sparse_icnet.target import TARGET
 
 INT16 = np.iinfo(np.int16)
 
@@ -117,7 +116,7 @@ def test_light_blocks_all_find_a_partner():
     assert stored.singles == 0
 
 
-@pytest.mark.parametrize("kernel", REGISTRY, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", TARGET.kernels, ids=lambda kernel: kernel.name)
 @pytest.mark.parametrize(
     "values", [[127], [-128], [-127], [-128, 127], [64], [-64], [32], [-32], [32, -32, 127, 0]]
 )
@@ -137,8 +136,8 @@ def test_extreme_weights_on_the_largest_activations(kernel, values):
         session = assert_equals_oracle(graph)
     assert (session.tensor(codes) == 255).all()
     packed = BlockCSR.from_dense(np.pad(weight, ((0, 3), (0, 0), (0, 0), (0, 0))), kernel.rows)
-    stored = entries(packed, HAS_COUPLES)
-    if HAS_COUPLES and values in ([32], [-32]):
+    stored = entries(packed, TARGET.couples)
+    if TARGET.couples and values in ([32], [-32]):
         assert stored.couples, "these weights come in couples"
     if values in ([127], [-128], [-127]):
         assert stored.singles, "these weights leave int16"
@@ -158,4 +157,4 @@ def test_entries_are_estimated_from_a_sample(rows, outputs):
     found = choice._estimated_entries(op, rows)
     error = 0.02 * len(stored.blocks) if outputs >= 32 else 1e-9
     assert found == pytest.approx((stored.singles, stored.couples), abs=error)
-    assert bool(found[1]) == HAS_COUPLES
+    assert bool(found[1]) == TARGET.couples

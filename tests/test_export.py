@@ -17,7 +17,6 @@ from networks import random_blob, random_picture
 
 from sparse_icnet import formats
 from sparse_icnet.formats import onnx_write, openvino_ir_write
-from sparse_icnet.kernels.isa import HAS_VNNI
 from sparse_icnet.network.graph import (
     Affine,
     Argmax,
@@ -34,6 +33,7 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.reference import compare, onnxruntime_peer, openvino_peer
 from sparse_icnet.reference.oracle import Oracle, nearest
+from sparse_icnet.target import TARGET
 
 FULL_SIZE = (768, 960)
 SHARE = 1e-4  # of the codes of a layer that may differ between runtimes, by one
@@ -60,7 +60,7 @@ def peer_graph(tiny_graph) -> Graph:
 
     Without VNNI they add pairs of products in 16 bits, saturating: weights of half the range, as NNCF makes them there.
     """
-    if HAS_VNNI:
+    if TARGET.name.endswith("vnni"):
         return tiny_graph
     halves = tuple(
         replace(op, weight=np.rint(op.weight / 2.01).astype(np.int8), weight_scale=2 * op.weight_scale)

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels.fields import DIRECT
-from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.network.graph import (
     Affine,
     Convolution,
@@ -44,6 +43,7 @@ from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.runtime.pyramid import bin_table
 from sparse_icnet.runtime.session import Session
 from sparse_icnet.runtime.steps import PlanError
+from sparse_icnet.target import TARGET, MicroKernel
 
 COLUMNS = [1, 3, 15, 16, 17, 30, 48]  # around the vector of 16 pixels
 ROWS = [1, 2, 3, 5, 6, 7, 11, 12, 13, 19]  # around the tiles of 1 to 12 vectors
@@ -65,7 +65,7 @@ def kernel_name(kernel: object) -> str:
     return kernel.name if isinstance(kernel, MicroKernel) else kernel or "chosen"
 
 
-each_kernel = pytest.mark.parametrize("kernel", [None, *REGISTRY, WINOGRAD], ids=kernel_name)
+each_kernel = pytest.mark.parametrize("kernel", [None, *TARGET.kernels, WINOGRAD], ids=kernel_name)
 
 
 # --- convolution -----------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_stored_blocks_are_the_nonzero_ones(rows, density):
     net = Net((6, 16))
     x = net.codes(net.convolution(net.image, 12))
     name = net.convolution(x, 8, 3, weight=weight)
-    kernel = next(k for k in REGISTRY if k.rows == rows)
+    kernel = next(k for k in TARGET.kernels if k.rows == rows)
     with forced_kernel(kernel):
         session = assert_equals_oracle(net.classify(net.codes(name)))
     step = next(step for step in session.plan.convolutions() if step.name == name)

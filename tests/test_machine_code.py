@@ -6,10 +6,12 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from sparse_icnet.kernels import machine_code
+from sparse_icnet.target import TARGET
 
 CODE = b"entry\0" + bytes(range(256))
 
@@ -95,7 +97,7 @@ def test_settings_and_cpu_decide_the_key(monkeypatch):
             patch.setenv(name, value)
             keys.add(machine_code._key())
     with monkeypatch.context() as patch:
-        patch.setattr(machine_code, "ISA", "another")
+        patch.setattr(machine_code, "TARGET", replace(TARGET, name="another"))
         keys.add(machine_code._key())
     assert len(keys) == 5
     monkeypatch.setenv("NUMBA_CACHE_DIR", "elsewhere")  # moves the file, changes nothing in it

@@ -19,12 +19,12 @@ from PIL import Image
 import sparse_icnet
 from sparse_icnet.bundled import SAMPLE_IMAGE
 from sparse_icnet.formats import npz
-from sparse_icnet.kernels.isa import ISA, is_x86
 from sparse_icnet.network.graph import Graph, resized
 from sparse_icnet.network.icnet import layer_specs
 from sparse_icnet.network.rewrite import sampled
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.runtime.session import Session
+from sparse_icnet.target import TARGET, is_x86
 
 SIZE = (768, 960)
 TESTS = Path(__file__).parent
@@ -172,7 +172,7 @@ _PORTABLE = """
 import numba
 from llvmlite import binding
 triple, binding.get_process_triple = binding.get_process_triple, lambda: "riscv64-unknown-linux"
-import sparse_icnet.kernels.isa
+import sparse_icnet.target
 binding.get_process_triple = triple
 """
 _CODE = """
@@ -181,12 +181,12 @@ import numpy as np
 import pytest
 from engine import digest
 from sparse_icnet.formats import npz
-from sparse_icnet.kernels.isa import ISA
 from sparse_icnet.runtime.session import Session
+from sparse_icnet.target import TARGET
 graph, blob = npz.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):
     session = Session(graph, threads, keep_tensors=True)
-    print(ISA, digest(session, session.probabilities(blob), session.classes(blob)))
+    print(TARGET.name, digest(session, session.probabilities(blob), session.classes(blob)))
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[3:]]))
 """
 
@@ -215,8 +215,8 @@ def _on(cpu: str, *arguments: object) -> list[str]:
 def _runs(cpu: str) -> bool:
     """Whether this host can execute code for `cpu`, not its own: those of x86 on x86, if it has what they have."""
     if cpu == "portable":
-        return ISA != "generic"
-    return is_x86() and (CPUS[cpu] != "avx512bw" or ISA.startswith("avx512"))
+        return TARGET.name != "generic"
+    return is_x86() and (CPUS[cpu] != "avx512bw" or TARGET.name.startswith("avx512"))
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def other_cpus(graph, blob, tmp_path_factory) -> Iterator[dict[str, Future[list[
 def test_other_cpus_give_the_same_bits(cpu, expected_digest, other_cpus):
     """The whole network on 1 and 2 threads, then the tests of every kernel and vector operation."""
     if cpu not in other_cpus:
-        pytest.skip(f"this CPU ({ISA}) cannot run code for {cpu}")
+        pytest.skip(f"this CPU ({TARGET.name}) cannot run code for {cpu}")
     one, two, *tests = other_cpus[cpu].result()
     assert one == two == f"{CPUS[cpu]} {expected_digest}"
     assert " passed" in tests[-1]

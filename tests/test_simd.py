@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels import isa
+from sparse_icnet import target
 from sparse_icnet.kernels.epilogue import pack
-from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.simd import (
     atomic_add,
     atomic_load,
@@ -60,6 +59,7 @@ from sparse_icnet.kernels.sizes import pack_constant
 from sparse_icnet.kernels.step import field_f32
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.runtime.choice import blocks_of, entries_of, pack_weights
+from sparse_icnet.target import TARGET, MicroKernel
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 
@@ -242,7 +242,7 @@ def _rgb_codes(source, table, out):
     put_rgb_codes(source, table, out)
 
 
-@pytest.mark.skipif(not isa.HAS_BYTE_TABLES, reason="this CPU has no table look-up of bytes")
+@pytest.mark.skipif(not target.HAS_BYTE_TABLES, reason="this CPU has no table look-up of bytes")
 def test_codes_of_pixels_through_tables():
     rng = np.random.default_rng(9)
     table = rng.integers(0, 256, (3, 256), dtype=np.uint8)
@@ -285,9 +285,9 @@ def test_atomic_addition_loses_nothing():
 
 def _kernel_of_tiles(kernel: MicroKernel):
     rows, vectors = kernel.rows, kernel.vectors
-    words_bytes = 4 * rows * kernel.words
+    words_bytes = 4 * rows * TARGET.words_per_row
 
-    if isa.HAS_COUPLES:
+    if TARGET.couples:
 
         @njit
         def couple(tile, x, y, weights):
@@ -339,8 +339,8 @@ def _kernel_of_tiles(kernel: MicroKernel):
     return dot, epilogue, direct
 
 
-TILES = {kernel: _kernel_of_tiles(kernel) for kernel in REGISTRY}
-each_kernel = pytest.mark.parametrize("kernel", REGISTRY, ids=lambda kernel: kernel.name)
+TILES = {kernel: _kernel_of_tiles(kernel) for kernel in TARGET.kernels}
+each_kernel = pytest.mark.parametrize("kernel", TARGET.kernels, ids=lambda kernel: kernel.name)
 
 
 @each_kernel
@@ -376,9 +376,9 @@ def test_dot_products_are_exact(kernel, codes, weights):
     arrays = (words, initial, ones, zeros, out)
     counts = couples, entries - couples
     dot(activations.ctypes.data, stored.blocks.ctypes.data, *counts, *(a.ctypes.data for a in arrays))
-    if isa.HAS_COUPLES and weights in ("small", -32, 32):
+    if TARGET.couples and weights in ("small", -32, 32):
         assert couples == blocks // 2, "these weights must come in couples"
-    expected = s8.astype(np.int64) @ (u8.astype(np.int64) - isa.CODE_SHIFT) + initial[:, None]
+    expected = s8.astype(np.int64) @ (u8.astype(np.int64) - TARGET.code_shift) + initial[:, None]
     assert np.abs(expected).max() < 2**24, "beyond float32 integers this comparison proves nothing"
     np.testing.assert_array_equal(out, expected)
 
@@ -459,32 +459,3 @@ def test_pack_takes_any_quantizer_and_any_value(values, levels, place, relu, see
     _pack_vectors(reals.ctypes.data, low, high, constant, out.ctypes.data, 4)
     wanted = np.rint(np.clip(np.where(np.isnan(reals), low, reals), low, high)) + zero
     np.testing.assert_array_equal(out.T, wanted.astype(np.uint8))
-
-
-def test_instruction_set_is_named():
-    assert isa.ISA in ("avx512vnni", "avxvnni", "avx512bw", "avx2", "sse2", "dotprod", "generic")
-    assert isa.ISA.endswith("vnni") == isa.HAS_VNNI
-    assert all(kernel.words == (1 if isa.HAS_DOT4 else 2) for kernel in REGISTRY)
-
-
-@pytest.mark.parametrize(
-    ("triple", "cpu", "expected"),
-    [
-        ("aarch64-unknown-linux-gnu", "neoverse-n1", "dotprod"),
-        ("arm64-apple-darwin24.1.0", "apple-m2", "dotprod"),
-        ("aarch64-unknown-linux-gnu", "cortex-a72", "generic"),
-        ("riscv64-unknown-linux-gnu", "neoverse-n1", "generic"),
-        ("x86_64-unknown-linux-gnu", "znver4", "avx512vnni"),
-        ("x86_64-unknown-linux-gnu", "neoverse-n1", "sse2"),
-    ],
-)
-@pytest.mark.parametrize("named", [False, True])
-def test_instruction_set_of_a_cpu(monkeypatch, triple, cpu, expected, named):
-    """Of a CPU that NUMBA_CPU_NAME names, and of a host, of which LLVM knows features on x86 alone."""
-    monkeypatch.setattr(isa.binding, "get_process_triple", lambda: triple)
-    monkeypatch.setattr(isa.binding, "get_host_cpu_name", lambda: "" if named else cpu)
-    host = {"avx512vnni": cpu == "znver4"} if triple.startswith("x86") else {"neon": True}
-    monkeypatch.setattr(isa.binding, "get_host_cpu_features", lambda: host)
-    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
-    monkeypatch.setenv("NUMBA_CPU_NAME", cpu if named else "")
-    assert isa.instruction_set() == expected

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.isa import ISA
 from sparse_icnet.kernels.transforms import (
     shared_sums,
     transform_bytes,
@@ -23,6 +22,7 @@ from sparse_icnet.runtime import winograd as planning
 from sparse_icnet.runtime.layout import Grid
 from sparse_icnet.sparse import winograd
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS, SUM_LIMIT, TAPS, A, B, G
+from sparse_icnet.target import TARGET
 
 few = settings(deadline=None, max_examples=25, print_blob=True)
 
@@ -309,7 +309,7 @@ def test_sums_at_the_bound(channels, filtered):
 
 
 @pytest.mark.skipif(
-    ISA == "dotprod", reason="sdot multiplies so many bytes at once that filtering never pays"
+    TARGET.name == "dotprod", reason="sdot multiplies so many bytes at once that filtering never pays"
 )
 def test_the_planner_filters_where_it_pays():
     """Dense layers of many channels, and none whose blocks are mostly zeros; a reason is given."""

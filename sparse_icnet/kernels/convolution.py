@@ -17,9 +17,7 @@ from numba import njit
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.elementwise import pad
 from sparse_icnet.kernels.epilogue import pack
-from sparse_icnet.kernels.isa import HAS_COUPLES, WORDS_PER_ENTRY_ROW
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, TILE_BYTES, TILE_ROW_BYTES
 from sparse_icnet.kernels.simd import (
     get_i32,
     get_i64,
@@ -41,7 +39,9 @@ from sparse_icnet.kernels.simd import (
     tile_store_codes,
     tile_under,
 )
+from sparse_icnet.kernels.sizes import TILE_BYTES, TILE_ROW_BYTES
 from sparse_icnet.kernels.step import field, field_f32
+from sparse_icnet.target import TARGET
 
 
 @jit
@@ -117,10 +117,10 @@ def rescale(step, tile, channel, group, phase, start, first, scratch):
 
 def _micro_kernel(rows: int, vectors: int) -> Any:
     """The loop over the stored blocks of one row group, and the epilogue, for one tile shape."""
-    words_bytes = 4 * rows * WORDS_PER_ENTRY_ROW
-    offsets_bytes = 4 * BLOCKS_PER_ENTRY
+    words_bytes = 4 * rows * TARGET.words_per_row
+    offsets_bytes = 4 * TARGET.blocks_per_entry
 
-    if HAS_COUPLES:
+    if TARGET.couples:
 
         @njit(inline="always")
         def add_couples(tile, activations, offsets, weights, start, stop):
@@ -201,8 +201,8 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
     return stretch
 
 
-_KERNELS = tuple(_micro_kernel(kernel.rows, kernel.vectors) for kernel in REGISTRY)
-_COUNT = len(REGISTRY)
+_KERNELS = tuple(_micro_kernel(kernel.rows, kernel.vectors) for kernel in TARGET.kernels)
+_COUNT = len(TARGET.kernels)
 _first, _second = _KERNELS[:2]
 _third, _fourth = (*_KERNELS, *_KERNELS)[2:4]
 

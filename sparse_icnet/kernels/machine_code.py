@@ -23,7 +23,7 @@ import llvmlite
 from llvmlite import binding
 
 from sparse_icnet.files import replacing
-from sparse_icnet.kernels.isa import ISA, target_cpu
+from sparse_icnet.target import TARGET, target_cpu
 
 _MAGIC = b"sparse-icnet machine code 1\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -109,7 +109,7 @@ def _key() -> str:
     """Digest of all that decides the machine code: the sources, the compiler, its settings, the CPU."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    beside = (folder.parent / "network" / "arithmetic.py", folder.parent / "sparse" / "winograd.py")
+    beside = [folder.parent / name for name in ("target.py", "network/arithmetic.py", "sparse/winograd.py")]
     for path in (*sorted(folder.glob("*.py")), *beside):
         digest.update(path.read_bytes())
     features = os.environ.get("NUMBA_CPU_FEATURES")
@@ -125,7 +125,7 @@ def _key() -> str:
         llvmlite.__version__,
         platform.machine(),
         sys.platform,
-        ISA,
+        TARGET.name,
         target_cpu(),
         features,
         settings,

@@ -6,7 +6,6 @@ import numpy as np
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
-from sparse_icnet.kernels.isa import HAS_BYTE_TABLES
 from sparse_icnet.kernels.jit import jit
 from sparse_icnet.kernels.simd import (
     get_f32,
@@ -23,6 +22,7 @@ from sparse_icnet.kernels.simd import (
     store,
 )
 from sparse_icnet.kernels.step import field, field_f32
+from sparse_icnet.target import HAS_BYTE_TABLES
 
 BLOCK = 64  # pixels that are looked up at once
 

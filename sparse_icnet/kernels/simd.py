@@ -2,7 +2,7 @@
 
 One source serves every CPU.  A vector has 16 lanes of 32 bits; LLVM splits it into two AVX registers or
 four SSE or NEON ones where the CPU has no wider.  Only the dot product differs between CPUs, and which one is
-compiled in `sparse_icnet.kernels.isa` decides once, from the CPU that Numba compiles for.
+compiled in `sparse_icnet.target` decides once, from the CPU that Numba compiles for.
 
 A *tile* is a block of R x P vectors that lives in registers: R output channels x 16 * P pixels.
 Addresses are plain integers (``array.ctypes.data`` plus byte offsets).
@@ -20,8 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from sparse_icnet.kernels.isa import CODE_SHIFT, HAS_DOT4, ISA, WORDS_PER_ENTRY_ROW, is_x86
 from sparse_icnet.network.arithmetic import ROUNDING
+from sparse_icnet.target import TARGET, Dot, is_x86
 
 LANES = 16
 VECTOR_BYTES = 64
@@ -30,8 +30,7 @@ _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.
 _I32X16 = ir.VectorType(_I32, LANES)
 _F32X16 = ir.VectorType(_F32, LANES)
 _I16X32 = ir.VectorType(_I16, 2 * LANES)
-# Registers of x86 that a vector of 16 lanes takes: 1, 2 or 4 of 512, 256 or 128 bits; 0 elsewhere.
-_PARTS = {"avx512vnni": 1, "avx512bw": 1, "avxvnni": 2, "avx2": 2, "sse2": 4}.get(ISA, 0)
+_PARTS = TARGET.x86_registers
 
 
 # --- types ---------------------------------------------------------------------------------------------------------
@@ -144,10 +143,7 @@ def _multiply_add_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.V
 
 def _multiply_add_bytes(builder: ir.IRBuilder, u8: ir.Value, s8: ir.Value) -> ir.Value:
     """u8 x 64 times s8 x 64, both <16 x i32> -> <32 x i16>: neighbouring products added, saturating."""
-    name, parts = {
-        "avx512bw": ("llvm.x86.avx512.pmaddubs.w.512", 1),
-        "avx2": ("llvm.x86.avx2.pmadd.ub.sw", 2),
-    }[ISA]
+    name, parts = {1: "llvm.x86.avx512.pmaddubs.w.512", 2: "llvm.x86.avx2.pmadd.ub.sw"}[_PARTS], _PARTS
     bytes_, words = ir.VectorType(_I8, VECTOR_BYTES // parts), ir.VectorType(_I16, 2 * LANES // parts)
     operands = [[builder.bitcast(x, bytes_) for x in _slices(builder, v, parts)] for v in (u8, s8)]
     return _join(builder, [_call(builder, name, words, [x, y]) for x, y in zip(*operands, strict=True)])
@@ -220,16 +216,14 @@ def _even_odd(builder: ir.IRBuilder, u8: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 
 def _dot4(builder: ir.IRBuilder, accumulator: ir.Value, codes: ir.Value, s8: ir.Value) -> ir.Value:
-    """accumulator + the four products of each lane; codes are u8, with a CODE_SHIFT s8 already."""
+    """accumulator + the four products of each lane; codes are u8, with a code shift s8 already."""
     # The all-i32 signatures of x86 verify on LLVM 20 and are upgraded on LLVM 22.
-    name, sums, operands = {
-        "avx512vnni": ("llvm.x86.avx512.vpdpbusd.512", _I32X16, _I32X16),
-        "avxvnni": ("llvm.x86.avx512.vpdpbusd.256", ir.VectorType(_I32, 8), ir.VectorType(_I32, 8)),
-        "dotprod": ("llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(_I32, 4), ir.VectorType(_I8, 16)),
-    }[ISA]
-    slices = zip(*(_slices(builder, v, LANES // sums.count) for v in (accumulator, codes, s8)), strict=True)
+    dot = TARGET.byte_dot
+    sums = ir.VectorType(_I32, dot.lanes)
+    operands = sums if dot.operands == "i32" else ir.VectorType(_I8, 4 * dot.lanes)
+    slices = zip(*(_slices(builder, v, LANES // dot.lanes) for v in (accumulator, codes, s8)), strict=True)
     parts = [
-        _call(builder, name, sums, [total, builder.bitcast(x, operands), builder.bitcast(y, operands)])
+        _call(builder, dot.name, sums, [total, builder.bitcast(x, operands), builder.bitcast(y, operands)])
         for total, x, y in slices
     ]
     return _join(builder, parts)
@@ -308,7 +302,7 @@ def tile_dot_pairs(typing, tile, pairs, weights):
 
 @intrinsic
 def tile_dot(typing, tile, activations, weights):
-    """tile[r, p] += dot4(activations[p] - CODE_SHIFT, weights[r]).
+    """tile[r, p] += dot4(activations[p] - TARGET.code_shift, weights[r]).
 
     P vectors of u8 x 4 and R words of s8 x 4, at two addresses.  Without an instruction for four products the weights
     are 2 R words: even pairs of all rows, then odd pairs, as int16.
@@ -321,12 +315,12 @@ def tile_dot(typing, tile, activations, weights):
         rows, vectors = tile.rows, tile.vectors
         words = [
             _splat(builder, _load(builder, weights, _I32, 4 * i), _I32X16)
-            for i in range(rows * WORDS_PER_ENTRY_ROW)
+            for i in range(rows * TARGET.words_per_row)
         ]
         for p in range(vectors):
             x = _load(builder, activations, _I32X16, VECTOR_BYTES * p)
-            pairs = None if HAS_DOT4 else _even_odd(builder, x)
-            if CODE_SHIFT:  # of 128: the sign bit of each byte
+            pairs = None if TARGET.dot is Dot.BYTES else _even_odd(builder, x)
+            if TARGET.code_shift:  # of 128: the sign bit of each byte
                 x = builder.xor(x, _constant(_I32X16, 0x80808080))
             for r in range(rows):
                 index = r * vectors + p

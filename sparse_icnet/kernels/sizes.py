@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.target import TARGET
+
 MAX_BINS = 16  # rows or columns of bins in a pyramid stage
 MAX_STAGES = 8
 # One stage of a pyramid in its table, float32 or int32 words: bin rows, bin columns, byte offset in the table of its
@@ -15,6 +17,14 @@ STAGE_WORDS = 13
 LINE = 64  # bytes of a cache line
 SYNC_BYTES = 2 * LINE  # of the counters of a step: tasks taken, tasks complete
 CELL = 64  # bytes of the sums of one bin: a vector, of which four lanes count
+
+# Scratch of one thread: a tile on its way out, then the tile of a fused residual convolution; rows of real values or of
+# pairs lie TILE_ROW_BYTES apart.
+TILE_ROW_BYTES = 64 * max(kernel.vectors for kernel in TARGET.kernels)
+TILE_BYTES = 4 * TILE_ROW_BYTES
+SCRATCH_BYTES = 2 * TILE_BYTES
+# Scratch for a tile of Winograd's filtering on its way through a transform: 36 words of codes, then twice as many pairs.
+WINOGRAD_WORK_BYTES = 64 * 3 * 36
 
 
 def line_bytes(size: int) -> int:

@@ -22,12 +22,6 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.convolution import finish_codes, finish_real, pack_row, rescale
 from sparse_icnet.kernels.elementwise import pad
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.micro_kernels import (
-    SCRATCH_BYTES,
-    TILE_ROW_BYTES,
-    WINOGRAD_VECTORS,
-    WINOGRAD_WORK_BYTES,
-)
 from sparse_icnet.kernels.simd import (
     gather_words,
     get_i32,
@@ -44,11 +38,13 @@ from sparse_icnet.kernels.simd import (
     tile_store_codes,
     tile_zero,
 )
+from sparse_icnet.kernels.sizes import SCRATCH_BYTES, TILE_ROW_BYTES, WINOGRAD_WORK_BYTES
 from sparse_icnet.kernels.step import field
 from sparse_icnet.kernels.transforms import transform_bytes, transform_last, transform_pairs, transform_sums
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, INVERSE, OUTPUTS, SHIFT, A, B
+from sparse_icnet.target import TARGET
 
-_FEW, _MANY = WINOGRAD_VECTORS
+_FEW, _MANY = TARGET.filtering.vectors
 _NOTHING = np.int32(0)
 _SUM_BYTES = 4 * 64  # of one place of a tile: four channels
 _down_bytes, _across_pairs = transform_bytes(B), transform_pairs(B)

@@ -8,30 +8,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.isa import HAS_COUPLES, HAS_DOT4, ISA
-from sparse_icnet.kernels.micro_kernels import REGISTRY, MicroKernel
 from sparse_icnet.kernels.sizes import LINE
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.runtime import winograd
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import Entries, entries
+from sparse_icnet.target import TARGET, Dot, MicroKernel
 
-# Throughput of the micro-kernels relative to the first, by rows of a block; measured by bench/kernels.py, that of dotprod
-# estimated.  With fewer rows the loads of activations are shared by fewer dot products.
-RELATIVE_SPEED = {
-    "avx512vnni": {(4, 6): 1.0, (4, 3): 0.95, (2, 12): 0.91, (2, 9): 0.91},
-    "avx512bw": {(4, 4): 1.0, (2, 6): 0.97},
-    "avxvnni": {(4, 1): 1.0, (2, 3): 0.8},
-    "avx2": {(4, 1): 1.0, (2, 2): 0.86},
-    "sse2": {(4, 1): 1.0, (2, 1): 0.8},
-    "dotprod": {(4, 1): 1.0, (2, 2): 0.9},
-    "generic": {(4, 1): 1.0, (2, 2): 0.8},
-}
-# The same of blocks that are multiplied in couples, relative to single blocks of the first.
-COUPLE_SPEED = {
-    "avx512bw": {(4, 4): 1.7, (2, 6): 1.68},
-    "avx2": {(4, 1): 1.45, (2, 2): 1.35},
-}
 # Vectors of one task, rounded up to whole tiles: all of them use the weights of a group while those are in the
 # first-level cache.
 TASK_VECTORS = 6
@@ -43,7 +26,7 @@ TASK_BYTES = 24 << 10
 def tail_kernel(kernel: MicroKernel, vectors: int) -> MicroKernel:
     """The narrowest micro-kernel with as many rows for the vectors that whole tiles of `kernel` leave over."""
     rest = vectors % kernel.vectors
-    fitting = [k for k in REGISTRY if k.rows == kernel.rows and rest <= k.vectors <= kernel.vectors]
+    fitting = [k for k in TARGET.kernels if k.rows == kernel.rows and rest <= k.vectors <= kernel.vectors]
     return min(fitting, key=lambda k: k.vectors)
 
 
@@ -61,14 +44,16 @@ def _padded(op: Convolution) -> NDArray[np.int8]:
 @lru_cache(maxsize=4)
 def entries_of(op: Convolution, rows: int) -> Entries:
     """The order in which a micro-kernel multiplies the blocks of `blocks_of(op, rows)`."""
-    return entries(blocks_of(op, rows), HAS_COUPLES)
+    return entries(blocks_of(op, rows), TARGET.couples)
 
 
 def choose_kernel(op: Convolution, vectors: int) -> tuple[MicroKernel, str]:
     """The micro-kernel with the least estimated time for these weights on planes of `vectors` vectors, and why."""
     costs = direct_costs(op, vectors)
     best = min(costs, key=costs.__getitem__)
-    others = ", ".join(f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in REGISTRY if k is not best)
+    others = ", ".join(
+        f"{k.name} {costs[k] / max(costs[best], 1):.2f}x" for k in TARGET.kernels if k is not best
+    )
     return best, f"least estimated time; {others}"
 
 
@@ -90,14 +75,13 @@ def direct_costs(op: Convolution, vectors: int) -> dict[MicroKernel, float]:
     Stored products, times vectors in whole tiles, over the relative speed of the kernel for them.
     """
     costs = {}
-    for kernel in REGISTRY:
+    for kernel in TARGET.kernels:
         whole, rest = divmod(vectors, kernel.vectors)
         computed = whole * kernel.vectors + (tail_kernel(kernel, vectors).vectors if rest else 0)
-        shape = kernel.rows, kernel.vectors
         singles, couples = _estimated_entries(op, kernel.rows)
-        cost = singles / RELATIVE_SPEED[ISA][shape]
+        cost = singles / kernel.speed
         if couples:
-            cost += 2 * couples / COUPLE_SPEED[ISA][shape]
+            cost += 2 * couples / kernel.couple_speed
         costs[kernel] = cost * kernel.rows * computed
     return costs
 
@@ -120,7 +104,7 @@ def _estimated_entries(op: Convolution, rows: int) -> tuple[float, float]:
     weight = _padded(op)
     groups = weight.reshape(-1, 4, *weight.shape[1:])
     sample = groups[:: max(1, len(groups) // 4)]
-    stored = entries(BlockCSR.from_dense(sample.reshape(-1, *weight.shape[1:]), rows), HAS_COUPLES)
+    stored = entries(BlockCSR.from_dense(sample.reshape(-1, *weight.shape[1:]), rows), TARGET.couples)
     share = len(groups) / len(sample)
     return stored.singles * share, stored.couples * share
 
@@ -134,7 +118,7 @@ def pack_weights(blocks: BlockCSR, stored: Entries) -> NDArray[np.int32]:
     """
     data = np.ascontiguousarray(blocks.data)
     rows = data.view(np.int32).reshape(-1, blocks.rows)
-    if HAS_DOT4:
+    if TARGET.dot is Dot.BYTES:
         return rows[stored.blocks[:, 0]]
     words = rows[stored.blocks].reshape(-1, 2 * blocks.rows)
     alone = ~stored.coupled

@@ -24,12 +24,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.isa import ISA, target_cpu
 from sparse_icnet.kernels.sizes import LINE
 from sparse_icnet.network.graph import Quantizer, Shape
+from sparse_icnet.target import FREE_UNALIGNED_LOADS
 
-# Zen 4 runs the 4-row kernels at full speed on loads that cross cache lines (bench/kernels.py); Intel cores do not.
-FREE_UNALIGNED_LOADS = target_cpu().startswith("znver") or not ISA.startswith("avx512")
 VECTOR_PIXELS = 16
 # A load may run past the last row of a buffer by a tile of vectors, a shifted load before the first row.
 SLACK = 4096

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import Kind
-from sparse_icnet.kernels.isa import CODE_SHIFT, ISA
-from sparse_icnet.kernels.micro_kernels import BLOCKS_PER_ENTRY, REGISTRY, SCRATCH_BYTES, MicroKernel
 from sparse_icnet.kernels.sizes import (
+    SCRATCH_BYTES,
     average_pool_scratch_bytes,
     pack_constant,
     pyramid_line_offsets,
@@ -59,6 +58,7 @@ from sparse_icnet.runtime.smooth import argmax_step, logits_tail, smooth_tail
 from sparse_icnet.runtime.steps import Operand, Plan, PlanError, Step, f32_bits, step_rows
 from sparse_icnet.runtime.taps import block_offsets, copies, fill_padding, shift_step, tap_offsets, taps_of
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
+from sparse_icnet.target import TARGET, MicroKernel
 
 LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
 LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
@@ -430,7 +430,7 @@ class _Planner:
             sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
             block_density=blocks.density,
             shape=op.weight.shape,
-            weight_bytes=words.nbytes + 4 * BLOCKS_PER_ENTRY * len(words),
+            weight_bytes=words.nbytes + 4 * TARGET.blocks_per_entry * len(words),
             reads=[source.buffer],
         )
         step.fields = {
@@ -440,16 +440,16 @@ class _Planner:
             f.TASK_VECTORS: task_vectors,
             f.GROUPS: groups,
             f.GROUPS_PER_TASK: per_task,
-            f.KERNEL: REGISTRY.index(kernel),
+            f.KERNEL: TARGET.kernel_index(kernel),
             f.TILE_VECTORS: kernel.vectors,
-            f.TAIL_KERNEL: REGISTRY.index(tail_kernel(kernel, self.grid.vectors)),
+            f.TAIL_KERNEL: TARGET.kernel_index(tail_kernel(kernel, self.grid.vectors)),
         }
-        zero = source.buffer.stored_zero - CODE_SHIFT  # as the dot product reads it
+        zero = source.buffer.stored_zero - TARGET.code_shift  # as the dot product reads it
         fill_constants = self._constants(step, op, source.buffer.quantizer, zero, unit, inner)
 
         def fill(step: Step, arena: Arena) -> None:
             fill_constants(arena)
-            columns = blocks.indices[stored.blocks[:, :BLOCKS_PER_ENTRY]].reshape(-1)
+            columns = blocks.indices[stored.blocks[:, : TARGET.blocks_per_entry]].reshape(-1)
             offsets = block_offsets(op, source, taps, columns)
             step.fields |= {
                 f.IN: source.buffer.address,
@@ -533,7 +533,7 @@ class _Planner:
             tasks if own else tasks * -(-groups // at_once),
             macs=ELEMENTS * 16 * groups * in_groups * VECTOR_PIXELS * tiles.all_vectors,
             dense_macs=op.weight.size * math.prod(size),
-            kernel=f"winograd{OUTPUTS}x{OUTPUTS}_{ISA}",
+            kernel=TARGET.filtering.name,
             reason=reason,
             sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
             block_density=1.0,

@@ -11,26 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.isa import ISA
-from sparse_icnet.kernels.micro_kernels import SCRATCH_BYTES, WINOGRAD_VECTORS, WINOGRAD_WORK_BYTES
-from sparse_icnet.kernels.sizes import LINE
+from sparse_icnet.kernels.sizes import LINE, SCRATCH_BYTES, WINOGRAD_WORK_BYTES
 from sparse_icnet.network.graph import Convolution, Size
 from sparse_icnet.runtime.layout import VECTOR_PIXELS, Buffer, Grid, View
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS, SUM_LIMIT, TAPS, largest_sum, transformed
+from sparse_icnet.target import TARGET
 
-# Seconds of a pair of input channels x an output channel x a vector of 16 tiles and one element; of the transform of four
-# input channels x a vector; and of the outputs of one channel x a vector: relative to those of a single block row x a
-# vector of the direct convolution.  Measured by bench/kernels.py on AVX2 and AVX512-VNNI; those of other CPUs are estimated
-# from them, not measured yet.
-RELATIVE_COST = {
-    "avx512vnni": (1.10, 860.0, 186.0),
-    "avx512bw": (0.45, 155.0, 60.0),
-    "avxvnni": (1.05, 300.0, 120.0),
-    "avx2": (0.42, 155.0, 58.0),
-    "sse2": (0.45, 155.0, 60.0),
-    "dotprod": (3.5, 400.0, 160.0),
-    "generic": (0.5, 155.0, 60.0),
-}
 # A task keeps the sums of its output channels in the second-level cache, and its own transformed inputs if those fit.
 LARGEST_SUMS, LARGEST_WORDS = 160 << 10, 192 << 10
 MOST_GATHERED = 4096  # tiles, of a map whose pixels need a table
@@ -115,12 +101,12 @@ def tiling(op: Convolution, size: Size, phases: Size, grid: Grid, alone: bool) -
 
 def _at_once(vectors: int) -> int:
     """Vectors of a task, whole register tiles: those of the fewest in vain, then the most, up to four."""
-    choices = [n for n in range(1, 5) if any(n % width == 0 for width in WINOGRAD_VECTORS)]
+    choices = [n for n in range(1, 5) if any(n % width == 0 for width in TARGET.filtering.vectors)]
     return min(choices, key=lambda n: (-(-vectors // n) * n, -n))
 
 
 def costs(op: Convolution, tiles: Tiling) -> tuple[int, int, int]:
-    """How often each cost of `RELATIVE_COST` counts."""
+    """How often each cost of `sparse_icnet.target.Filtering` counts: product, inputs, outputs."""
     outputs, inputs = 4 * -(-op.weight.shape[0] // 4), -(-op.weight.shape[1] // 4)
     vectors = tiles.all_vectors
     return vectors * ELEMENTS * 2 * inputs * outputs, vectors * inputs, vectors * outputs
@@ -128,7 +114,9 @@ def costs(op: Convolution, tiles: Tiling) -> tuple[int, int, int]:
 
 def estimated_cost(op: Convolution, tiles: Tiling) -> float:
     """Estimated time, in units of a single block row x a vector of the first micro-kernel."""
-    return sum(n * cost for n, cost in zip(costs(op, tiles), RELATIVE_COST[ISA], strict=True))
+    known = TARGET.filtering
+    products, inputs, outputs = costs(op, tiles)
+    return products * known.product + inputs * known.inputs + outputs * known.outputs
 
 
 def element_bytes(vectors: int) -> int:
