@@ -16,8 +16,9 @@ from _precision import openvino_precision
 
 
 def main(model: str, folder: str, threads: str, out: str) -> None:
-    from sparse_icnet.image import class_image, save_png, to_rgb
+    from sparse_icnet.image import save_png, to_rgb
     from sparse_icnet.reference import openvino_peer
+    from sparse_icnet.render import class_image
 
     sources = sorted(Path(folder).iterdir())
     picture = to_rgb(sources[0])

@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparse_icnet.bundled import DEFAULT_WEIGHTS
+    from sparse_icnet.image import ImageError
     from sparse_icnet.model import Model, load
     from sparse_icnet.network.icnet import CLASSES, PALETTE
+    from sparse_icnet.result import Result
 
 __version__ = "0.1.0"
-__all__ = ["CLASSES", "DEFAULT_WEIGHTS", "PALETTE", "Model", "__version__", "load"]
+__all__ = ["CLASSES", "DEFAULT_WEIGHTS", "PALETTE", "ImageError", "Model", "Result", "__version__", "load"]
 
 _HOMES = {
     "CLASSES": "sparse_icnet.network.icnet",
     "DEFAULT_WEIGHTS": "sparse_icnet.bundled",
+    "ImageError": "sparse_icnet.image",
     "Model": "sparse_icnet.model",
     "PALETTE": "sparse_icnet.network.icnet",
+    "Result": "sparse_icnet.result",
     "load": "sparse_icnet.model",
 }
 

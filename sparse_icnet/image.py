@@ -1,4 +1,4 @@
-"""Pictures in and out, with Pillow: decode, fit to the network, class maps back, palette PNG and overlay.
+"""Pictures in and out, with Pillow: decode, fit to the network, class maps back to their size, PNG files.
 
 `to_rgb` is the one gateway for pictures from outside: what comes back is a plain upright RGB picture without metadata,
 and whatever a decoder raises about one picture is an ImageError that names it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias, cast
@@ -19,7 +20,6 @@ from PIL import Image
 
 from sparse_icnet.files import replacing
 from sparse_icnet.network.graph import Size
-from sparse_icnet.network.icnet import CLASSES, PALETTE
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]"
 
@@ -37,7 +37,7 @@ SUFFIXES = frozenset(
     (
         *_ALWAYS,
         *(suffix for module, names in _OPTIONAL.items() if find_spec(module) for suffix in names),
-        *(_JPEG_2000 if hasattr(Image.core, "jpeg2k_decoder") else ()),
+        *(_JPEG_2000 if hasattr(import_module("PIL._imaging"), "jpeg2k_decoder") else ()),
     )
 )
 MAX_PIXELS = 1 << 27  # 134 million: 400 MB as RGB
@@ -81,7 +81,7 @@ def to_rgb(image: ImageLike, name: str | None = None) -> Image.Image:
     Raises OSError for a path that cannot be opened, TypeError for an object of another type, and ImageError for all
     else: an array of another shape, no picture, a damaged one, one without pixels or with more than MAX_PIXELS.
     """
-    name = name or _name(image)
+    name = name or name_of(image)
     if isinstance(image, Image.Image):
         return _plain(image, name)
     if isinstance(image, np.ndarray):
@@ -99,7 +99,7 @@ def frame_count(image: ImageLike, name: str | None = None) -> int:
 
     Opens the picture without decoding it; raises what `to_rgb` raises about that.
     """
-    name = name or _name(image)
+    name = name or name_of(image)
     if isinstance(image, np.ndarray):
         return 1
     if isinstance(image, str | os.PathLike):
@@ -118,7 +118,7 @@ def frames(image: ImageLike, name: str | None = None) -> Iterator[Frame]:
     Pages of a TIFF and views of an MPO are no animation.  Raises what `to_rgb` raises; where a later frame is
     damaged, ImageError names it after those before it were yielded.
     """
-    name = name or _name(image)
+    name = name or name_of(image)
     if isinstance(image, np.ndarray):
         yield Frame(to_rgb(image, name), 0.0)
     elif isinstance(image, str | os.PathLike):
@@ -167,17 +167,19 @@ def _seconds(image: Image.Image) -> float:
     return milliseconds / 1000 if 10 < milliseconds < 1e9 else 0.1
 
 
-def _name(image: object) -> str:
+def name_of(image: object, index: int | None = None) -> str:
+    """What errors call an image: its path, or what it is and its place in a list."""
     if isinstance(image, str | os.PathLike):
         return os.fsdecode(image)
-    if isinstance(image, np.ndarray):
-        return "image array"
-    if isinstance(image, bytes | bytearray | memoryview):
-        return f"image of {len(image)} bytes"
-    if not isinstance(image, Image.Image) and not hasattr(image, "read"):
-        return "image"
     own = getattr(image, "filename" if isinstance(image, Image.Image) else "name", None)
-    return own if isinstance(own, str) and own else "image"
+    if isinstance(own, str) and own and not isinstance(image, np.ndarray):
+        return own
+    kind = "image"
+    if isinstance(image, np.ndarray):
+        kind = "image array"
+    elif isinstance(image, bytes | bytearray | memoryview):
+        kind = f"image of {len(image)} bytes"
+    return kind if index is None else f"{kind} {index}"
 
 
 def _rgb_pixels(image: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
@@ -297,42 +299,17 @@ def fitted(image: ImageLike, size: Size, name: str | None = None) -> tuple[NDArr
 
 
 def enlarge(classes: NDArray[np.uint8], network: Size, size: Size) -> NDArray[np.uint8]:
-    """Class map (h, w) -> `size` (H', W') by way of the network's own size, nearest both times.
-
-    Up to `network` as equation (Q7), i * h // H; from there to `size` by pixel centres, as Pillow.
-    """
-    rows, columns = (
-        (2 * np.arange(length) + 1) * full // (2 * length) * small // full
-        for length, full, small in zip(size, network, classes.shape, strict=True)
-    )
+    """Class map (h, w) -> `size` (H', W') by way of the network's own size, nearest both times."""
+    rows, columns = (nearest_points(*lengths) for lengths in zip(classes.shape, network, size, strict=True))
     return classes.take(columns, 1).take(rows, 0)
 
 
-def palette(classes: int = len(CLASSES)) -> NDArray[np.uint8]:
-    """RGB uint8 (classes, 3): PALETTE, continued by distinct colours where a model has more classes."""
-    colours = [*PALETTE[:classes]]
-    for i in range(len(colours), classes):  # bits of the index, reversed, spread over the channels
-        colours.append(
-            tuple(sum((i >> (3 * bit + c) & 1) << (7 - bit) for bit in range(3)) | 31 for c in range(3))
-        )
-    return np.array(colours, np.uint8).reshape(classes, 3)
+def nearest_points(points: int, network: int, length: int) -> NDArray[np.int64]:
+    """int64 (length,): of `points` grid points along an axis that of each pixel, by way of `network` pixels.
 
-
-def class_image(classes: NDArray[np.uint8], colours: NDArray[np.uint8] | None = None) -> Image.Image:
-    """Indexed image (mode P): pixel = class index, palette = `colours` (classes, 3) or PALETTE."""
-    picture = Image.fromarray(np.ascontiguousarray(classes))
-    picture.putpalette((palette() if colours is None else colours).tobytes())
-    return picture
-
-
-def overlay(
-    image: Image.Image,
-    classes: NDArray[np.uint8],
-    colours: NDArray[np.uint8] | None = None,
-    opacity: float = 0.55,
-) -> Image.Image:
-    """`image` with the colours of `classes` (its own size) laid over it."""
-    return Image.blend(image.convert("RGB"), class_image(classes, colours).convert("RGB"), opacity)
+    Up to `network` as equation (Q7), i * points // network; from there to `length` by pixel centres, as Pillow.
+    """
+    return (2 * np.arange(length) + 1) * network // (2 * length) * points // network
 
 
 def save_png(picture: Image.Image, path: str | os.PathLike[str]) -> None:

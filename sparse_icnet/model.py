@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled, formats
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.image import ImageLike, enlarge, fitted
+from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
 from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Size, Softmax, resized
 from sparse_icnet.network.icnet import CLASSES
+from sparse_icnet.result import Result
 
 if TYPE_CHECKING:
     from sparse_icnet.runtime.session import Session
     from sparse_icnet.runtime.steps import Plan
+
+Picture = TypeVar("Picture", bound=ImageLike)  # of a list: list[Path] is one of images, too
 
 MAX_THREADS = 256
 MAX_SIDE = 1 << 14
@@ -127,10 +130,42 @@ class Model:
         return self._session
 
     @overload
+    def predict(self, image: ImageLike, smooth: bool = True) -> Result: ...
+    @overload
+    def predict(self, image: list[Picture] | tuple[Picture, ...], smooth: bool = True) -> list[Result]: ...
+    def predict(
+        self, image: ImageLike | list[Any] | tuple[Any, ...], smooth: bool = True
+    ) -> Result | list[Result]:
+        """Classes, shares, confidence and pictures of an image; a list of images gives a list.
+
+        image   as for `segment`
+        smooth  as for `segment`
+
+        The network runs once; confidence and probabilities are computed from its logits when they are asked for.
+        """
+        if isinstance(image, list | tuple):
+            return [self._predict(one, smooth, name_of(one, i)) for i, one in enumerate(image)]
+        return self._predict(image, smooth, name_of(image))
+
+    def _predict(self, image: ImageLike, smooth: bool, name: str) -> Result:
+        picture = to_rgb(image, name)
+        pixels, size = fit(picture, self.size), (picture.height, picture.width)
+        if smooth:
+            logits, classes = self.session.scores_of_image(pixels, size)
+        else:
+            logits = self.session.logits_of_image(pixels)
+            classes = enlarge(logits.argmax(0).astype(np.uint8), self.output_size, size)
+        return Result(picture, classes, self.classes, logits, smooth, self.output_size, name)
+
+    @overload
     def segment(self, image: ImageLike, smooth: bool = True) -> NDArray[np.uint8]: ...
     @overload
-    def segment(self, image: Sequence[ImageLike], smooth: bool = True) -> list[NDArray[np.uint8]]: ...
-    def segment(self, image, smooth=True):
+    def segment(
+        self, image: list[Picture] | tuple[Picture, ...], smooth: bool = True
+    ) -> list[NDArray[np.uint8]]: ...
+    def segment(
+        self, image: ImageLike | list[Any] | tuple[Any, ...], smooth: bool = True
+    ) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         """Class of every pixel: uint8 (H, W), H and W those of the image itself (upright, as its EXIF says).
 
         image   whatever `sparse_icnet.image.to_rgb` takes (path, bytes, binary file object, PIL image, uint8 array),
@@ -159,8 +194,10 @@ class Model:
     @overload
     def probabilities(self, image: ImageLike) -> NDArray[np.float32]: ...
     @overload
-    def probabilities(self, image: Sequence[ImageLike]) -> list[NDArray[np.float32]]: ...
-    def probabilities(self, image):
+    def probabilities(self, image: list[Picture] | tuple[Picture, ...]) -> list[NDArray[np.float32]]: ...
+    def probabilities(
+        self, image: ImageLike | list[Any] | tuple[Any, ...]
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """Probabilities float32 (classes, H, W) of an image, H and W those of the output (`output_size`).
 
         image  as for `segment`

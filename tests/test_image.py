@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from networks import random_picture
 from PIL import Image
 
-from sparse_icnet import CLASSES, PALETTE, image
+from sparse_icnet import image
 from sparse_icnet.files import replacing
 
 
@@ -176,30 +176,6 @@ def test_enlarge_is_repeat_then_pillows_nearest(rows, columns, factor, height, w
     )
     assert found.shape == expected.shape
     assert np.array_equal(found[rows][:, columns], expected[rows][:, columns])
-
-
-def test_class_image_holds_indices_and_colours(tmp_path):
-    classes = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    path = tmp_path / "map.png"
-    image.save_png(image.class_image(classes), path)
-    with Image.open(path) as read:
-        assert read.mode == "P"
-        assert np.array_equal(np.asarray(read), classes)
-        assert [tuple(colour) for colour in np.asarray(read.convert("RGB")).reshape(-1, 3)] == list(PALETTE)
-
-
-@pytest.mark.parametrize("count", [1, 2, 12, 13, 256])
-def test_palette_colours_differ(count):
-    colours = image.palette(count)
-    assert colours.shape == (count, 3)
-    assert [tuple(c) for c in colours[: len(CLASSES)].tolist()] == list(PALETTE[:count])
-    assert len({tuple(c) for c in colours.tolist()[:40]}) == min(count, 40)
-
-
-def test_overlay_blends():
-    classes = np.full((2, 2), 3, np.uint8)
-    result = np.asarray(image.overlay(Image.new("RGB", (2, 2), (0, 0, 0)), classes, opacity=0.5))
-    assert np.abs(result.astype(int) - np.array(PALETTE[3]) / 2).max() <= 1
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import in_order, model_of, pictures_in
-from sparse_icnet.image import ImageError, class_image, overlay, palette, save_png, to_rgb
+from sparse_icnet.image import ImageError, save_png, to_rgb
 from sparse_icnet.model import Model
+from sparse_icnet.render import class_image, overlay, palette
 
 DONE, BAD_INPUT = 0, 2
 
@@ -53,7 +54,7 @@ def _segment_one(model: Model, source: Path, stem: Path, with_overlay: bool) -> 
     except OSError as error:
         return source, "", f"{source}: {error.strerror or error}"
     classes = model.segment(picture)
-    colours = palette(len(model.classes))
+    colours = palette(classes=len(model.classes))
     written = [stem.with_name(f"{stem.name}.classes.png")]
     save_png(class_image(classes, colours), written[0])
     if with_overlay:

@@ -54,6 +54,7 @@ class _End(Enum):
     CLASSES = 1
     SMOOTH_CLASSES = 2
     LOGITS = 3
+    LOGITS_AND_SMOOTH_CLASSES = 4
 
 
 class Session:
@@ -85,6 +86,7 @@ class Session:
             _End.CLASSES: plan.classes_tail,
             _End.SMOOTH_CLASSES: plan.smooth_tail,
             _End.LOGITS: plan.logits_tail,
+            _End.LOGITS_AND_SMOOTH_CLASSES: [*plan.logits_tail, *plan.smooth_tail],
         }
         self._programs: dict[tuple[bool, _End], list[Step]] = {
             (image, end): [plan.image_head if image else plan.blob_head, *plan.body, *tail]
@@ -165,6 +167,16 @@ class Session:
         """RGB uint8 (H, W, 3) of the network's size -> the logits, as `logits`."""
         return self._logits(True, self._checked_image(image))
 
+    def scores_of_image(
+        self, image: NDArray[np.uint8], size: Size
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """(`logits_of_image`, `smooth_classes_of_image`) from one run of the network."""
+        logits, classes = np.empty(self.plan.logits_shape, np.float32), np.empty(size, np.uint8)
+        stretch = Stretch.of(self.plan.logits_shape[1:], size)
+        fields = {-1 - len(self.plan.smooth_tail): {f.OUT: logits.ctypes.data}, -1: stretch.fields()}
+        self._run(True, _End.LOGITS_AND_SMOOTH_CLASSES, self._checked_image(image), classes, fields)
+        return logits, classes
+
     def probabilities_of_image(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
@@ -243,7 +255,7 @@ class Session:
         stretch = Stretch.of(self.plan.logits_shape[1:], size)
         out = np.empty(size, np.uint8)
         # `stretch` lives as long as this call, and so do the tables that the fields name.
-        self._run(image, _End.SMOOTH_CLASSES, source, out, stretch.fields())
+        self._run(image, _End.SMOOTH_CLASSES, source, out, {-1: stretch.fields()})
         return out
 
     def _logits(self, image: bool, source: NDArray) -> NDArray[np.float32]:
@@ -257,14 +269,15 @@ class Session:
         end: _End,
         source: NDArray,
         out: NDArray,
-        last_fields: Mapping[int, int] = MappingProxyType({}),
+        fields: Mapping[int, Mapping[int, int]] = MappingProxyType({}),
     ) -> None:
-        """Run a program; `last_fields` are set in its last step, for this run."""
+        """Run a program; `fields` are set for this run: step (-1 is the last), field, value."""
         table = self._tables[image, end]
         with self._lock:
             self._bind(table, source, out)
-            for index, value in last_fields.items():
-                table[-1, index] = value
+            for step, values in fields.items():
+                for index, value in values.items():
+                    table[step, index] = value
             self._sync[:] = 0
             self._launch(table, 0, len(table))
 
