@@ -15,8 +15,8 @@ from numba import njit
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.simd import tile_dot, tile_scale, tile_start, tile_store
+from sparse_icnet.simd import dot, llvm
+from sparse_icnet.simd.tiles import tile_dot, tile_scale, tile_start, tile_store
 from sparse_icnet.target import TARGET, Dot
 
 # Rows x vectors of 16 lanes: as many sums as fit beside the operands.
@@ -45,8 +45,8 @@ def _tile_words(typing, tile):
         result = arguments[0]
         for index in range(tile.rows * tile.vectors):
             total = builder.extract_value(result, index)
-            pairs = builder.bitcast(total, simd._I16X32)
-            product = simd._multiply_add_pairs(builder, pairs, pairs)
+            pairs = builder.bitcast(total, llvm.I16X32)
+            product = dot.multiply_add_pairs(builder, pairs, pairs)
             result = builder.insert_value(result, builder.add(total, product), index)
         return result
 
@@ -64,13 +64,13 @@ def _tile_pairs(typing, tile):
         result = arguments[0]
         for index in range(tile.rows * tile.vectors):
             total = builder.extract_value(result, index)
-            pairs = other = builder.bitcast(total, simd._I16X32)
+            pairs = other = builder.bitcast(total, llvm.I16X32)
             if TARGET.couples:
                 inverse = builder.not_(total)
-                pairs = simd._multiply_add_bytes(builder, total, total)
-                pairs = builder.add(pairs, simd._multiply_add_bytes(builder, total, inverse))
-                other = simd._constant(simd._I16X32, 1)
-            product = simd._multiply_add_pairs(builder, pairs, other)
+                pairs = dot.multiply_add_bytes(builder, total, total)
+                pairs = builder.add(pairs, dot.multiply_add_bytes(builder, total, inverse))
+                other = llvm.constant(llvm.I16X32, 1)
+            product = dot.multiply_add_pairs(builder, pairs, other)
             result = builder.insert_value(result, builder.add(total, product), index)
         return result
 

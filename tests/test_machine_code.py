@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from sparse_icnet import files
 from sparse_icnet.kernels import machine_code
 from sparse_icnet.target import TARGET
 
+FILES = Path(files.__file__)  # writes the cache
 CODE = b"entry\0" + bytes(range(256))
 
 
@@ -102,6 +106,20 @@ def test_settings_and_cpu_decide_the_key(monkeypatch):
     assert len(keys) == 5
     monkeypatch.setenv("NUMBA_CACHE_DIR", "elsewhere")  # moves the file, changes nothing in it
     assert machine_code._key() in keys
+
+
+def test_the_key_covers_every_source_that_the_kernels_import():
+    """A change in any of them compiles anew; the faces of packages hold no code."""
+    code = (
+        "import sys; from sparse_icnet.kernels import machine_code; machine_code._compile();"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('sparse_icnet.')), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {Path(line) for line in done.stdout.splitlines()}
+    faces = {path for path in imported if path.name == "__init__.py"}
+    assert imported - faces - {FILES} <= set(machine_code.sources())
+    for face in faces:
+        assert not [node for node in ast.parse(face.read_text()).body if not isinstance(node, ast.Expr)], face
 
 
 def test_folders(monkeypatch, tmp_path):

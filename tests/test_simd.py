@@ -14,32 +14,24 @@ from numpy.typing import NDArray
 
 from sparse_icnet import target
 from sparse_icnet.kernels.epilogue import pack
-from sparse_icnet.kernels.simd import (
+from sparse_icnet.kernels.sizes import pack_constant
+from sparse_icnet.kernels.step import field_f32
+from sparse_icnet.network.graph import Convolution
+from sparse_icnet.runtime.choice import blocks_of, entries_of, pack_weights
+from sparse_icnet.simd.scalars import (
     atomic_add,
     atomic_load,
-    bits_to_f32,
-    bits_to_i32,
     fence,
     get_f32,
     get_i32,
     get_i64,
     get_u8,
-    load_f32,
-    load_i32,
-    maximum,
-    maximum_u8,
-    minimum,
-    prefetch,
     put_f32,
     put_i32,
-    put_rgb_codes,
     put_u8,
-    scatter_16x16,
-    splat_f32,
-    splat_i32,
-    store,
-    store_streaming,
-    store_u8,
+    yield_processor,
+)
+from sparse_icnet.simd.tiles import (
     tile_add_codes,
     tile_add_real,
     tile_dot,
@@ -51,14 +43,24 @@ from sparse_icnet.kernels.simd import (
     tile_store,
     tile_store_codes,
     tile_under,
+)
+from sparse_icnet.simd.transposes import prefetch, put_rgb_codes, scatter_16x16
+from sparse_icnet.simd.vectors import (
+    bits_to_f32,
+    bits_to_i32,
+    load_f32,
+    load_i32,
+    maximum,
+    maximum_u8,
+    minimum,
+    splat_f32,
+    splat_i32,
+    store,
+    store_streaming,
+    store_u8,
     to_f32,
     where_greater,
-    yield_processor,
 )
-from sparse_icnet.kernels.sizes import pack_constant
-from sparse_icnet.kernels.step import field_f32
-from sparse_icnet.network.graph import Convolution
-from sparse_icnet.runtime.choice import blocks_of, entries_of, pack_weights
 from sparse_icnet.target import TARGET, MicroKernel
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1

@@ -18,15 +18,10 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.elementwise import pad
 from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import (
-    get_i32,
-    get_i64,
-    load_f32,
-    load_i32,
-    maximum,
-    splat_f32,
-    splat_i32,
-    store,
+from sparse_icnet.kernels.sizes import TILE_BYTES, TILE_ROW_BYTES
+from sparse_icnet.kernels.step import field, field_f32
+from sparse_icnet.simd.scalars import get_i32, get_i64
+from sparse_icnet.simd.tiles import (
     tile_add_codes,
     tile_add_real,
     tile_dot,
@@ -39,8 +34,7 @@ from sparse_icnet.kernels.simd import (
     tile_store_codes,
     tile_under,
 )
-from sparse_icnet.kernels.sizes import TILE_BYTES, TILE_ROW_BYTES
-from sparse_icnet.kernels.step import field, field_f32
+from sparse_icnet.simd.vectors import load_f32, load_i32, maximum, splat_f32, splat_i32, store
 from sparse_icnet.target import TARGET
 
 

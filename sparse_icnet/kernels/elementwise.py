@@ -8,20 +8,9 @@ from numba import njit
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import (
-    get_f32,
-    get_i64,
-    load_f32,
-    load_i32,
-    maximum,
-    put_f32,
-    put_i32,
-    splat_f32,
-    splat_i32,
-    store,
-    to_f32,
-)
 from sparse_icnet.kernels.step import field, field_f32
+from sparse_icnet.simd.scalars import get_f32, get_i64, put_f32, put_i32
+from sparse_icnet.simd.vectors import load_f32, load_i32, maximum, splat_f32, splat_i32, store, to_f32
 
 
 @njit(inline="always")

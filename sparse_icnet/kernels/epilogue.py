@@ -5,7 +5,8 @@ from __future__ import annotations
 from numba import njit
 
 from sparse_icnet.kernels.fields import MAGIC
-from sparse_icnet.kernels.simd import maximum, minimum, pack_codes, splat_f32
+from sparse_icnet.simd.codes import pack_codes
+from sparse_icnet.simd.vectors import maximum, minimum, splat_f32
 
 
 @njit(inline="always")

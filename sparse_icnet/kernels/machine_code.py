@@ -26,6 +26,8 @@ from sparse_icnet.files import replacing
 from sparse_icnet.target import TARGET, target_cpu
 
 _MAGIC = b"sparse-icnet machine code 1\n"
+# Within the package.  Not found by imports: those of Numba would take longer than all else.
+_SOURCES = ("kernels/*.py", "simd/*.py", "target.py", "network/arithmetic.py", "sparse/winograd.py")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _ARGUMENTS = 6
 _lock = threading.Lock()
@@ -105,12 +107,16 @@ def _file_name() -> str:
     return f"run-{_key()}.o"
 
 
+def sources() -> list[Path]:
+    """The files of this package that decide the machine code: the kernels and all that they import."""
+    package = Path(__file__).parent.parent
+    return [path for pattern in _SOURCES for path in sorted(package.glob(pattern))]
+
+
 def _key() -> str:
     """Digest of all that decides the machine code: the sources, the compiler, its settings, the CPU."""
     digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    beside = [folder.parent / name for name in ("target.py", "network/arithmetic.py", "sparse/winograd.py")]
-    for path in (*sorted(folder.glob("*.py")), *beside):
+    for path in sources():
         digest.update(path.read_bytes())
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:  # Numba then takes those of the host, whatever CPU is named

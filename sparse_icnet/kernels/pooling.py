@@ -8,22 +8,19 @@ from numba import njit
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import clip_round, pack
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import (
-    get_f32,
-    get_i32,
-    get_i64,
+from sparse_icnet.kernels.sizes import CELL, MAX_BINS, STAGE_WORDS, line_bytes
+from sparse_icnet.kernels.step import field, field_f32
+from sparse_icnet.simd.scalars import get_f32, get_i32, get_i64, put_f32
+from sparse_icnet.simd.vectors import (
     load_f32,
     load_i32,
     load_u8,
     maximum_u8,
-    put_f32,
     splat_f32,
     splat_i32,
     store,
     to_f32,
 )
-from sparse_icnet.kernels.sizes import CELL, MAX_BINS, STAGE_WORDS, line_bytes
-from sparse_icnet.kernels.step import field, field_f32
 
 _line_bytes = njit(inline="always")(line_bytes)
 

@@ -7,21 +7,10 @@ import numpy as np
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.epilogue import pack
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import (
-    get_f32,
-    get_i32,
-    get_i64,
-    get_u8,
-    load_f32,
-    prefetch,
-    put_i32,
-    put_rgb_codes,
-    scatter_16x16,
-    splat_f32,
-    splat_i32,
-    store,
-)
 from sparse_icnet.kernels.step import field, field_f32
+from sparse_icnet.simd.scalars import get_f32, get_i32, get_i64, get_u8, put_i32
+from sparse_icnet.simd.transposes import prefetch, put_rgb_codes, scatter_16x16
+from sparse_icnet.simd.vectors import load_f32, splat_f32, splat_i32, store
 from sparse_icnet.target import HAS_BYTE_TABLES
 
 BLOCK = 64  # pixels that are looked up at once

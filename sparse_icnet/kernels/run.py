@@ -12,9 +12,9 @@ from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, sm
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import atomic_add, atomic_load, yield_processor
 from sparse_icnet.kernels.sizes import LINE, SYNC_BYTES
 from sparse_icnet.kernels.step import field
+from sparse_icnet.simd.scalars import atomic_add, atomic_load, yield_processor
 
 ROW_BYTES = 8 * ROW_FIELDS
 SPINS = 2000

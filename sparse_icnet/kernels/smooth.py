@@ -12,24 +12,10 @@ import numpy as np
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import (
-    get_f32,
-    get_i32,
-    get_i64,
-    get_u8,
-    load_f32,
-    maximum,
-    put_f32,
-    put_i32,
-    put_u8,
-    splat_f32,
-    splat_i32,
-    store,
-    store_u8,
-    where_greater,
-)
 from sparse_icnet.kernels.sizes import VECTOR_SLACK
 from sparse_icnet.kernels.step import field
+from sparse_icnet.simd.scalars import get_f32, get_i32, get_i64, get_u8, put_f32, put_i32, put_u8
+from sparse_icnet.simd.vectors import load_f32, maximum, splat_f32, splat_i32, store, store_u8, where_greater
 
 
 @jit

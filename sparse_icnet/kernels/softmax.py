@@ -8,23 +8,19 @@ from numba import njit
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import MAGIC
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import (
+from sparse_icnet.kernels.step import field
+from sparse_icnet.network.arithmetic import EXP_LOWEST, EXP_POLYNOMIAL, LN2_HIGH, LN2_LOW, LOG2_E
+from sparse_icnet.simd.scalars import fence, get_f32, get_i64, put_f32, put_u8
+from sparse_icnet.simd.vectors import (
     bits_to_f32,
     bits_to_i32,
-    fence,
-    get_f32,
-    get_i64,
     load_f32,
     maximum,
-    put_f32,
-    put_u8,
     splat_f32,
     splat_i32,
     store,
     store_streaming,
 )
-from sparse_icnet.kernels.step import field
-from sparse_icnet.network.arithmetic import EXP_LOWEST, EXP_POLYNOMIAL, LN2_HIGH, LN2_LOW, LOG2_E
 
 _C0, _C1, _C2, _C3, _C4, _C5 = EXP_POLYNOMIAL
 

@@ -19,11 +19,11 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels import simd
-from sparse_icnet.kernels.simd import VECTOR_BYTES
+from sparse_icnet.simd import llvm
+from sparse_icnet.simd.llvm import VECTOR_BYTES
 
 # Registers that a vector of 64 bytes takes.
-_PARTS = simd._PARTS or 1
+_PARTS = llvm.REGISTERS or 1
 _PART_BYTES = VECTOR_BYTES // _PARTS
 _WORDS = ir.VectorType(ir.IntType(32), _PART_BYTES // 4)
 _HALVES = ir.VectorType(ir.IntType(16), _PART_BYTES // 2)
@@ -69,9 +69,9 @@ def _sum(builder: ir.IRBuilder, terms: Terms, values: Sequence[ir.Value]) -> ir.
         if size != 1:
             shift = size.bit_length() - 1
             x = (
-                builder.shl(x, simd._constant(x.type, shift))
+                builder.shl(x, llvm.constant(x.type, shift))
                 if size == 1 << shift
-                else builder.mul(x, simd._constant(x.type, size))
+                else builder.mul(x, llvm.constant(x.type, size))
             )
         if total is None:
             total = builder.neg(x) if coefficient < 0 else x
@@ -93,7 +93,7 @@ def _places(builder: ir.IRBuilder, address: ir.Value, stride: ir.Value, count: i
 
 
 def _put(builder: ir.IRBuilder, value: ir.Value, place: ir.Value, offset: int) -> None:
-    builder.store(value, simd._pointer(builder, place, value.type, offset), align=1)
+    builder.store(value, llvm.pointer(builder, place, value.type, offset), align=1)
 
 
 def _transform(
@@ -108,7 +108,7 @@ def _transform(
             sources = _places(builder, source, source_stride, matrix.shape[1])
             targets = _places(builder, target, target_stride, matrix.shape[0])
             for part in range(0, VECTOR_BYTES, _PART_BYTES):
-                inputs = [simd._load(builder, place, kind, part) for place in sources]
+                inputs = [llvm.load(builder, place, kind, part) for place in sources]
                 for y, place in zip(_product(builder, matrix, inputs), targets, strict=True):
                     _put(builder, finish(builder, y, extra) if finish else y, place, part)
             return context.get_dummy_value()
@@ -133,10 +133,10 @@ def transform_last(matrix: NDArray[np.int64], inverse: int, shift: int) -> Any:
 
     def finish(builder: ir.IRBuilder, y: ir.Value, extra: ir.Value) -> ir.Value:
         if inverse != 1:
-            y = builder.mul(y, simd._constant(y.type, inverse))
+            y = builder.mul(y, llvm.constant(y.type, inverse))
         if shift:
-            y = builder.ashr(y, simd._constant(y.type, shift))
-        return builder.add(y, simd._splat(builder, extra, y.type))
+            y = builder.ashr(y, llvm.constant(y.type, shift))
+        return builder.add(y, llvm.splat(builder, extra, y.type))
 
     return _transform(matrix, _WORDS, finish)
 
@@ -153,16 +153,16 @@ def transform_bytes(matrix: NDArray[np.int64]) -> Any:
         def emit(context, builder, signature, arguments):
             base, offsets, step, target, target_stride, odd = arguments
             sources = [
-                builder.add(base, builder.sext(simd._load(builder, place, ir.IntType(32)), base.type))
+                builder.add(base, builder.sext(llvm.load(builder, place, ir.IntType(32)), base.type))
                 for place in _places(builder, offsets, step, matrix.shape[1])
             ]
             even_targets = _places(builder, target, target_stride, matrix.shape[0])
             odd_targets = [builder.add(place, odd) for place in even_targets]
-            low = simd._constant(_HALVES, 255)
-            eight = simd._constant(_HALVES, 8)
+            low = llvm.constant(_HALVES, 255)
+            eight = llvm.constant(_HALVES, 8)
             for part in range(0, VECTOR_BYTES, _PART_BYTES):
                 for targets, half in ((even_targets, 0), (odd_targets, 1)):
-                    codes = [simd._load(builder, place, _HALVES, part) for place in sources]
+                    codes = [llvm.load(builder, place, _HALVES, part) for place in sources]
                     inputs = [builder.lshr(x, eight) if half else builder.and_(x, low) for x in codes]
                     for y, place in zip(_product(builder, matrix, inputs), targets, strict=True):
                         _put(builder, y, place, part)

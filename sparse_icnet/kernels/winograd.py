@@ -22,15 +22,11 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.convolution import finish_codes, finish_real, pack_row, rescale
 from sparse_icnet.kernels.elementwise import pad
 from sparse_icnet.kernels.jit import jit
-from sparse_icnet.kernels.simd import (
-    gather_words,
-    get_i32,
-    get_i64,
-    load_f32,
-    maximum,
-    put_i32,
-    splat_f32,
-    store,
+from sparse_icnet.kernels.sizes import SCRATCH_BYTES, TILE_ROW_BYTES, WINOGRAD_WORK_BYTES
+from sparse_icnet.kernels.step import field
+from sparse_icnet.kernels.transforms import transform_bytes, transform_last, transform_pairs, transform_sums
+from sparse_icnet.simd.scalars import get_i32, get_i64, put_i32
+from sparse_icnet.simd.tiles import (
     tile_dot_pairs,
     tile_load,
     tile_pairs,
@@ -38,9 +34,7 @@ from sparse_icnet.kernels.simd import (
     tile_store_codes,
     tile_zero,
 )
-from sparse_icnet.kernels.sizes import SCRATCH_BYTES, TILE_ROW_BYTES, WINOGRAD_WORK_BYTES
-from sparse_icnet.kernels.step import field
-from sparse_icnet.kernels.transforms import transform_bytes, transform_last, transform_pairs, transform_sums
+from sparse_icnet.simd.vectors import gather_words, load_f32, maximum, splat_f32, store
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, INVERSE, OUTPUTS, SHIFT, A, B
 from sparse_icnet.target import TARGET
 

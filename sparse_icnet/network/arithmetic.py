@@ -6,10 +6,13 @@ tests the kernels and not two derivations of the same constant.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.network.graph import Convolution, Quantizer
+if TYPE_CHECKING:
+    from sparse_icnet.network.graph import Convolution, Quantizer
 
 Array32 = NDArray[np.float32]
 
