@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sparse_icnet import bundled, formats
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
+from sparse_icnet.network.constants import check_constants
 from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Size, Softmax, resized
 from sparse_icnet.network.icnet import CLASSES
 from sparse_icnet.result import Result
@@ -105,6 +106,7 @@ class Model:
         channels, height, width = graph.input.shape
         if channels != 3:
             raise GraphError(f"input {graph.input.name!r}: expected 3 channels (RGB), found {channels}")
+        check_constants(graph)
         self.graph = graph
         self.threads = None if threads is None else int(threads)
         self.size: Size = (height, width)

@@ -66,9 +66,27 @@ def convolution(shape=(4, 2, 3, 3), source="q", **changes) -> Convolution:
         ({"scale": 1.0, "low": 0, "high": 256}, r"2\.\.256 codes, found 0\.\.256"),
         ({"scale": 1.0, "zero_point": 256}, r"zero point must lie in 0\.\.255 .*, found 256"),
         ({"scale": 1.0, "zero_point": -1}, "found -1"),
+        ({"scale": 1e-40}, r"scale must be at least 1\.17549e-38, found 9\.99995e-41"),
+        ({"scale": 10**400}, "scale must be a number, found a int"),
+        ({"scale": "x"}, "scale must be a number, found a str"),
+        ({"scale": 1.0, "low": 0.0}, "low must be an integer, found 0.0"),
+        ({"scale": 1.0, "zero_point": True}, "zero_point must be an integer, found True"),
+        ({"scale": 1.0, "high": 10**5000}, "64-bit integers"),
+        (
+            {"scale": 1.0, "low": -32769, "zero_point": -32700, "high": -32600},
+            r"-32768\.\.32767, found -32769\.\.",
+        ),
+        (
+            {"scale": 1.0, "low": 32600, "zero_point": 32700, "high": 32768},
+            r"-32768\.\.32767, found 32600\.\.32768",
+        ),
+        (
+            {"scale": 1.0, "low": -(1 << 31), "zero_point": -(1 << 31), "high": 255 - (1 << 31)},
+            r"-32768\.\.32767",
+        ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("error")
 def test_quantizer_refuses(quantizer, message):
     with pytest.raises(GraphError, match=message):
         Quantizer(**quantizer)
@@ -140,17 +158,22 @@ NOT_FINITE = np.array([1, np.inf, 1, 1], np.float32)
         ([convolution(weight_scale=NOT_FINITE)], "finite weight_scale"),
         ([convolution(bias=NOT_FINITE * np.float32(np.nan))], "finite bias"),
         ([convolution(weight_scale=np.zeros(4, np.float32))], "non-zero weight scales"),
-        ([convolution(stride=(0, 1))], "positive stride and dilation"),
-        ([convolution(dilation=(1, 0))], "positive stride and dilation"),
-        ([convolution(padding=(0, -1, 0, 0))], "padding of at least 0"),
-        ([convolution(padding=(0, 0, 5000, 0))], "positive stride"),
+        ([convolution(stride=(0, 1))], r"stride of 2 integers within 1\.\.4096, found \(0, 1\)"),
+        ([convolution(dilation=(1, 0))], r"dilation of 2 integers within 1\.\.4096"),
+        ([convolution(dilation=(1, 1 << 40))], r"dilation of 2 integers within 1\.\.4096"),
+        ([convolution(stride=(1, True))], "stride of 2 integers"),
+        ([convolution(stride=(1, 2.0))], "stride of 2 integers"),
+        ([convolution(stride=(1,))], "stride of 2 integers"),
+        ([convolution(padding=(0, -1, 0, 0))], r"padding of 4 integers within 0\.\.4096"),
+        ([convolution(padding=(0, 0, 5000, 0))], "padding of 4 integers"),
         ([convolution(dilation=(3, 3))], r"kernel no larger than the padded map.*6x10"),
-        ([MaxPool("m", "q", (0, 1), (1, 1))], "positive kernel and stride"),
+        ([MaxPool("m", "q", (0, 1), (1, 1))], r"kernel of 2 integers within 1\.\.65536"),
+        ([MaxPool("m", "q", (1, 1), (1, 1 << 31))], r"stride of 2 integers within 1\.\.4096"),
         ([MaxPool("m", "q", (2, 2), (1, 1), (2, 0, 0, 0))], "padding smaller than the kernel"),
         ([MaxPool("m", "q", (7, 2), (1, 1))], "window no larger than the padded map"),
         ([AveragePool("a", "q", (0, 1))], "bins"),
-        ([Resize("r", "q", (0, 4))], "positive size"),
-        ([Resize("r", "q", (1 << 17, 4))], "positive size"),
+        ([Resize("r", "q", (0, 4))], r"size of 2 integers within 1\.\.65536"),
+        ([Resize("r", "q", (1 << 17, 4))], "size of 2 integers"),
         ([Resize("r", "q", (6, 5)), Add("s", "r", "q")], r"one shape, found \(2, 6, 5\) and \(2, 6, 10\)"),
         ([Affine("a", "q", np.ones(2, np.float32), np.ones(2, np.float32))], "network input as its input"),
         ([Affine("a", "image", np.ones(1, np.float32), np.ones(2, np.float32))], r"shape \(2,\)"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.network.graph import Graph
+from sparse_icnet.formats.errors import FormatError, check_regular
+from sparse_icnet.network.constants import check_constants
+from sparse_icnet.network.graph import Graph, GraphError
 
 SUFFIXES = (".npz", ".xml", ".onnx")
 
@@ -18,18 +20,29 @@ def load(path: str | os.PathLike[str]) -> Graph:
     package can run, ModuleNotFoundError for ONNX without the package onnx.
     """
     path = Path(path)
+    try:
+        graph = _reader(path)(path)
+        check_constants(graph)
+    except GraphError as error:
+        raise FormatError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise FormatError(f"{path}: expected a model that fits into memory, found a larger one") from error
+    return graph
+
+
+def _reader(path: Path) -> Callable[[Path], Graph]:
     match kind(path):
         case ".npz":
             from sparse_icnet.formats import npz
 
-            return npz.load(path)
+            return npz.load
         case ".xml":
             from sparse_icnet.formats import openvino_ir
 
-            return openvino_ir.load(path)
+            return openvino_ir.load
     from sparse_icnet.formats import onnx_file
 
-    return onnx_file.load(path)
+    return onnx_file.load
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -56,6 +69,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
 
 def kind(path: Path) -> str:
     """The suffix of the format that `path` holds, by its first bytes where they tell, else by its name."""
+    check_regular(path)
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import zipfile
+from collections.abc import Callable, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.files import replacing
+from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
+from sparse_icnet.formats.npz_members import MAX_BYTES, Members
 from sparse_icnet.network import graph as g
 from sparse_icnet.sparse.csr import CSR
 
 VERSION = 1
-MAX_BYTES = 1 << 28  # of one member and of all members together, uncompressed
-MAX_MEMBERS = 1 << 14
 MAX_OPS = 10_000
+MAX_JSON = 1 << 24  # bytes
+MAX_NAME = 1 << 12  # characters
 
 _OPS: dict[str, type] = {
     op.__name__: op
@@ -49,6 +52,7 @@ _OPS: dict[str, type] = {
     )
 }
 _LENGTHS = {"shape": 3, "padding": 4, "kernel": 2, "stride": 2, "dilation": 2, "bins": 2, "size": 2}
+_NORMALIZATION = {"divisor", "mean", "std"}
 _ARRAY_FIELDS = {"weight", "weight_scale", "bias", "scale", "shift"}
 
 
@@ -69,36 +73,18 @@ def save(graph: g.Graph, path: str | os.PathLike[str]) -> None:
         "ops": ops,
     }
     arrays["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            _write_members(file, arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        _write_members(file, arrays)
 
 
 def load(path: str | os.PathLike[str]) -> g.Graph:
-    """Read a file that `save` wrote; raises FormatError naming file, member and what was expected."""
+    """Read a file that `save` wrote; raises FormatError naming file, member and what was expected, OSError as it comes."""
     path = Path(path)
+    members = Members(path, read_bounded(path, MAX_BYTES))
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _graph(path, _Members(path, archive))
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        raise FormatError(
-            f"{path}: expected a sparse-icnet .npz file, found a damaged archive: {error}"
-        ) from error
-    except FormatError:
-        raise
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, zipfile.error) as error:
+        return _graph(path, members)
+    except g.GraphError as error:
         raise FormatError(f"{path}: {error}") from error
-    except Exception as error:
-        # zlib.error and struct.error derive from Exception directly: any damage must come out as one clear line.
-        if type(error).__module__ in ("zlib", "struct"):
-            raise FormatError(f"{path}: damaged archive: {error}") from error
-        raise
 
 
 def _write_members(file: Any, arrays: dict[str, NDArray]) -> None:
@@ -130,123 +116,160 @@ def _op_to_json(op: g.Op, key: str, arrays: dict[str, NDArray]) -> dict[str, Any
     return entry
 
 
-class _Members:
-    """The arrays of an archive.  Every size is checked before memory is taken for it."""
-
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        infos = archive.infolist()
-        if len(infos) > MAX_MEMBERS:
-            raise FormatError(f"{path}: expected at most {MAX_MEMBERS} members, found {len(infos)}")
-        total = sum(info.file_size for info in infos)
-        if total > MAX_BYTES:
-            raise FormatError(f"{path}: expected at most {MAX_BYTES} bytes uncompressed, found {total}")
-        self.path, self.archive = path, archive
-        self.infos = {info.filename: info for info in infos}
-        self.dense_left = MAX_BYTES
-
-    def array(self, name: str, dtype: str, dimensions: int) -> NDArray:
-        """The member `name`, of one of the dtypes in `dtype` ("uint16|uint32") and of `dimensions`."""
-        if (info := self.infos.get(f"{name}.npy")) is None:
-            raise FormatError(f"{self.path}: member {name!r} is missing")
-        with self.archive.open(info) as member:
-            try:
-                version = np.lib.format.read_magic(member)
-                if version not in ((1, 0), (2, 0)):
-                    raise ValueError(f"version {version}")
-                first = version == (1, 0)
-                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                shape, _, kind = read(member)
-            except ValueError as error:
-                reason = str(error).splitlines()[0]
-                raise FormatError(f"{self.path}: member {name!r} must be an .npy array: {reason}") from error
-            # Column order makes no difference to one dimension; none has more.
-            if kind.name not in dtype.split("|") or len(shape) != dimensions:
-                raise FormatError(
-                    f"{self.path}: member {name!r} must be {dtype} of {dimensions} dimensions, found {kind} {shape}"
-                )
-            size = math.prod(shape) * kind.itemsize
-            if min(shape) < 0 or size != info.file_size - member.tell():
-                raise FormatError(
-                    f"{self.path}: member {name!r} declares the shape {shape} of {kind}, "
-                    f"found {info.file_size - member.tell()} bytes"
-                )
-            return np.frombuffer(bytearray(member.read()), kind).reshape(shape)
-
-    def weights(self, layer: str, key: str, shape: tuple[int, ...]) -> NDArray[np.int8]:
-        """Dense int8 weights (O, I, kh, kw) from the CSR arrays `key`."""
-        size = math.prod(shape) if len(shape) == 4 and min(shape) >= 1 else 0
-        if not 0 < size <= self.dense_left:
-            raise FormatError(f"{self.path}: layer {layer!r}: weights of shape {shape} are not acceptable")
-        self.dense_left -= size
-        return CSR(
-            shape,
-            self.array(f"{key}.indptr", "int32", 1),
-            self.array(f"{key}.indices", "uint16|uint32", 1),
-            self.array(f"{key}.data", "int8", 1),
-        ).to_dense()
-
-
-def _graph(path: Path, members: _Members) -> g.Graph:
-    try:
-        document = json.loads(members.array("graph", "uint8", 1).tobytes().decode())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"{path}: member 'graph' must be UTF-8 JSON: {error}") from error
+def _graph(path: Path, members: Members) -> g.Graph:
+    where = f"{path}: member 'graph'"
+    text = members.array("graph", "uint8", MAX_JSON).tobytes()
+    with parsing(where, "UTF-8 JSON"):
+        document = json.loads(text.decode(), object_pairs_hook=_distinct(where))
     if not isinstance(document, dict) or document.get("format") != "sparse-icnet":
         raise FormatError(f"{path}: expected a sparse-icnet weight file, found another kind of .npz")
     if type(document.get("version")) is not int or document["version"] != VERSION:
-        raise FormatError(f"{path}: expected format version {VERSION}, found {document.get('version')!r}")
-    entries = document.get("ops")
+        raise FormatError(
+            f"{path}: expected format version {VERSION}, found {_shown(document.get('version'))}"
+        )
+    top = _Object(document, where, {"format", "version", "output", "normalization", "ops"})
+    entries = top.values["ops"]
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_OPS:
-        raise FormatError(f"{path}: expected a list of 1 to {MAX_OPS} operations")
-    ops = tuple(_op_from_json(path, entry, members) for entry in entries)
-    n = document["normalization"]
-    normalization = g.Normalization(
-        float(n["divisor"]), tuple(map(float, n["mean"])), tuple(map(float, n["std"]))
+        raise FormatError(f"{where}: expected a list of 1 to {MAX_OPS} operations")
+    ops = tuple(_op_from_json(entry, f"{where}: operation {i}", members) for i, entry in enumerate(entries))
+    normalization = _normalization(
+        _Object(top.values["normalization"], f"{where}: normalization", _NORMALIZATION)
     )
-    finite = all(map(math.isfinite, (normalization.divisor, *normalization.mean, *normalization.std)))
-    if not finite or 0 in (normalization.divisor, *normalization.std):
-        raise FormatError(f"{path}: normalization must be finite with non-zero divisor and std, found {n}")
-    graph = g.Graph(ops, str(document["output"]), normalization)
+    graph = g.Graph(ops, top.text("output"), normalization)
     if not len(normalization.mean) == len(normalization.std) == graph.input.shape[0]:
-        raise FormatError(f"{path}: normalization must have {graph.input.shape[0]} channels, found {n}")
+        raise FormatError(
+            f"{where}: normalization must have {graph.input.shape[0]} channels, found {len(normalization.mean)} means "
+            f"and {len(normalization.std)} deviations"
+        )
     return graph
 
 
-def _op_from_json(path: Path, entry: Any, members: _Members) -> g.Op:
+def _distinct(where: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Refuses a JSON object that names a key twice, of which readers take different ones."""
+
+    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise FormatError(
+                f"{where}: expected keys that are unique, found one twice in {_shown(sorted(values))}"
+            )
+        return values
+
+    return make
+
+
+def _normalization(values: _Object) -> g.Normalization:
+    divisor, mean, std = values.number("divisor"), values.numbers("mean"), values.numbers("std")
+    if not all(map(math.isfinite, (divisor, *mean, *std))) or 0 in (divisor, *std):
+        raise FormatError(
+            f"{values.where}: expected finite numbers with non-zero divisor and std, found others"
+        )
+    return g.Normalization(divisor, mean, std)
+
+
+def _op_from_json(entry: Any, where: str, members: Members) -> g.Op:
     found = entry.get("type") if isinstance(entry, dict) else entry
     if not isinstance(entry, dict) or not isinstance(found, str) or found not in _OPS:
-        raise FormatError(f"{path}: unknown operation type {found!r}, expected one of {', '.join(_OPS)}")
-    kind = _OPS[entry["type"]]
-    names = {spec.name for spec in fields(kind) if spec.init}
-    if set(entry) - {"type"} != names:
         raise FormatError(
-            f"{path}: {entry['type']} {entry.get('name')!r} must have the fields {sorted(names)}, "
-            f"found {sorted(set(entry) - {'type'})}"
+            f"{where}: unknown operation type {_shown(found)}, expected one of {', '.join(_OPS)}"
         )
+    kind = _OPS[found]
+    names = [spec.name for spec in fields(kind) if spec.init]
+    op = _Object(entry, f"{where} ({found})", {"type", *names})
+    op = _Object(entry, f"{op.where} {op.text('name')!r}", {"type", *names})
     values: dict[str, Any] = {}
     for name in names:
-        value = entry[name]
         if name in ("name", "input", "left", "right"):
-            if not isinstance(value, str):
-                raise FormatError(f"{path}: {entry['type']}.{name} must be a string, found {value!r}")
+            values[name] = op.text(name)
         elif name == "quantizer":
-            scale, zero_point, low, high = value
-            value = g.Quantizer(float(scale), *map(_integer, (zero_point, low, high)))
+            values[name] = _quantizer(op)
         elif name == "weight":
-            value = members.weights(entry["name"], str(value["csr"]), tuple(map(_integer, value["shape"])))
+            weight = op.object(name, {"csr", "shape"})
+            values[name] = members.weights(weight.where, weight.text("csr"), weight.integers("shape", 4))
         elif name in _ARRAY_FIELDS:
-            value = members.array(str(value["array"]), "float32", 1)
+            values[name] = members.array(op.object(name, {"array"}).text("array"), "float32", g.MAX_LENGTH)
         else:
-            value = tuple(map(_integer, value))
-            if len(value) != _LENGTHS[name]:
-                raise FormatError(
-                    f"{path}: {found} {entry['name']!r}: {name} must be {_LENGTHS[name]} integers, found {value}"
-                )
-        values[name] = value
+            values[name] = op.integers(name, _LENGTHS[name])
     return kind(**values)
 
 
-def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise ValueError(f"expected an integer, found {value!r}")
+def _quantizer(op: _Object) -> g.Quantizer:
+    value = op.values["quantizer"]
+    if not isinstance(value, list) or len(value) != 4 or type(value[0]) not in (int, float):
+        raise FormatError(
+            f"{op.where}: quantizer must be scale, zero point, lowest and highest code, found {_shown(value)}"
+        )
+    scale, *integers = value
+    try:
+        return g.Quantizer(
+            _number(scale, op.where), *(_integer(number, "quantizer", op.where) for number in integers)
+        )
+    except g.GraphError as error:
+        raise FormatError(f"{op.where}: {error}") from error
+
+
+class _Object:
+    """A JSON object with exactly the given keys, its values read as what they should be; errors begin with `where`."""
+
+    def __init__(self, values: Any, where: str, keys: Set[str]) -> None:
+        if not isinstance(values, dict):
+            raise FormatError(f"{where}: expected an object with {sorted(keys)}, found {_shown(values)}")
+        if set(values) != keys:
+            raise FormatError(f"{where}: must have the fields {sorted(keys)}, found {_shown(sorted(values))}")
+        self.values, self.where = values, where
+
+    def text(self, key: str) -> str:
+        value = self.values[key]
+        if not isinstance(value, str):
+            raise FormatError(f"{self.where}: {key} must be a string, found {_shown(value)}")
+        if len(value) > MAX_NAME or any(map(_is_surrogate, value)):
+            raise FormatError(
+                f"{self.where}: {key} must be at most {MAX_NAME} characters of Unicode, found {_shown(value)}"
+            )
+        return value
+
+    def object(self, key: str, keys: Set[str]) -> _Object:
+        return _Object(self.values[key], f"{self.where}: {key}", keys)
+
+    def integers(self, key: str, count: int) -> tuple[int, ...]:
+        value = self.values[key]
+        if not isinstance(value, list) or len(value) != count:
+            raise FormatError(f"{self.where}: {key} must be {count} integers, found {_shown(value)}")
+        return tuple(_integer(number, key, self.where) for number in value)
+
+    def number(self, key: str) -> float:
+        return _number(self.values[key], f"{self.where}: {key}")
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        value = self.values[key]
+        if not isinstance(value, list) or len(value) > g.MAX_LENGTH:
+            raise FormatError(f"{self.where}: {key} must be a list of numbers, found {_shown(value)}")
+        return tuple(_number(number, f"{self.where}: {key}") for number in value)
+
+
+def _integer(value: Any, key: str, where: str) -> int:
+    if type(value) is not int or not -(1 << 31) <= value < 1 << 31:
+        raise FormatError(f"{where}: {key}: expected an integer of 32 bits, found {_shown(value)}")
     return value
+
+
+def _number(value: Any, where: str) -> float:
+    if type(value) is float:
+        return value
+    if type(value) is int and abs(value) < 1 << 63:
+        return float(value)
+    raise FormatError(f"{where}: expected a number, found {_shown(value)}")
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
+def _shown(value: Any) -> str:
+    """A JSON value for a message: on one line and short, also if it is an integer of many digits."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, list | dict):
+        return f"a {'list' if isinstance(value, list) else 'dict'} of {len(value)}"
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.formats.errors import FormatError, read_bounded
+from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
 from sparse_icnet.formats.foreign import (
     MAX_ELEMENTS,
     MAX_INPUTS,
@@ -65,17 +65,14 @@ def read(path: Path) -> ForeignModel:
     data = read_bounded(path, MAX_BYTES)
     try:
         import onnx
-        from google.protobuf.message import DecodeError
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"reading {path} needs the package {error.name}: pip install 'sparse-icnet[onnx]'",
             name=error.name,
         ) from None
     model = onnx.ModelProto()
-    try:
+    with parsing(path, "an ONNX model"):
         model.ParseFromString(data)
-    except (DecodeError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: expected an ONNX model, found: {' '.join(str(error).split())}") from None
     return _Reader(path, model).run()
 
 
@@ -254,9 +251,14 @@ def tensor_value(tensor: Any, where: str) -> NDArray:
     values = getattr(tensor, key)
     if len(values) != count:
         raise FormatError(f"{where}: expected {count} values for shape {shape}, found {len(values)}")
-    if name == "float16":
-        return np.asarray(values, np.uint16).view(np.float16).reshape(shape)
-    return np.asarray(values).astype(dtype).reshape(shape)
+    if key in ("float_data", "double_data"):
+        return np.asarray(values, dtype).reshape(shape)
+    stored = np.dtype(np.uint16) if name == "float16" else dtype
+    bounds = (0, 1) if name == "bool" else (np.iinfo(stored).min, np.iinfo(stored).max)
+    if count and not bounds[0] <= min(values) <= max(values) <= bounds[1]:
+        raise FormatError(f"{where}: expected numbers of {name}, found {min(values)}..{max(values)}")
+    array = np.asarray(values, stored)
+    return (array.view(np.float16) if name == "float16" else array).reshape(shape)
 
 
 class _Attributes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.parsers import expat
 
-from sparse_icnet.formats.errors import FormatError, read_bounded
+from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
 from sparse_icnet.formats.foreign import MAX_INPUTS, MAX_NODES, MAX_RANK, checked_name
 
 MAX_XML_BYTES = 32 << 20
@@ -290,12 +290,6 @@ def _parse(data: bytes, path: Path) -> Element:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = doctype
-    try:
+    with parsing(path, "well-formed XML"):
         parser.Parse(data, True)
-    except expat.ExpatError as error:
-        raise FormatError(f"{path}: expected well-formed XML, found: {error}") from None
-    except (ValueError, LookupError) as error:  # unknown encodings
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{path}: expected well-formed XML, found: {error}") from None
     return root.children[0]

@@ -70,18 +70,34 @@ from numpy.typing import NDArray
 Shape = tuple[int, int, int]
 Size = tuple[int, int]
 
+MAX_LENGTH = 1 << 16  # channels, rows and columns of any tensor
+MAX_WINDOW = 1 << 12  # stride, dilation and padding of a window, bins of an average pool
+LOWEST_CODE, HIGHEST_CODE = (
+    -(1 << 15),
+    (1 << 15) - 1,
+)  # codes are int16 in the oracle, code - low is uint8 in the engine
+
+
+SMALLEST_NORMAL = float(
+    np.finfo(np.float32).tiny
+)  # smaller ones lose digits, and some processors take them as 0
+
 
 class GraphError(ValueError):
     """A graph that cannot be what it claims: the message names the operation, what was expected and what came."""
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
     """Uniform quantizer, equations (Q1) and (Q2): real = scale * (code - zero_point), low <= code <= high.
 
-    scale       positive float, taken as float32
+    scale       positive float, taken as float32, where it must be a normal number
     zero_point  the code of the real value 0, within low..high so that zero is exact
-    low, high   code range, at most 256 codes
+    low, high   code range, at most 256 codes within LOWEST_CODE..HIGHEST_CODE
     """
 
     scale: float
@@ -90,11 +106,32 @@ class Quantizer:
     high: int = 255
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", float(np.float32(self.scale)))
+        for name in ("zero_point", "low", "high"):
+            value = getattr(self, name)
+            if not _is_integer(value):
+                raise GraphError(f"quantizer {name} must be an integer, found {value!r}")
+            object.__setattr__(self, name, int(value))
+        try:
+            with np.errstate(over="ignore", under="ignore"):
+                object.__setattr__(self, "scale", float(np.float32(self.scale)))
+        except (TypeError, ValueError, OverflowError):
+            raise GraphError(
+                f"quantizer scale must be a number, found a {type(self.scale).__name__}"
+            ) from None
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise GraphError(f"quantizer scale must be finite and positive, found {self.scale}")
+        if self.scale < SMALLEST_NORMAL:
+            raise GraphError(
+                f"quantizer scale must be at least {SMALLEST_NORMAL:.6g}, found {self.scale:.6g}"
+            )
+        if self.low < -(1 << 63) or self.high >= 1 << 63:  # too long to print
+            raise GraphError("quantizer codes must be 64-bit integers, found larger ones")
         if not 1 <= self.high - self.low <= 255:
             raise GraphError(f"quantizer must have 2..256 codes, found {self.low}..{self.high}")
+        if self.low < LOWEST_CODE or self.high > HIGHEST_CODE:
+            raise GraphError(
+                f"quantizer codes must lie in {LOWEST_CODE}..{HIGHEST_CODE}, found {self.low}..{self.high}"
+            )
         if not self.low <= self.zero_point <= self.high:
             raise GraphError(
                 f"quantizer zero point must lie in {self.low}..{self.high} so that zero is exact, found {self.zero_point}"
@@ -269,6 +306,20 @@ class Argmax:
 
 
 Op = Input | Affine | Quantize | Convolution | Add | Relu | MaxPool | AveragePool | Resize | Softmax | Argmax
+
+
+# Of each kind of operation the fields that hold integers: how many of them, the lowest and the highest.
+_INTEGERS: Mapping[type, tuple[tuple[str, int, int, int], ...]] = {
+    Input: (("shape", 3, 1, MAX_LENGTH),),
+    Convolution: (
+        ("stride", 2, 1, MAX_WINDOW),
+        ("dilation", 2, 1, MAX_WINDOW),
+        ("padding", 4, 0, MAX_WINDOW),
+    ),
+    MaxPool: (("kernel", 2, 1, MAX_LENGTH), ("stride", 2, 1, MAX_WINDOW), ("padding", 4, 0, MAX_WINDOW)),
+    AveragePool: (("bins", 2, 1, MAX_WINDOW),),
+    Resize: (("size", 2, 1, MAX_LENGTH),),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,9 +522,11 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
     def fail(expected: str, found: object) -> GraphError:
         return GraphError(f"operation {op.name!r} ({type(op).__name__}): expected {expected}, found {found}")
 
+    for name, count, low, high in _INTEGERS.get(type(op), ()):
+        numbers = getattr(op, name)
+        if len(numbers) != count or not all(_is_integer(n) and low <= n <= high for n in numbers):
+            raise fail(f"{name} of {count} integers within {low}..{high}", numbers)
     if isinstance(op, Input):
-        if len(op.shape) != 3 or min(op.shape) < 1 or max(op.shape) > 1 << 16:
-            raise fail("a shape of three positive sizes (channels, height, width)", op.shape)
         return op.shape
     shape = channels, height, width = shapes[op.inputs[0]]
     quantizer = graph.quantizer(op.inputs[0])
@@ -495,8 +548,6 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
         case MaxPool():
             if quantizer is None:
                 raise fail("a quantized input", f"the real tensor {op.input!r}")
-            if min(op.kernel) < 1 or min(op.stride) < 1 or min(op.padding) < 0:
-                raise fail("positive kernel and stride, padding of at least 0", op)
             if (
                 max(op.padding[0], op.padding[2]) >= op.kernel[0]
                 or max(op.padding[1], op.padding[3]) >= op.kernel[1]
@@ -514,12 +565,8 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
         case AveragePool():
             if quantizer is None:
                 raise fail("a quantized input", f"the real tensor {op.input!r}")
-            if min(op.bins) < 1 or max(op.bins) > 1 << 12:
-                raise fail("a positive number of bins", op.bins)
             return channels, *op.bins
         case Resize():
-            if len(op.size) != 2 or min(op.size) < 1 or max(op.size) > 1 << 16:
-                raise fail("a positive size", op.size)
             return channels, *op.size
         case Argmax():
             if channels > 256:
@@ -539,6 +586,7 @@ def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | Non
         or op.weight.ndim != 4
         or op.weight.shape[1] != channels
         or not op.weight.size
+        or max(op.weight.shape) > MAX_LENGTH
     ):
         raise fail(f"int8 weights of shape (O, {channels}, kh, kw)", f"{op.weight.dtype} {op.weight.shape}")
     outputs, _, kernel_height, kernel_width = op.weight.shape
@@ -549,10 +597,6 @@ def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | Non
             raise fail(f"finite {label}", "NaN or infinity")
     if not op.weight_scale.all():
         raise fail("non-zero weight scales", "0")
-    if min(op.stride) < 1 or min(op.dilation) < 1 or min(op.padding) < 0 or max(op.padding) > 1 << 12:
-        raise fail(
-            "positive stride and dilation, padding of at least 0", (op.stride, op.dilation, op.padding)
-        )
     # |code - zero_point| <= 255 for any quantizer, so this bounds every partial sum in any order.
     # Few weights cannot reach the bound whatever they are, and need not be read.
     if op.weight[0].size * 128 * 255 >= 1 << 31:

@@ -1,0 +1,89 @@
+"""Whether every float32 constant of an evaluation is finite.
+
+The weights, scales and normalization of a graph may be finite as they stand and still overflow in the unit in which they
+are read: (Q2), (Q4), (Q6) and (Q9) of `sparse_icnet.network.graph` divide them by the scale u of the quantizer that reads
+the expression.  With an infinite constant, sums become NaN, and no two ways of computing a maximum agree on those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from sparse_icnet.network.graph import (
+    Add,
+    Affine,
+    Argmax,
+    AveragePool,
+    Convolution,
+    Graph,
+    GraphError,
+    Input,
+    Quantize,
+    Relu,
+    Resize,
+    Softmax,
+)
+
+OVERFLOW = 2.0**128 - 2.0**103  # the least float64 that float32 rounds to infinity
+
+
+def check_constants(graph: Graph) -> None:
+    """GraphError, naming the operation, unless every constant of `graph` is a finite float32 in the unit of each reader.
+
+    Among the constants are the 256 inputs that an image can give to each channel.
+    """
+    units = smallest_units(graph)
+    with np.errstate(all="ignore"):
+        pixel = float(np.abs(graph.normalization.table()).max(initial=0.0))
+    if not pixel < OVERFLOW:
+        raise GraphError(f"expected a normalization that gives finite values, found {graph.normalization}")
+    for op in graph.ops:
+        unit = units[op.name]
+        if unit == math.inf:
+            continue
+        quantizer = graph.quantizer(op.name)
+        if quantizer is not None:
+            largest, what = quantizer.scale, "the scale of its codes"
+        elif isinstance(op, Convolution):
+            source = graph.quantizer(op.input)
+            assert source is not None
+            scale = source.scale * float(np.abs(op.weight_scale).max())
+            largest, what = max(scale, float(np.abs(op.bias).max())), "scales and biases"
+        elif isinstance(op, AveragePool):
+            source = graph.quantizer(op.input)
+            assert source is not None
+            largest, what = source.scale, "the scale of its codes"
+        elif isinstance(op, Affine):
+            scale, shift = float(np.abs(op.scale).max()), float(np.abs(op.shift).max())
+            largest, what = max(scale, scale * pixel + shift), "scale, shift and the values of an image"
+        elif isinstance(op, Input):
+            largest, what = pixel, "the values of an image"
+        else:
+            continue
+        if not largest / unit < OVERFLOW:
+            raise GraphError(
+                f"operation {op.name!r} ({type(op).__name__}): expected {what} to be finite in float32 in the unit of "
+                f"each reader, found {largest:.6g} in units of {unit:.6g}"
+            )
+
+
+def smallest_units(graph: Graph) -> Mapping[str, float]:
+    """Name -> the smallest unit in which the real value of the operation is read, infinity where nothing reads it so.
+
+    Finite in the smallest unit is finite in every other.
+    """
+    units = dict.fromkeys((op.name for op in graph.ops), math.inf)
+    units[graph.output] = 1.0
+    for op in reversed(graph.ops):
+        match op:
+            case Quantize(input=source, quantizer=quantizer):
+                units[source] = min(units[source], quantizer.scale)
+            case Softmax(input=source) | Argmax(input=source):
+                units[source] = min(units[source], 1.0)
+            case Add() | Relu() | Resize():
+                for source in op.inputs:
+                    units[source] = min(units[source], units[op.name])
+    return units
