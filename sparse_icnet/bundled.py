@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.suggest import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parent
 DIGESTS = "SHA256SUMS"
-_NAME = "icnet-camvid-int8-sparse-60"
+_FAMILY = "icnet-camvid-int8-"
+_DEFAULT = "sparse-60"
 
 
 def _weights_folder() -> Path:
@@ -20,23 +23,52 @@ def _weights_folder() -> Path:
 
 
 WEIGHTS = _weights_folder()
-DEFAULT_WEIGHTS = WEIGHTS / f"{_NAME}.npz"
+DEFAULT_WEIGHTS = WEIGHTS / f"{_FAMILY}{_DEFAULT}.npz"
 SAMPLE_IMAGE = PACKAGE / "sample" / "china.jpg"
 
 
 def names() -> list[str]:
-    """Names of the bundled models, the default first."""
-    found = sorted(path.stem for path in WEIGHTS.glob("*.npz"))
-    return sorted(found, key=lambda name: name != _NAME)
+    """Short names of the bundled models, the default first: sparse-60, block4x4."""
+    found = sorted(short_name(path) for path in WEIGHTS.glob("*.npz"))
+    return sorted(found, key=lambda name: name != _DEFAULT)
+
+
+def all_names() -> list[str]:
+    """`names()` and, after these, the names of their files without suffix, which mean the same."""
+    return list(dict.fromkeys((*names(), *_files())))
+
+
+def short_name(path: Path) -> str:
+    """What the bundled file `path` is called; of another file its name."""
+    return path.stem.removeprefix(_FAMILY) if path.parent == WEIGHTS else path.name
+
+
+def _files() -> dict[str, Path]:
+    """The bundled files by their short and by their full names."""
+    files = sorted(WEIGHTS.glob("*.npz"))
+    return {path.stem: path for path in files} | {short_name(path): path for path in files}
 
 
 def resolve(model: str | os.PathLike[str] | None) -> Path:
-    """The file of `model`: the default for None, a bundled model for its name, else the path itself."""
+    """The file of `model`: the default for None, a bundled model for its name, else the path itself.
+
+    Raises FileNotFoundError, with the names there are, for a plain name that is neither a file nor a model.
+    """
     if model is None:
         return DEFAULT_WEIGHTS
     path = Path(model)
-    if str(model) in names() and not path.exists():
-        return WEIGHTS / f"{model}.npz"
+    if path.exists():
+        return path
+    if str(model) in _files():
+        return _files()[str(model)]
+    known = all_names()
+    if not path.suffix or path.stem in known or not path.suffix[1:].isalpha():
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"No such file, and no bundled model: expected a file or one of {', '.join(names())}"
+            f"{did_you_mean(path.name, known)}",
+            str(model),
+        )
     return path
 
 

@@ -55,6 +55,10 @@ def assert_one_error_line(result, *parts, code=2):
         assert str(part) in lines[0]
 
 
+def pictures_of(folder):
+    return sorted(p.name for p in folder.iterdir() if p.suffix == ".png")
+
+
 def read_map(path):
     with Image.open(path) as picture:
         assert picture.format == "PNG"
@@ -66,18 +70,15 @@ class TestSegment:
     def test_writes_what_the_model_says(self, run, tiny_file, tiny_net, photo, tmp_path):
         code, out, err = run("segment", photo, "-o", tmp_path / "a" / "out", "--model", tiny_file, *SMALL)
         assert (code, err) == (0, "")
-        classes = read_map(tmp_path / "a" / "out" / "photo.classes.png")
+        classes = read_map(tmp_path / "a" / "out" / "photo.png.classes.png")
         assert np.array_equal(classes, tiny_net.segment(photo))
-        with Image.open(tmp_path / "a" / "out" / "photo.overlay.png") as overlay:
+        with Image.open(tmp_path / "a" / "out" / "photo.png.overlay.png") as overlay:
             assert overlay.mode == "RGB"
             assert overlay.size == (140, 100)
             assert not np.array_equal(np.asarray(overlay), random_picture(100, 140, seed=4))
         assert str(photo) in out
-        assert re.search(r"\d+ % -> .*photo\.classes\.png", out)
-        assert sorted(p.name for p in (tmp_path / "a" / "out").iterdir()) == [
-            "photo.classes.png",
-            "photo.overlay.png",
-        ]
+        assert re.search(r"\d+ % -> .*photo\.png\.classes\.png", out)
+        assert pictures_of(tmp_path / "a" / "out") == ["photo.png.classes.png", "photo.png.overlay.png"]
 
     def test_folder_with_a_broken_picture(self, run, tiny_file, tmp_path):
         frames = tmp_path / "frames"
@@ -89,45 +90,163 @@ class TestSegment:
         result = run("segment", frames, "-o", tmp_path / "out", "--model", tiny_file, "--no-overlay", *SMALL)
         assert_one_error_line(result, frames / "f2.png")
         assert [line[:5] for line in result[1].splitlines()] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]", "4 of "]
-        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-            f"f{i}.classes.png" for i in (0, 1, 3, 4)
-        ]
+        assert pictures_of(tmp_path / "out") == [f"f{i}.png.classes.png" for i in (0, 1, 3, 4)]
 
     def test_missing_picture_among_others(self, run, tiny_file, photo, tmp_path):
         result = run("segment", "none.png", photo, "-o", tmp_path / "out", "-q", "--model", tiny_file, *SMALL)
         assert_one_error_line(result, "none.png: No such file")
-        assert (tmp_path / "out" / "photo.classes.png").is_file()
+        assert (tmp_path / "out" / "photo.png.classes.png").is_file()
 
-    def test_one_name_from_several_places(self, run, tiny_file, tmp_path):
-        sources = []
-        for i, name in enumerate(["a/x.png", "b/x.png", "b/X.bmp", "b/x-2.png", "c/x.classes.png"]):
+    def test_names_follow_from_the_source_alone(self, run, tiny_file, tmp_path):
+        """Whatever else is in the call, and in which order."""
+        heights = {"x.png": 20, "x.bmp": 21, "x-2.png": 22, "y.classes.png": 23}
+        for name, height in heights.items():
+            Image.fromarray(random_picture(height, 30)).save(tmp_path / name)
+        sources = [tmp_path / name for name in heights]
+        for out, chosen in (("all", sources), ("turned", sources[::-1]), ("last", sources[2:])):
+            code, *_ = run("segment", *chosen, "-o", tmp_path / out, "-q", "--model", tiny_file, *SMALL)
+            assert code == 0
+            for path in chosen:
+                result = read_map(tmp_path / out / f"{path.name}.classes.png")
+                assert result.shape[0] == heights[path.name]
+
+    def test_the_tree_below_a_folder_is_kept(self, run, tiny_file, tmp_path):
+        for i, name in enumerate(["in/x.png", "in/a/x.png", "in/a/b/x.png"]):
             path = tmp_path / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random_picture(20 + i, 30)).save(path)
-            sources.append(path)
-        code, *_ = run("segment", *sources, "-o", tmp_path / "out", "-q", "--model", tiny_file, *SMALL)
-        assert code == 0
-        heights = {p.name: read_map(p).shape[0] for p in (tmp_path / "out").glob("*.classes.png")}
-        assert sorted(heights.values()) == [20, 21, 22, 23, 24]
-        assert heights["x.classes.png"] == 20
-        assert heights["x-2.classes.png"] == 21
-        assert heights["x.classes.classes.png"] == 24
+        out = tmp_path / "in" / "out"  # in the folder that is searched: its content is no input
+        for _ in range(2):
+            command = ("segment", tmp_path / "in", "--recursive", "-o", out, "--model", tiny_file, *SMALL)
+            assert run(*command, "--no-overlay")[0] == 0
+        found = {p.relative_to(out).as_posix(): read_map(p).shape[0] for p in out.rglob("*.png")}
+        assert found == {"x.png.classes.png": 20, "a/x.png.classes.png": 21, "a/b/x.png.classes.png": 22}
 
-    def test_a_result_is_replaced(self, run, tiny_file, photo, tmp_path):
+    def test_a_result_of_another_source_stays(self, run, tiny_file, tmp_path):
+        """The second call would write the names of the first: nothing is lost but by --overwrite."""
+        for i, name in enumerate(["d1", "d2"]):
+            (tmp_path / name).mkdir()
+            Image.fromarray(random_picture(20 + i, 30, seed=i)).save(tmp_path / name / "x.png")
+        out = tmp_path / "out"
+        model = ["--model", tiny_file, *SMALL]
+        both = run("segment", tmp_path / "d1", tmp_path / "d2", "-o", out, *model)
+        assert_one_error_line(both, tmp_path / "d1" / "x.png", tmp_path / "d2" / "x.png", "different names")
+        assert not out.exists()
+        assert run("segment", tmp_path / "d1", "-o", out, *model)[0] == 0
+        result = run("segment", tmp_path / "d2", "-o", out, *model)
+        assert_one_error_line(result, "x.png.classes.png", "another source", "--overwrite")
+        assert read_map(out / "x.png.classes.png").shape[0] == 20
+        assert run("segment", tmp_path / "d1", "-o", out, *model)[0] == 0  # its own it replaces
+        assert run("segment", tmp_path / "d2", "-o", out, "--overwrite", *model)[0] == 0
+        assert read_map(out / "x.png.classes.png").shape[0] == 21
+
+    def test_a_pattern_keeps_its_folders_apart(self, run, tiny_file, tmp_path):
+        for i, name in enumerate(["seq1", "seq2"]):
+            (tmp_path / name).mkdir()
+            Image.fromarray(random_picture(20 + i, 30)).save(tmp_path / name / "x.png")
+        model = ["--model", tiny_file, "--no-overlay", *SMALL]
+        for number, pattern in enumerate(["seq?/*.png", "seq?"]):
+            out = tmp_path / f"out{number}"
+            assert run("segment", tmp_path / pattern, "-o", out, *model)[0] == 0
+            for i in (1, 2):
+                assert read_map(out / f"seq{i}" / "x.png.classes.png").shape[0] == 19 + i
+
+    def test_a_list(self, run, tiny_file, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("a/x.png", "b/x.png"):
+            (tmp_path / name).parent.mkdir()
+            Image.fromarray(random_picture(20, 30)).save(name)
+        (tmp_path / "list.txt").write_text("a/x.png\r\n\n./b/x.png\n")
+        code, _, err = run("segment", "--from", "list.txt", "-o", "out", "--model", tiny_file, *SMALL)
+        assert (code, err) == (0, "")
+        assert sorted(p.as_posix() for p in Path("out").rglob("*.classes.png")) == [
+            "out/a/x.png.classes.png",
+            "out/b/x.png.classes.png",
+        ]
+
+    def test_results_are_no_input(self, run, tiny_file, photo, tmp_path):
+        mix = tmp_path / "mix"
+        mix.mkdir()
+        photo.rename(mix / "a.png")
+        model = ["--model", tiny_file, *SMALL]
+        assert run("segment", mix / "a.png", "-o", mix, *model)[0] == 0
+        code, out, err = run("segment", mix, "-o", tmp_path / "out", *model)
+        assert (code, err) == (0, "")
+        assert "2 left out, results of sparse-icnet" in out
+        assert pictures_of(tmp_path / "out") == ["a.png.classes.png", "a.png.overlay.png"]
+        again = run("segment", mix / "a.png.overlay.png", "-o", tmp_path / "more", *model)
+        assert_one_error_line(again, "only results of sparse-icnet")
+
+    def test_no_file_but_a_result_is_replaced(self, run, tiny_file, photo, tmp_path):
         out = tmp_path / "out"
         out.mkdir()
-        (out / "photo.classes.png").write_bytes(b"old")
-        assert run("segment", photo, "-o", out, "--model", tiny_file, *SMALL)[0] == 0
-        assert read_map(out / "photo.classes.png").shape == (100, 140)
+        (out / "photo.png.classes.png").write_bytes(b"old")
+        command = ["segment", photo, "-o", out, "--model", tiny_file, *SMALL]
+        assert_one_error_line(run(*command), out / "photo.png.classes.png", "is no result", "--overwrite")
+        assert (out / "photo.png.classes.png").read_bytes() == b"old"
+        assert run(*command, "--overwrite")[0] == 0
+        assert read_map(out / "photo.png.classes.png").shape == (100, 140)
+
+    def test_each_frame_of_an_animation(self, run, tiny_file, tiny_net, tmp_path):
+        frames = [Image.fromarray(random_picture(40, 50, seed=i)) for i in range(3)]
+        path = tmp_path / "walk.png"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+        code, out, err = run("segment", path, "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
+        assert (code, err) == (0, "")
+        assert "3 frames" in out
+        for i, frame in enumerate(frames, 1):
+            result = read_map(tmp_path / "out" / "walk.png" / f"{i:05d}.classes.png")
+            assert np.array_equal(result, tiny_net.segment(frame))
+
+    def test_a_folder_says_what_it_leaves_out(self, run, tiny_file, photo, tmp_path):
+        (photo.parent / "more.heic").write_bytes(b"x")
+        Image.fromarray(random_picture(20, 30)).save(photo.parent / "b.jfif", format="JPEG")
+        Image.fromarray(random_picture(20, 30)).save(photo.parent / "c.gif")
+        code, out, _ = run("segment", photo.parent, "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
+        assert code == 0
+        assert "1 .heic" in out
+        assert {"b.jfif.classes.png", "c.gif.classes.png", "photo.png.classes.png"} <= set(
+            pictures_of(tmp_path / "out")
+        )
+
+    def test_options_between_pictures(self, run, tiny_file, photo, tmp_path):
+        other = tmp_path / "other.png"
+        other.write_bytes(photo.read_bytes())
+        code, *_ = run(
+            "segment", photo, "-o", tmp_path / "out", other, "--no-overlay", "--model", tiny_file, *SMALL
+        )
+        assert code == 0
+        assert pictures_of(tmp_path / "out") == ["other.png.classes.png", "photo.png.classes.png"]
+
+    @pytest.mark.parametrize(
+        ("word", "parts"),
+        [
+            ("icnet-camvid-int8-block4x4", ["a model", "--model icnet-camvid-int8-block4x4"]),
+            ("block4x4", ["a model", "--model block4x4"]),
+            ("weights/mine.npz", ["a model", "--model weights/mine.npz"]),
+            ("block4x5", ["no such file", "sparse-60, block4x4", "did you mean block4x4"]),
+            ("nothing", ["no such file", "sparse-60, block4x4"]),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["segment", "verify"])
+    def test_a_model_is_not_taken_for_a_picture(self, run, photo, tmp_path, command, word, parts):
+        """The default model does not run in place of the one that was meant."""
+        place = ["-o", tmp_path / "out"] if command == "segment" else []
+        if command == "verify" and "a model" in parts:
+            place, photo = ["--model", "sparse-60"], photo
+        result = run(command, word, photo, *place, *SMALL)
+        assert_one_error_line(result, word, *parts)
+        assert not (tmp_path / "out").exists()
 
     def test_usage(self, run, tiny_file, photo, tmp_path):
         model = ["--model", tiny_file, *SMALL]
         empty = tmp_path / "empty"
         empty.mkdir()
         out = ["-o", tmp_path / "out"]
-        assert_one_error_line(run("segment", *out, *model), "expected pictures, a folder or --sample")
+        assert_one_error_line(run("segment", *out, *model), "expected pictures, a folder", "--sample")
         assert_one_error_line(run("segment", photo, *model), "-o/--output")
-        assert_one_error_line(run("segment", empty, *out, *model), empty, "found none")
+        assert_one_error_line(run("segment", empty, *out, *model), empty, "found none", "--recursive")
+        assert_one_error_line(run("segment", f"{empty}/*.png", *out, *model), "*.png", "matches")
         assert_one_error_line(run("segment", photo.parent, "-o", photo.parent, *model), "output folder")
         assert_one_error_line(run("segment", photo, "-o", photo, *model), photo, "File exists")
         assert_one_error_line(run("segment", photo, *out, "--size", "192"), "HEIGHTxWIDTH", "'192'")
@@ -146,8 +265,9 @@ class TestSegment:
             Image.fromarray(random_picture(60, 80)).save(folder / name, **exif)
         code, _, err = run("segment", folder, "-o", out, "--model", tiny_file, *SMALL)
         assert (code, err) == (0, "")
-        assert np.array_equal(read_map(out / "b.classes.png"), read_map(out / "a.classes.png"))
-        assert (out / "c.classes.png").is_file()
+        same = [read_map(out / f"{name}.jpg.classes.png") for name in "ab"]
+        assert np.array_equal(*same)
+        assert (out / "c.jpg.classes.png").is_file()
 
 
 def figures_of(out: str) -> list[float]:
@@ -207,6 +327,31 @@ class TestEval:
         assert_one_error_line(run(*command, data), label, "expected classes 0..11, found 200")
         label.unlink()
         assert_one_error_line(run(*command, data), label, "found none")
+
+    @pytest.fixture
+    def no_work(self, monkeypatch):
+        """Fails the test if the network runs."""
+        monkeypatch.setattr(sparse_icnet.Model, "segment_at_network_size", None)
+
+    def test_all_is_checked_before_the_work(self, run, data, tiny_file, tmp_path, no_work):
+        command = ["eval", tiny_file, "-q", *SMALL, "--data", data]
+        for path in (tmp_path / "no" / "r.json", tmp_path, tiny_file / "r.json"):
+            result = run(*command, "--json", path)
+            assert_one_error_line(result, path)
+            assert ".tmp" not in result[2]
+        Image.new("L", (8, 8), 200).save(data / "valannot" / "f3.png")
+        assert_one_error_line(run(*command), data / "valannot" / "f3.png", "found 200")
+        (data / "val" / "f1.png").write_bytes(b"no picture")
+        assert_one_error_line(run(*command), data / "val" / "f1.png", "expected a picture")
+
+    def test_labels_that_nobody_asks_for(self, run, data, tiny_file):
+        (data / "valannot" / "f3.png").unlink()
+        assert run("eval", tiny_file, "-q", *SMALL, "--data", data, "--limit", "2")[0] == 0
+
+    def test_a_folder_without_data(self, run, data, no_work):
+        assert_one_error_line(run("eval", data), "--data DIR", f"did you mean --data {data}?")
+        assert_one_error_line(run("eval", "block4x5"), "did you mean block4x4")
+        assert_one_error_line(run("eval"), "--data DIR")
 
 
 class TestVerify:
@@ -286,7 +431,10 @@ class TestModels:
     def test_bad_conversions(self, run, tiny_file, tmp_path):
         assert_one_error_line(run("convert", tiny_file, tmp_path / "m.pt"), "m.pt", ".npz, .xml, .onnx")
         assert_one_error_line(run("convert", tmp_path / "none.xml", tmp_path / "m.npz"), "none.xml")
-        assert_one_error_line(run("convert", tiny_file, tmp_path / "no" / "m.npz"), tmp_path / "no")
+        result = run("convert", tiny_file, tmp_path / "no" / "m.npz")
+        assert_one_error_line(result, tmp_path / "no" / "m.npz")
+        assert ".tmp" not in result[2]
+        assert_one_error_line(run("convert", tmp_path / "m.npz"), "expected a model and a file")
         broken = tmp_path / "broken.npz"
         broken.write_bytes(tiny_file.read_bytes()[:-1000])
         assert_one_error_line(run("convert", broken, tmp_path / "m.npz"), broken)
@@ -311,8 +459,14 @@ class TestErrors:
     def test_no_command(self, run):
         assert_one_error_line(run(), "COMMAND")
         assert_one_error_line(run("paint"), "paint")
+        assert_one_error_line(run("segmnet"), "segmnet", "did you mean segment?")
+        assert_one_error_line(run("info", "--thread-s", "1"), "--thread-s", "did you mean --threads?")
+        assert_one_error_line(run("info", "sparse-60", "--sizes=3x4"), "--sizes", "did you mean --size?")
+        assert_one_error_line(run("info", "sparse-60", "more"), "'more'")
+        assert_one_error_line(run("info", "sparse-60", "--model", "block4x4"), "one model")
 
-    def test_version_and_help(self, run):
+    def test_version_and_help(self, run, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
         assert run("--version")[:2] == (0, f"sparse-icnet {sparse_icnet.__version__}\n")
         code, out, _ = run("--help")
         assert code == 0
@@ -322,7 +476,7 @@ class TestErrors:
             code, text, _ = run(command, "--help")
             assert code == 0
             assert len(text) > 300
-            assert max(map(len, text.splitlines())) < 120
+            assert max(map(len, text.splitlines())) <= 80
 
     def test_an_error_inside_is_not_taken_for_bad_input(self, run, monkeypatch, tiny_file):
         from sparse_icnet.cli import info
@@ -405,14 +559,68 @@ class TestProcess:
         ) as child:
             _, err = child.communicate(timeout=120)
         assert (child.returncode, err) == (0, b"")
-        assert len(list((tmp_path / "out").iterdir())) == 2
+        assert len(pictures_of(tmp_path / "out")) == 2
+
+    @pytest.mark.skipif(os.name != "posix", reason="descriptors as POSIX has them")
+    @pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
+    def test_closed_streams(self, tiny_file, photo, tmp_path, closed):
+        """`>&-`: what would be printed is lost, the files are written, and none of them becomes standard output."""
+        text = (
+            "import os, sys\n"
+            f"for number in {closed}: os.close(number)\n"
+            "os.execv(sys.executable, [sys.executable, '-m', 'sparse_icnet', *sys.argv[1:]])\n"
+        )
+        arguments = ("segment", photo, "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
+        code = subprocess.run(
+            [sys.executable, "-c", text, *map(str, arguments)], stderr=subprocess.PIPE, timeout=120
+        )
+        assert (code.returncode, code.stderr) == (0, b"")
+        assert read_map(tmp_path / "out" / "photo.png.classes.png").shape == (100, 140)
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+    def test_a_full_disk_is_named(self, tiny_file):
+        with open("/dev/full", "w") as full:
+            child = subprocess.run(
+                [sys.executable, "-m", "sparse_icnet", "info", str(tiny_file), *SMALL],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=120,
+            )
+        assert child.returncode == 2
+        assert child.stderr == b"sparse-icnet: error: standard output: No space left on device\n"
+
+    @pytest.mark.skipif(os.name != "posix", reason="signals to a process as POSIX has them")
+    def test_ctrl_c_while_modules_are_imported(self, tiny_file):
+        """At moments spread over the start: one line, never a traceback."""
+
+        def listen():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        start = time.perf_counter()
+        with process("info", tiny_file, *SMALL, preexec_fn=listen) as child:
+            child.communicate(timeout=60)
+        whole = time.perf_counter() - start
+        # Before the first line of `main` nobody can answer but the interpreter: begin when it has imported the package.
+        code = "import os, sys\nfrom sparse_icnet.cli import main\nos.write(1, b'x')\nsys.exit(main())"
+        for i in range(8):
+            with subprocess.Popen(
+                [sys.executable, "-c", code, "info", str(tiny_file), *SMALL],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                preexec_fn=listen,
+            ) as child:
+                assert child.stdout.read(1) == b"x"
+                time.sleep(0.003 + i / 8 * 0.6 * whole)
+                child.send_signal(signal.SIGINT)
+                _, err = child.communicate(timeout=60)
+            assert (child.returncode, err) in [(130, b"sparse-icnet: error: interrupted\n"), (0, b"")], err
 
 
 def test_the_sample_with_the_bundled_weights(run, tmp_path):
     """The README's first command."""
     code, out, err = run("segment", "--sample", "-o", tmp_path)
     assert (code, err) == (0, "")
-    classes = read_map(tmp_path / "china.classes.png")
+    classes = read_map(tmp_path / "china.jpg.classes.png")
     assert classes.shape == (427, 640)
     assert len(np.unique(classes)) >= 4
     assert str(bundled.SAMPLE_IMAGE) in out

@@ -343,7 +343,18 @@ class TestBundled:
         assert sparse_icnet.DEFAULT_WEIGHTS.is_file()
         for name in bundled.names():
             bundled.check_digest(bundled.resolve(name))
-        assert bundled.names()[0] == sparse_icnet.DEFAULT_WEIGHTS.stem
+        assert bundled.names() == ["sparse-60", "block4x4"]
+        assert bundled.resolve("sparse-60") == sparse_icnet.DEFAULT_WEIGHTS
+        assert [bundled.resolve(name) for name in bundled.names()] == [
+            bundled.resolve(f"icnet-camvid-int8-{name}") for name in bundled.names()
+        ]
+
+    @pytest.mark.parametrize("name", ["block4x5", "sparse-6O", "block4x4.npz"])
+    def test_an_unknown_name_lists_the_models(self, name):
+        with pytest.raises(
+            FileNotFoundError, match=r"sparse-60, block4x4, did you mean (sparse-60|block4x4)"
+        ):
+            sparse_icnet.load(name)
 
     def test_default_model(self):
         net = sparse_icnet.load()

@@ -15,11 +15,14 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet import bundled
-from sparse_icnet.cli.inputs import in_order, model_of, pictures_in
-from sparse_icnet.files import replacing
-from sparse_icnet.image import MAX_PIXELS, ImageError, fitted
+from sparse_icnet.cli.inputs import in_order, model_of
+from sparse_icnet.cli.terminal import say
+from sparse_icnet.files import check_writable, replacing
+from sparse_icnet.image import MAX_PIXELS, ImageError, fitted, frame_count
+from sparse_icnet.jobs.sources import pictures_in
 from sparse_icnet.metrics import IGNORED, Score, confusion_matrix, score
 from sparse_icnet.model import Model
+from sparse_icnet.network.graph import Size
 
 KINDS = (
     "smooth",
@@ -28,9 +31,13 @@ KINDS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    pairs = pairs_of(Path(arguments.data), arguments.split)[: arguments.limit]
+    pairs = pairs_of(_data(arguments), arguments.split, arguments.limit)
+    if arguments.json:
+        check_writable(Path(arguments.json))
     model = model_of(arguments)
     count = len(model.classes)
+    for _ in in_order(lambda pair: _check_pair(*pair, count), pairs):
+        pass
     confusion = np.zeros((len(KINDS), count, count), np.int64)
     start = time.perf_counter()
     for done, one in enumerate(in_order(lambda pair: _confusion_of(model, *pair), pairs), 1):
@@ -49,8 +56,18 @@ def _ignored(classes: int) -> int | None:
     return IGNORED if classes > IGNORED else None
 
 
-def pairs_of(data: Path, split: str) -> list[tuple[Path, Path]]:
-    """(frame, label) of every frame in data/split.  Raises where a folder or a label is missing."""
+def _data(arguments: argparse.Namespace) -> Path:
+    if arguments.data is not None:
+        return Path(arguments.data)
+    meant = arguments.model
+    if meant is not None and Path(meant).is_dir():
+        raise ValueError(f"eval: expected --data DIR, found none; did you mean --data {meant}?")
+    bundled.resolve(meant)  # says so if it is no model either
+    raise ValueError("eval: expected --data DIR, a folder with SPLIT/ and SPLITannot/, found none")
+
+
+def pairs_of(data: Path, split: str, limit: int | None = None) -> list[tuple[Path, Path]]:
+    """(frame, label) of the first `limit` frames in data/split.  Raises where a folder or a label is missing."""
     labels = data / f"{split}annot"
     for folder in (data / split, labels):
         if not folder.is_dir():
@@ -58,7 +75,7 @@ def pairs_of(data: Path, split: str) -> list[tuple[Path, Path]]:
                 f"{folder}: expected a folder (frames in SPLIT/, labels in SPLITannot/), found none"
             )
     pairs = []
-    for frame in pictures_in(data / split):
+    for frame in pictures_in(data / split)[:limit]:
         label = labels / f"{frame.stem}.png"
         if not label.is_file():
             raise ValueError(f"{label}: expected the label image of {frame.name}, found none")
@@ -69,24 +86,36 @@ def pairs_of(data: Path, split: str) -> list[tuple[Path, Path]]:
 def _confusion_of(model: Model, frame: Path, label: Path) -> NDArray[np.int64]:
     """int64 (kinds, classes, classes): the confusion matrix of each of KINDS."""
     truth, count = read_label(label, model), len(model.classes)
-    if truth.max() >= count:
-        raise ValueError(f"{label}: expected classes 0..{count - 1}, found {truth.max()}")
     pixels, _ = fitted(frame, model.size)
     maps = (model.segment_at_network_size(pixels, kind == "smooth") for kind in KINDS)
     return np.stack([confusion_matrix(truth, one, count) for one in maps])
 
 
+def _check_pair(frame: Path, label: Path, count: int) -> None:
+    """Raise now what would else stop the evaluation in its middle: a frame that is no picture, a label of no use."""
+    frame_count(frame)
+    largest = int(_read_label(label, None).max())
+    if largest >= count:
+        raise ValueError(f"{label}: expected classes 0..{count - 1}, found {largest}")
+
+
 def read_label(path: Path, model: Model) -> NDArray[np.uint8]:
     """Class indices (H, W) at network size, nearest neighbour; a palette is not looked at."""
+    return _read_label(path, model.size)
+
+
+def _read_label(path: Path, size: Size | None) -> NDArray[np.uint8]:
+    """Class indices at `size`, or at the size of the file."""
     try:
         with Image.open(path) as image:
-            if image.mode not in ("L", "P") or image.width * image.height > MAX_PIXELS:
+            if image.mode not in ("L", "P") or not 0 < image.width * image.height <= MAX_PIXELS:
                 raise ImageError(
                     f"{path}: expected an 8-bit image of class indices (mode L or P), "
                     f"found mode {image.mode}, {image.width} x {image.height}"
                 )
-            resized = image.resize((model.size[1], model.size[0]), Image.Resampling.NEAREST)
-            return np.asarray(resized)
+            if size is None:
+                return np.asarray(image)
+            return np.asarray(image.resize((size[1], size[0]), Image.Resampling.NEAREST))
     except ImageError:
         raise
     except Exception as error:  # decoders of broken files raise nearly anything
@@ -95,16 +124,16 @@ def read_label(path: Path, model: Model) -> NDArray[np.uint8]:
 
 def _report(scores: Sequence[Score], model: Model, frames: int) -> None:
     """A line a class, a column for each of KINDS."""
-    print(f"{'':12} " + "  ".join(f"{kind:>8}" for kind in KINDS))
+    say(f"{'':12} " + "  ".join(f"{kind:>8}" for kind in KINDS))
     for c, name in enumerate(model.classes):
         if scores[0].iou[c] is not None:
-            print(_line(name, [one.iou[c] or 0.0 for one in scores]))
+            say(_line(name, [one.iou[c] or 0.0 for one in scores]))
     if scores[0].absent:
         absent = ", ".join(model.classes[c] for c in scores[0].absent)
-        print(f"not in the labels, left out of the mean: {absent}")
-    print(_line("pixels right", [one.accuracy for one in scores]))
+        say(f"not in the labels, left out of the mean: {absent}")
+    say(_line("pixels right", [one.accuracy for one in scores]))
     size = f"{model.size[0]}x{model.size[1]}"
-    print(f"{_line('mIoU', [one.mean for one in scores])}  ({frames} frames at {size})")
+    say(f"{_line('mIoU', [one.mean for one in scores])}  ({frames} frames at {size})")
 
 
 def _line(name: str, shares: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import model_of
-from sparse_icnet.cli.table import print_table
+from sparse_icnet.cli.terminal import print_table, say
 from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.network.graph import Convolution, Graph
 from sparse_icnet.sparse.block_csr import block_density
@@ -26,11 +26,11 @@ def run(arguments: argparse.Namespace) -> int:
     zeros = sum(int((op.weight == 0).sum()) for op in graph.convolutions)
     height, width = model.size
     output = "x".join(map(str, graph.shape(graph.output)))
-    print(f"{path} ({path.stat().st_size:,} bytes)")
+    say(f"{path} ({path.stat().st_size:,} bytes)")
     free = " (the file leaves the size free)" if graph.size_is_free else ""
-    print(f"input 3x{height}x{width} RGB{free}, output {output}: {graph.output}")
-    print(f"classes: {', '.join(model.classes)}")
-    print(
+    say(f"input 3x{height}x{width} RGB{free}, output {output}: {graph.output}")
+    say(f"classes: {', '.join(model.classes)}")
+    say(
         f"{len(graph.convolutions)} convolutions, {weights:,} weights, {100 * zeros / weights:.2f} % zeros, "
         f"{graph.macs() / 1e9:.2f} GMAC an inference as written"
     )
@@ -38,13 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
     executed = sum(step.macs for step in steps.values())
     filtered = sum(step.macs for step in steps.values() if step.kind == Kind.WINOGRAD)
     dense = sum(step.dense_macs for step in steps.values())
-    print(
+    say(
         f"{dense / 1e9:.2f} GMAC after the rewrites; {executed / 1e9:.2f} executed, blocks of zeros skipped and input "
         f"channels filled up to fours; {filtered / 1e9:.2f} of these of int16, by Winograd's filtering"
     )
-    print()
+    say()
     print_table(HEADER, [_row(graph, op, steps.get(op.name)) for op in graph.convolutions])
-    print("\n1x4, 4x4: share of the blocks of output x input channels that hold a non-zero")
+    say("\n1x4, 4x4: share of the blocks of output x input channels that hold a non-zero")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sparse_icnet.cli.inputs import model_of
-from sparse_icnet.cli.table import print_table
+from sparse_icnet.cli.terminal import print_table, say
 
 HEADER = ("step", "kind", "ms", "share %", "GMAC/s", "dense GMAC/s", "blocks %", "kernel")
 
@@ -33,11 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
     executed = sum(row.macs for row in rows)
     dense = sum(row.dense_macs for row in rows)
     threads = model.session.threads
-    print(
+    say(
         f"\n{1e3 * total:.2f} ms in {len(rows)} steps on {threads} thread{'s' * (threads > 1)}, "
         f"image to class map: {_rate(executed, total)} GMAC/s executed, {_rate(dense, total)} as if dense"
     )
-    print("each step alone, median of the runs; blocks: share of weight blocks that hold a non-zero")
+    say("each step alone, median of the runs; blocks: share of weight blocks that hold a non-zero")
     return 0
 
 

@@ -1,8 +1,31 @@
-"""Tables on a terminal."""
+"""What the commands print: lines, tables."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+
+STDOUT = "standard output"
+
+
+def say(text: object = "") -> None:
+    """One or more lines on standard output.  Raises OSError that names it (a full disk), BrokenPipeError."""
+    try:
+        print(text)
+    except OSError as error:
+        raise _named(error) from error
+
+
+def flush() -> None:
+    """Send on what was said; raises as `say`."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise _named(error) from error
+
+
+def _named(error: OSError) -> OSError:
+    return OSError(error.errno, error.strerror, STDOUT)  # a BrokenPipeError by its number
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -11,7 +34,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [all(map(_is_number, column)) for column in zip(*rows, strict=True)]
     for line in cells:
-        print(
+        say(
             "  ".join(
                 cell.rjust(width) if right else cell.ljust(width)
                 for cell, width, right in zip(line, widths, numeric, strict=True)

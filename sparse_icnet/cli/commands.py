@@ -1,0 +1,251 @@
+"""What each command takes: its arguments, their help.  Nothing is imported here that a `--help` could wait for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sparse_icnet
+from sparse_icnet.cli.parser import Help, Parser, positive, size
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, _SubParsersAction
+
+    Commands = _SubParsersAction[Parser]
+
+DESCRIPTION = """\
+Segment road scenes with ICNet in INT8, on the CPU: sky, building, pole, road,
+pavement, tree, sign symbol, fence, vehicle, pedestrian, bicyclist (CamVid's
+classes).
+"""
+EPILOG = """\
+examples:
+  sparse-icnet segment --sample -o out        the bundled photo
+  sparse-icnet segment a.jpg frames/ -o out   a photo and a folder of pictures
+  sparse-icnet verify a.jpg                   the reference's result, every bit?
+  sparse-icnet verify --against openvino      and OpenVINO's? (extra `reference`)
+  sparse-icnet convert model.xml model.npz    OpenVINO IR or ONNX to the native
+                                              file, or back
+  sparse-icnet eval --data CamVid             mIoU on CamVid/val, CamVid/valannot
+
+MODEL is a .npz, an OpenVINO .xml (its .bin beside it), an .onnx, or a bundled
+model by its name: sparse-60, block4x4.
+`sparse-icnet COMMAND --help` tells more of each command.
+
+exit codes:
+  0    done; for verify: everything agrees
+  1    a check failed: verify found a mismatch, or a result too trivial to
+       prove anything
+  2    wrong usage or bad input: no such file, not a model, an unreadable
+       picture (the others are done), a result of another source in the way, a
+       missing optional package
+  3    an error inside sparse-icnet itself: please report it
+  130  interrupted (Ctrl-C)
+  141  the reader of the output went away
+"""
+
+
+def build_parser() -> Parser:
+    """The parser, one sub-parser a command; each sets `command`, and `module` to the module that runs it."""
+    parser = Parser(prog="sparse-icnet", description=DESCRIPTION, epilog=EPILOG, formatter_class=Help)
+    parser.add_argument("--version", action="version", version=f"sparse-icnet {sparse_icnet.__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser, title="commands"
+    )
+    for add in (_segment, _verify, _convert, _export, _info, _eval, _profile):
+        add(commands)
+    return parser
+
+
+def _command(commands: Commands, name: str, summary: str, text: str, module: str | None = None) -> Parser:
+    parser: Parser = commands.add_parser(name, help=summary, description=text, formatter_class=Help)
+    parser.set_defaults(module=module or name)
+    return parser
+
+
+def _segment(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "segment",
+        "pictures -> class maps and overlays",
+        """\
+Writes for each picture two files into the output folder, both as large as it:
+  street.jpg.classes.png  the class of each pixel, an indexed PNG (pixel value =
+                          class index, CamVid's colours)
+  street.jpg.overlay.png  the picture with the colours laid over it
+
+A FOLDER stands for the pictures in it, in order of their names, a quoted
+'PATTERN' for what it matches.  Results keep the tree: frames/seq1/0001.jpg of
+--recursive frames/ goes to seq1/0001.jpg.classes.png.  Of an animation (GIF,
+WebP, PNG, AVIF) each frame is a picture: walk.gif/00001.classes.png.
+
+Each result says inside whose it is.  Results are no input.  One of the same
+picture is replaced; one of another, or any other file in the way, only with
+--overwrite.
+
+An unreadable picture is reported, the others are done, the exit code is 2.""",
+    )
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE|FOLDER|PATTERN", help="pictures, folders, quoted patterns"
+    )
+    parser.set_defaults(many="images")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="where to write; made if missing"
+    )
+    parser.add_argument("--sample", action="store_true", help="segment the bundled sample photo")
+    parser.add_argument("--recursive", action="store_true", help="look into the folders in a folder as well")
+    parser.add_argument(
+        "--from",
+        dest="lists",
+        action="append",
+        default=[],
+        metavar="LIST",
+        help="a file with a path in each line, - for standard input; names of results keep these paths",
+    )
+    parser.add_argument("--no-overlay", action="store_true", help="write class maps only")
+    parser.add_argument("--overwrite", action="store_true", help="replace whatever is in the way of a result")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no line for each picture")
+    _add_model(parser, positional=False)
+    _add_size_and_threads(parser)
+
+
+def _verify(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "verify",
+        "compare the engine with a reference",
+        """\
+Runs the engine and a reference on the same pictures (the bundled sample if none
+is given) and reports for each how far they agree.
+  oracle       NumPy, the definition of the arithmetic: every tensor must be
+               equal, bit for bit
+  openvino     OpenVINO's int8 and float executions of the same network (extra
+               `reference`)
+  onnxruntime  ONNX Runtime's (extras `reference` and `onnx`)
+Other runtimes round at other places: classes may differ from theirs about as
+often as between float32 and float64 evaluations of the same network (the noise
+floor), times 1.5.  A result that proves nothing, such as one class everywhere,
+does not pass.  Exit code 1: mismatch.""",
+    )
+    parser.usage = "%(prog)s [options] [MODEL] [IMAGE|FOLDER ...]"
+    parser.add_argument(
+        "files", nargs="*", metavar="MODEL, IMAGE|FOLDER", help="default: the default model, the sample"
+    )
+    parser.set_defaults(many="files")
+    parser.add_argument(
+        "--against", choices=("oracle", "openvino", "onnxruntime"), default="oracle", help="default: oracle"
+    )
+    _add_model(parser, positional=False)
+    _add_size_and_threads(parser)
+
+
+def _convert(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "convert",
+        "one model format to another",
+        """\
+Reads OpenVINO IR (version 7, 10, 11), ONNX (QDQ or FakeQuantize) or the native
+.npz and writes the format that the name of OUT asks for: .npz, .xml (its .bin
+beside it) or .onnx (extra `onnx`).""",
+    )
+    _add_model(parser, metavar="IN", text="model to read")
+    parser.add_argument("output", metavar="OUT", help=".npz, .xml or .onnx to write")
+    parser.add_argument(
+        "--gather-zeros",
+        action="store_true",
+        help="permute channels so that more 4x4 blocks of weights are empty and can be skipped: same results, faster",
+    )
+    parser.set_defaults(size=None)
+
+
+def _export(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "export",
+        "write a model as OpenVINO IR or ONNX",
+        """\
+Writes MODEL as OpenVINO IR, OUT.xml with OUT.bin beside it, or as ONNX (QDQ;
+extra `onnx`).  OpenVINO and ONNX Runtime load and run the result.""",
+        module="convert",
+    )
+    _add_model(parser)
+    parser.add_argument("output", metavar="OUT.xml|OUT.onnx", help="file to write")
+    parser.set_defaults(gather_zeros=False)
+    _add_size(parser)
+
+
+def _info(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "info",
+        "what a model is made of, layer by layer",
+        """\
+Prints of each convolution its shape, the share of zero weights, how many 1x4
+and 4x4 blocks (output x input channels) hold a non-zero, which kernel the
+engine chose and why, and the bytes of its packed weights.""",
+    )
+    _add_model(parser)
+    _add_size_and_threads(parser)
+
+
+def _eval(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "eval",
+        "accuracy on a folder of labelled frames",
+        """\
+Mean intersection over union on CamVid-style folders: DIR/val/NAME.png and
+labels DIR/valannot/NAME.png, 8-bit images of class indices.  Frames are resized
+to the network (bilinear), labels likewise (nearest).  Class 11, unlabelled, is
+ignored; a class that no label holds is left out of the mean and named.
+
+Two columns: smooth class maps, as `segment` writes them, and the network's
+blocks of 8 x 8 pixels, as the model card says.""",
+    )
+    _add_model(parser)
+    parser.add_argument("--data", metavar="DIR", help="folder with SPLIT/ and SPLITannot/ (required)")
+    parser.add_argument("--split", default="val", help="default: val")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N frames")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    _add_size_and_threads(parser)
+
+
+def _profile(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "profile",
+        "where the time of one inference goes",
+        """\
+Times every step from an image (random pixels) to its class map by itself,
+median of N runs: milliseconds, share of the whole, multiply-accumulates a
+second (executed, and counting the zero blocks skipped).""",
+    )
+    _add_model(parser)
+    parser.add_argument("--runs", type=positive, default=10, metavar="N", help="default: 10")
+    _add_size_and_threads(parser)
+
+
+def _add_model(
+    parser: ArgumentParser, positional: bool = True, metavar: str = "MODEL", text: str = "see --model"
+) -> None:
+    """--model, and the place for it that some commands have as well: `parse` makes one of both."""
+    if positional:
+        parser.add_argument("model_here", nargs="?", metavar=metavar, help=text)
+    parser.add_argument(
+        "--model", metavar="MODEL", help="a file, or a bundled model by its name (default: sparse-60)"
+    )
+
+
+def _add_size_and_threads(parser: ArgumentParser) -> None:
+    _add_size(parser)
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
+
+
+def _add_size(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        type=size,
+        metavar="HxW",
+        help="network input, height x width, multiples of 32 for ICNet (default: what the model says, else 768x960)",
+    )

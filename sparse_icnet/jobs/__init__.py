@@ -1,0 +1,9 @@
+"""Many pictures: what to segment, what the results are called and whose they are, one source from file to files.
+
+    sources    arguments (files, folders, patterns, lists) -> Source: a file and its output name
+    outputs    a source's result files, the marks in them, and whether they may be written
+    manifest   the lines of manifest.jsonl
+    work       one Source -> result files and records; what a worker process calls
+
+Nothing here prints or parses a command line.
+"""

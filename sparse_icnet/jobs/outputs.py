@@ -1,0 +1,139 @@
+"""Result files: what they are called, the mark in each that says whose it is, and whether one may be written.
+
+A mark is text in the file itself: of a PNG in a text chunk, of a .npy in a comment behind its header (which ends in
+padding anyway; readers parse it as a Python literal, where a comment is nothing).  It names the program, the kind of
+the result, and the source by name and digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import sparse_icnet
+from sparse_icnet.files import replacing
+
+SUFFIX_OF_KIND: Mapping[str, str] = {
+    "classes": ".classes.png",
+    "overlay": ".overlay.png",
+    "side-by-side": ".side-by-side.png",
+    "confidence": ".confidence.png",
+    "probabilities": ".probabilities.npy",
+}
+_KEYWORD = "sparse-icnet"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_NPY = b"\x93NUMPY\x01\x00"
+_HEAD_BYTES = 4096  # the mark is among the first chunks; a palette of 256 colours takes 768
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a result says about itself.
+
+    kind    a key of SUFFIX_OF_KIND
+    source  output name of its source
+    digest  of the source: 'sha256:' and 64 hexadecimal digits
+    """
+
+    kind: str
+    source: str
+    digest: str
+
+
+def result_name(name: str, kind: str, frame: int | None = None) -> str:
+    """Name of the result of a source: street.jpg.classes.png; of a frame: walk.gif/00001.classes.png."""
+    stem = name if frame is None else f"{name}/{frame:05d}"
+    return stem + SUFFIX_OF_KIND[kind]
+
+
+def is_result(path: Path) -> bool:
+    """Whether `path` is a PNG or .npy that this program wrote.  False for what cannot be read."""
+    return path.suffix.lower() in (".png", ".npy") and read_mark(path) is not None
+
+
+def read_mark(path: Path) -> Mark | None:
+    """The mark of a result; None for a file without one, or none that can be read."""
+    try:
+        if not path.is_file():
+            return None
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return None
+    text = _png_text(head) if head.startswith(_PNG) else _npy_text(head)
+    try:
+        values = json.loads(text)
+        return Mark(*(str(values[name]) for name in Mark.__slots__))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _png_text(head: bytes) -> str:
+    """Text of the chunk of ours among the chunks that lie in `head` whole; '' if none is."""
+    place = len(_PNG)
+    while place + 8 <= len(head):
+        length, name = struct.unpack_from(">I4s", head, place)
+        content = head[place + 8 : place + 8 + length]
+        keyword = _KEYWORD.encode() + b"\0"
+        if name == b"tEXt" and len(content) == length and content.startswith(keyword):
+            return content[len(keyword) :].decode("latin-1")
+        if name == b"IDAT":
+            break
+        place += 12 + length
+    return ""
+
+
+def _npy_text(head: bytes) -> str:
+    if not head.startswith(_NPY) or len(head) < 10:
+        return ""
+    header = head[10 : 10 + int.from_bytes(head[8:10], "little")].decode("latin-1")
+    return header.partition(f"# {_KEYWORD} ")[2].rstrip()
+
+
+def save_png(picture: Image.Image, path: Path, mark: Mark) -> None:
+    """Write a PNG with its mark, whole or not at all."""
+    text = PngInfo()
+    text.add_text("Software", f"sparse-icnet {sparse_icnet.__version__}")
+    text.add_text(_KEYWORD, json.dumps(asdict(mark)))
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG", compress_level=1, pnginfo=text)
+
+
+def save_npy(array: NDArray[np.generic], path: Path, mark: Mark) -> None:
+    """Write a .npy (version 1.0) with its mark, whole or not at all; `numpy.load` reads it, also memory-mapped."""
+    array = np.ascontiguousarray(array)
+    header = f"{{'descr': {array.dtype.str!r}, 'fortran_order': False, 'shape': {array.shape!r}, }}"
+    header += f"  # {_KEYWORD} {json.dumps(asdict(mark))}"
+    header += " " * (-(len(_NPY) + 2 + len(header) + 1) % 64) + "\n"
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(_NPY + len(header).to_bytes(2, "little") + header.encode("ascii"))
+        _write(file, array)
+
+
+def _write(file: IO[bytes], array: NDArray[np.generic]) -> None:
+    file.write(memoryview(array).cast("B") if array.size else b"")
+
+
+def check_free(path: Path, digest: str) -> None:
+    """Raise FileExistsError if `path` holds anything but a result of the source with this digest."""
+    if not os.path.lexists(path):
+        return
+    mark = read_mark(path)
+    if mark is None:
+        what = "exists and is no result of sparse-icnet"
+    elif mark.digest != digest:
+        what = f"exists and is the result of another source, {mark.source}"
+    else:
+        return
+    raise FileExistsError(errno.EEXIST, f"{what}; --overwrite replaces it", str(path))

@@ -1,0 +1,132 @@
+"""Sources and their names, result files and their marks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import random_picture
+from PIL import Image
+
+from sparse_icnet.jobs import outputs, sources
+from sparse_icnet.jobs.outputs import Mark
+
+MARK = Mark("overlay", "seq1/caf\u00e9 \u2603.jpg", "sha256:" + 64 * "a")
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def names(found: sources.Found) -> list[str]:
+    return [source.name for source in found.sources]
+
+
+class TestMarks:
+    @pytest.mark.parametrize("mode", ["RGB", "P"])
+    def test_png(self, tmp_path, mode):
+        path = tmp_path / "a.png"
+        picture = Image.fromarray(random_picture(30, 40))
+        outputs.save_png(picture.quantize(256) if mode == "P" else picture, path, MARK)
+        assert outputs.read_mark(path) == MARK
+        assert outputs.is_result(path)
+        with Image.open(path) as read:
+            assert read.mode == mode
+            assert read.text["Software"].startswith("sparse-icnet ")
+
+    @pytest.mark.parametrize("shape", [(12, 7, 5), (3,), (0, 2)])
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32])
+    def test_npy(self, tmp_path, shape, dtype):
+        array = np.random.default_rng(0).random(shape).astype(dtype)
+        path = tmp_path / "a.npy"
+        outputs.save_npy(array, path, MARK)
+        assert outputs.read_mark(path) == MARK
+        read = np.load(path)
+        assert read.dtype == dtype
+        assert np.array_equal(read, array)
+        if array.size:
+            assert np.array_equal(np.load(path, mmap_mode="r"), array)
+            assert (path.stat().st_size - array.nbytes) % 64 == 0
+
+    @pytest.mark.parametrize("content", [b"", b"x", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY\x01\x00\xff\xff#"])
+    def test_no_mark(self, tmp_path, content):
+        path = tmp_path / "a.png"
+        path.write_bytes(content)
+        assert outputs.read_mark(path) is None
+        Image.fromarray(random_picture(9, 9)).save(path)
+        assert outputs.read_mark(path) is None
+        assert outputs.read_mark(tmp_path) is None
+        assert outputs.read_mark(tmp_path / "none.png") is None
+
+    def test_a_mark_that_is_damaged(self, tmp_path):
+        path = tmp_path / "a.png"
+        outputs.save_png(Image.fromarray(random_picture(9, 9)), path, MARK)
+        whole = path.read_bytes()
+        for end in range(60, 200):
+            path.write_bytes(whole[:end])
+            assert outputs.read_mark(path) in (None, MARK)
+
+    def test_whose_a_result_is(self, tmp_path):
+        path = tmp_path / "a.png"
+        outputs.check_free(path, MARK.digest)
+        outputs.save_png(Image.fromarray(random_picture(9, 9)), path, MARK)
+        outputs.check_free(path, MARK.digest)
+        with pytest.raises(FileExistsError, match=r"another source, seq1/.*--overwrite"):
+            outputs.check_free(path, "sha256:" + 64 * "b")
+        path.write_bytes(b"a letter")
+        with pytest.raises(FileExistsError, match="no result of sparse-icnet"):
+            outputs.check_free(path, MARK.digest)
+
+
+class TestSources:
+    def test_folders_are_read_by_name_and_hidden_files_left_out(self, tmp_path):
+        touch(tmp_path, "b.jpg", "a.png", "c.JPEG", "._a.png", ".x/y.png", "sub/z.gif", "notes.txt")
+        assert names(sources.expand([str(tmp_path)])) == ["a.png", "b.jpg", "c.JPEG"]
+        assert names(sources.expand([str(tmp_path)], recursive=True)) == [
+            *("a.png", "b.jpg", "c.JPEG"),
+            "sub/z.gif",
+        ]
+
+    def test_names_that_differ_in_letter_case_alone(self, tmp_path):
+        touch(tmp_path, "1/a.jpg", "2/A.JPG", "2/a.png")
+        with pytest.raises(sources.SourceError, match="different names"):
+            sources.expand([str(tmp_path / "1"), str(tmp_path / "2")], output=tmp_path / "out")
+        assert len(sources.expand([str(tmp_path / "1"), str(tmp_path / "2")]).sources) == 3
+        chosen = [str(tmp_path / "1" / "a.jpg"), str(tmp_path / "2" / "a.png")]
+        assert names(sources.expand(chosen, output=tmp_path / "out")) == ["a.jpg", "a.png"]
+
+    def test_one_file_named_twice_is_one_source(self, tmp_path, monkeypatch):
+        touch(tmp_path, "a.jpg")
+        monkeypatch.chdir(tmp_path)
+        found = sources.expand(["a.jpg", str(tmp_path), "./a.jpg"], output=Path("out"))
+        assert names(found) == ["a.jpg"]
+
+    def test_patterns(self, tmp_path):
+        touch(tmp_path, "s1/a.jpg", "s1/b.txt", "s1/x/c.jpg", "s2/a.jpg", "[odd].jpg")
+        expand = lambda pattern, **more: names(sources.expand([str(tmp_path / pattern)], **more))  # noqa: E731
+        assert expand("s?/*.jpg") == ["s1/a.jpg", "s2/a.jpg"]
+        assert expand("**/*.jpg") == ["[odd].jpg", "s1/a.jpg", "s1/x/c.jpg", "s2/a.jpg"]
+        assert expand("s?") == ["s1/a.jpg", "s2/a.jpg"]
+        assert expand("s?", recursive=True) == ["s1/a.jpg", "s1/x/c.jpg", "s2/a.jpg"]
+        assert expand("[odd].jpg") == ["[odd].jpg"]  # a file of that name
+        with pytest.raises(sources.SourceError, match="1 matches and no picture"):
+            expand("s?/*.txt")
+
+    def test_lists_keep_their_paths(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        touch(tmp_path, "a/x.jpg", "b/x.jpg")
+        content = f"a/x.jpg\n./b/../b/x.jpg\r\n\n{tmp_path}/a/x.jpg\n".encode()
+        found = sources.expand([], [("list", content)], output=Path("out"))
+        assert names(found) == ["a/x.jpg", "b/b/x.jpg", f"{tmp_path.as_posix()[1:]}/a/x.jpg"]
+        assert names(sources.expand([], [("list", b"b")], output=Path("out"))) == ["b/x.jpg"]
+
+    def test_the_output_folder_is_never_searched(self, tmp_path):
+        touch(tmp_path, "a.jpg", "out/b.jpg", "out/deep/c.jpg")
+        out = tmp_path / "out"
+        assert names(sources.expand([str(tmp_path)], recursive=True, output=out)) == ["a.jpg"]
+        assert names(sources.expand([str(tmp_path / "**" / "*.jpg")], output=out)) == ["a.jpg"]
+        with pytest.raises(sources.SourceError, match="must not be an input"):
+            sources.expand([str(out)], output=out)
