@@ -59,6 +59,22 @@ def test_compare_times_every_engine_in_every_case(tiny_file, tmp_path):
         assert np.asarray(Image.open(picture).convert("L")).std() > 10
 
 
+def test_smooth_reports_what_a_smooth_map_costs(tiny_file, tmp_path):
+    result = tmp_path / "result.json"
+    options = ["--size", "192x192", "--threads", 1, "--threads", 2, "--rounds", 2, "--json", result]
+    done = run("smooth.py", "--model", tiny_file, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(result.read_text())
+    assert [row["threads"] for row in found["results"]] == [1, 2]
+    for row in found["results"]:
+        assert list(row["ms"]) == ["grid", "blocks", "smooth"]
+        assert all(ms["runs"] == 2 and ms["min"] > 0 for ms in row["ms"].values())
+        assert 0 < row["changed_pixels"] < 1
+        assert abs(row["cost_share"]["median"]) < 1
+    assert "the bundled photo" in done.stdout
+    assert found["machine"]["versions"]["numba"] in done.stdout
+
+
 @pytest.mark.parametrize("saturates", [False, True])
 def test_compare_fails_where_engines_disagree(monkeypatch, tmp_path, saturates):
     """But where the peer's sums saturate, it is said and no failure."""
