@@ -14,7 +14,7 @@ from sparse_icnet import bundled, formats
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
 from sparse_icnet.network.constants import check_constants
-from sparse_icnet.network.graph import Argmax, Graph, GraphError, Resize, Size, Softmax, resized
+from sparse_icnet.network.graph import Argmax, Bilinear, Graph, GraphError, Resize, Size, Softmax, resized
 from sparse_icnet.network.icnet import CLASSES
 from sparse_icnet.result import Result
 
@@ -73,7 +73,7 @@ def _at_size(graph: Graph, size: Size | None) -> Graph:
 
 def _class_count(graph: Graph) -> int:
     op = graph[graph.output]
-    while isinstance(op, Resize | Softmax | Argmax):
+    while isinstance(op, Resize | Bilinear | Softmax | Argmax):
         op = graph[op.input]
     return graph.shape(op.name)[0]
 

@@ -14,6 +14,7 @@ from sparse_icnet.network.graph import (
     Affine,
     Argmax,
     AveragePool,
+    Bilinear,
     Convolution,
     Graph,
     Input,
@@ -265,12 +266,18 @@ class _Drawn:
 
     def build(self) -> Graph:
         source = self.last
-        tails = ["", "r", "a", "ra", "ar"] + ([] if self.dyadic else ["rs", "sr", "s", "rsr", "rs", "srq"])
+        tails = ["", "r", "a", "ra", "ar"]
+        if not self.dyadic:
+            tails += ["rs", "sr", "s", "rsr", "rs", "srq", "bs", "rbs", "ba", "rba", "bra", "bar", "b"]
         for letter in self.draw(st.sampled_from(tails)):
             if letter == "r":
                 source = self.resize(source)
             elif letter == "s":
                 source = self.emit(Softmax(self.name("softmax"), source))
+            elif letter == "b":
+                size = (self.draw(st.integers(1, 30)), self.draw(st.integers(1, 30)))
+                op = Bilinear(self.name("bilinear"), source, size, self.draw(st.booleans()))
+                source = self.emit(op, (self.shapes[source][0], *size))
             elif letter == "q":
                 source = self.quantize(source)
             else:

@@ -243,11 +243,39 @@ def resize(**changed) -> dict:
 
 
 LAYERS = {
-    "linear": (
+    "cubic": (
+        with_layer("Interpolate", (1, 3, 16, 16), "opset11", [[16, 16], [2, 3]], **resize(mode="cubic")),
+        "expected mode 'nearest' or bilinear at the places of pixels, found 'cubic'",
+    ),
+    "linear of its own": (
+        with_layer("Interpolate", (1, 3, 16, 16), "opset11", [[16, 16], [2, 3]], **resize(mode="linear")),
+        "expected mode 'nearest' or bilinear at the places of pixels, found 'linear of triangles'",
+    ),
+    "linear, asymmetric": (
         with_layer(
             "Interpolate", (1, 3, 16, 16), "opset11", [[16, 16], [2, 3]], **resize(mode="linear_onnx")
         ),
-        "expected mode 'nearest', found 'linear_onnx'",
+        "expected a bilinear resize with half_pixel or align_corners, found 'asymmetric' from 8x8 to 16x16",
+    ),
+    "linear to a single pixel": (
+        with_layer(
+            "Interpolate",
+            (1, 3, 16, 1),
+            "opset11",
+            [[16, 1], [2, 3]],
+            **resize(mode="linear_onnx", coordinate_transformation_mode="pytorch_half_pixel"),
+        ),
+        "expected a bilinear resize with half_pixel or align_corners, found 'pytorch_half_pixel' from 8x8 to 16x1",
+    ),
+    "linear with antialias": (
+        with_layer(
+            "Interpolate",
+            (1, 3, 4, 4),
+            "opset11",
+            [[4, 4], [2, 3]],
+            **resize(mode="linear_onnx", coordinate_transformation_mode="half_pixel", antialias="true"),
+        ),
+        "expected a bilinear resize without antialias",
     ),
     "align corners": (
         with_layer(

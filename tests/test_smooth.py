@@ -5,29 +5,44 @@ from __future__ import annotations
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import Net, blob_of, random_image, soil
+from engine import Net, blob_of, random_blob, random_image, soil
+from graphs import graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_picture
 from numba import njit
 from numpy.typing import NDArray
 
-from sparse_icnet.image import MAX_PIXELS
+import sparse_icnet
+from sparse_icnet import formats
+from sparse_icnet.formats import npz
+from sparse_icnet.image import MAX_PIXELS, enlarge, fitted
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels import smooth as kernels
 from sparse_icnet.kernels import softmax
 from sparse_icnet.kernels.sizes import smooth_scratch_bytes
 from sparse_icnet.network import arithmetic
-from sparse_icnet.network.graph import Argmax, Graph, Resize, Size, Softmax
+from sparse_icnet.network.graph import (
+    Argmax,
+    Bilinear,
+    Graph,
+    GraphError,
+    Relu,
+    Resize,
+    Size,
+    Softmax,
+    resized,
+)
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.reference.smooth import bilinear, smooth_classes, unbeaten
 from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View, memory_at
 from sparse_icnet.runtime.session import Session
 from sparse_icnet.runtime.smooth import Axis, Stretch, logits_tail, smooth_tail
-from sparse_icnet.runtime.steps import step_rows
+from sparse_icnet.runtime.steps import PlanError, step_rows
 
 CAMVID_GRID = (96, 120)
 SIZES = [(1, 1), (7, 5), (97, 101), (95, 119), (96, 120), (360, 480), (720, 960), (768, 960), (1080, 1920)]
@@ -326,7 +341,7 @@ def small_graph(classes: int = 5, size: Size = (24, 64)) -> Graph:
 
 def oracle_logits(session: Session, blob: NDArray[np.float32]) -> NDArray[np.float32]:
     op = session.graph[session.graph.output]
-    while isinstance(op, Resize | Softmax | Argmax):
+    while isinstance(op, Resize | Bilinear | Softmax | Argmax):
         op = session.graph[op.input]
     return Oracle(session.graph, blob).real(op.name, 1.0)
 
@@ -405,3 +420,173 @@ def test_blocks_on_demand(tiny_net):
     assert blocks.shape == (100, 150)
     assert not np.array_equal(blocks, tiny_net.segment(picture))
     np.testing.assert_array_equal(tiny_net.segment([picture], smooth=False)[0], blocks)
+
+
+# --- networks that end in a bilinear upsampling ---------------------------------------------------------------------
+
+
+def upsampled(
+    size: Size, align_corners: bool = False, last: type = Softmax, classes: int = 5, image: Size = (24, 64)
+) -> Graph:
+    """`small_graph` whose logits a bilinear upsampling enlarges before the softmax or argmax."""
+    graph = small_graph(classes, image)
+    (softmax_op,) = (op for op in graph if isinstance(op, Softmax))
+    ops = [op for op in graph if op is not softmax_op]
+    ops.append(Bilinear("up", softmax_op.input, size, align_corners))
+    ops.append(last("end", "up"))
+    return Graph(tuple(ops), "end")
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "size", [(24, 64), (96, 256), (13, 37), (1, 1), (12, 32), (7, 300), (40, 16), (101, 529)]
+)
+def test_probabilities_of_interpolated_logits_equal_the_oracle(size, align_corners):
+    graph = upsampled(size, align_corners)
+    session = Session(graph, 2)
+    soil(session)
+    image = random_image(graph.input.shape, 3)
+    blob = blob_of(graph, image)
+    oracle = Oracle(graph, blob)
+    np.testing.assert_array_equal(
+        session.probabilities(blob).view(np.uint32), oracle.output().view(np.uint32)
+    )
+    np.testing.assert_array_equal(session.probabilities_of_image(image), oracle.output())
+    logits = oracle_logits(session, blob)
+    np.testing.assert_array_equal(
+        session.classes_of_image(image), smooth_classes(logits, size, align_corners)
+    )
+    assert session.logits(blob).shape == logits.shape
+    # To another size the logits go straight, by the network's own kind of coordinates.
+    expected = smooth_classes(logits, (50, 30), align_corners)
+    np.testing.assert_array_equal(session.smooth_classes_of_image(image, (50, 30)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("classes", [2, 19])
+def test_interpolated_class_maps_equal_the_oracle(threads, classes):
+    graph = upsampled((50, 130), last=Argmax, classes=classes)
+    session = Session(graph, threads)
+    blob = blob_of(graph, random_image(graph.input.shape, threads))
+    np.testing.assert_array_equal(session.output(blob), Oracle(graph, blob).output())
+    np.testing.assert_array_equal(session.classes(blob), Oracle(graph, blob).output()[0])
+    scores = Oracle(upsampled((50, 130), classes=classes), blob).output()
+    np.testing.assert_array_equal(session.probabilities(blob), scores)
+
+
+def test_probabilities_into_memory_of_any_alignment():
+    graph = upsampled((24, 64))
+    session = Session(graph, 1)
+    blob = blob_of(graph, random_image(graph.input.shape))
+    expected = Oracle(graph, blob).output()
+    memory = np.zeros(expected.size + 32, np.float32)
+    for start in (0, 1, 7, 16):
+        out = memory[start : start + expected.size].reshape(expected.shape)
+        np.testing.assert_array_equal(session.probabilities(blob, out), expected)
+    assert not memory[-8:].any()
+
+
+def test_a_model_with_a_bilinear_end():
+    graph = upsampled((48, 128))
+    net = sparse_icnet.Model(graph, 1)
+    picture = random_picture(60, 70)
+    assert net.probabilities(picture).shape == (5, 48, 128)
+    assert net(net.blob(picture)).shape == (1, 5, 48, 128)
+    assert net.segment(picture).shape == (60, 70)
+    own = net.session.classes_of_image(fitted(picture, net.size)[0])
+    assert own.shape == (48, 128)
+    np.testing.assert_array_equal(net.segment(picture, smooth=False), enlarge(own, (48, 128), (60, 70)))
+
+
+def test_size_follows_the_input():
+    graph = resized(upsampled((48, 128)), (48, 128))
+    assert graph.shape("end") == (5, 96, 256)
+    assert resized(upsampled((48, 128), True), (12, 64))["up"] == Bilinear(
+        "up", graph["up"].input, (24, 128), True
+    )
+    with pytest.raises(GraphError, match="expected a positive multiple of 8 as height and of 64"):
+        resized(upsampled((3, 1)), (12, 64))
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 1 << 17), (4,), (4.0, 4)])
+def test_impossible_upsamplings_are_refused(size):
+    with pytest.raises(
+        GraphError, match=r"operation 'up' \(Bilinear\): expected size of 2 integers within 1\.\.65536"
+    ):
+        upsampled(size)
+
+
+def test_what_the_engine_cannot_run_is_refused():
+    graph = upsampled((48, 128))
+    behind = Graph((*graph.ops, Resize("twice", "end", (96, 256))), "twice")
+    with pytest.raises(PlanError, match="expected no resize behind the bilinear one, 'up'"):
+        Session(behind)
+    early = [*graph.ops[:-1], Relu("relu", "up"), Softmax("end", "relu")]
+    with pytest.raises(
+        PlanError, match="'up': a bilinear upsampling must be read by the last softmax or argmax"
+    ):
+        Session(Graph(tuple(early), "end"))
+
+
+@settings(deadline=None, max_examples=40)
+@given(graph=graphs(), seed=st.integers(0, 99))
+def test_float_evaluation_agrees_with_the_oracle(graph, seed):
+    """The independent reading, in float64: within roundings, for whatever a bilinear upsampling follows."""
+    blob = random_blob(graph.input.shape, seed)
+    for op in graph:
+        if isinstance(op, Bilinear):
+            source = Oracle(graph, blob).real(op.input, 1.0)
+            exact = bilinear(source.astype(np.float64), op.size, op.align_corners)
+            found = Oracle(graph, blob).real(op.name, 1.0)
+            np.testing.assert_allclose(
+                found, exact, rtol=1e-6, atol=2e-6 * max(1.0, float(np.abs(source).max()))
+            )
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last", [Softmax, Argmax])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_native_file_keeps_it(tmp_path, last, align_corners):
+    graph = upsampled((31, 67), align_corners, last)
+    npz.save(graph, tmp_path / "m.npz")
+    again = npz.load(tmp_path / "m.npz")
+    assert again["up"] == graph["up"]
+    blob = blob_of(graph, random_image(graph.input.shape))
+    np.testing.assert_array_equal(Oracle(again, blob).output(), Oracle(graph, blob).output())
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("last", [Softmax, Argmax])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(48, 128), (31, 67), (9, 20)])
+def test_exchange_files_keep_it_and_other_runtimes_agree(tmp_path, suffix, last, align_corners, size):
+    pytest.importorskip("onnx" if suffix == ".onnx" else "openvino")
+    graph = upsampled(size, align_corners, last)
+    path = tmp_path / f"m{suffix}"
+    formats.save(graph, path)
+    again = formats.load(path)
+    (op,) = (op for op in again if isinstance(op, Bilinear))
+    assert (op.size, op.align_corners) == (size, align_corners)
+    blob = blob_of(graph, random_image(graph.input.shape, 4))
+    expected = Oracle(graph, blob).output()
+    np.testing.assert_array_equal(Oracle(again, blob).output(), expected)
+    found = other_runtime(path, blob)
+    if last is Argmax:
+        assert (found != expected).mean() < 0.02
+    else:
+        np.testing.assert_allclose(found, expected, atol=0.05)
+        assert np.abs(found - expected).mean() < 2e-3
+
+
+def other_runtime(path: Path, blob: NDArray[np.float32]) -> NDArray:
+    """What ONNX Runtime or OpenVINO makes of the file, in float32."""
+    if path.suffix == ".onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return session.run(None, {session.get_inputs()[0].name: blob[None]})[0][0]
+    openvino = pytest.importorskip("openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(openvino.Core().read_model(path), "CPU", settings)
+    return compiled(blob[None])[0][0]

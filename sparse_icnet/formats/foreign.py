@@ -19,7 +19,7 @@ clip               x, low, high                           low, high (in place of
 maxpool, avgpool   x                                      as convolution without group, and kernel rounding
 adaptiveavgpool    x, size
 reducemean         x, axes                                axes (in place of the input), keep_dims
-interpolate        x, sizes, scales, axes                 mode coordinate nearest axes pads
+interpolate        x, sizes, scales, axes                 mode (nearest, linear) coordinate nearest axes pads antialias
 softmax            x                                      axis, flattens (True: over all axes from `axis` on)
 argmax             x                                      axis, keep_dims
 topk               x, k                                   axis, mode; output 1 holds the indices

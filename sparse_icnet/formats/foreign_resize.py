@@ -1,4 +1,4 @@
-"""Geometry of foreign layers: nearest resizing as index maps, and automatic padding.
+"""Geometry of foreign layers: nearest resizing as index maps, bilinear resizing, and automatic padding.
 
 The graph knows one nearest resize, index i * size_in // size_out (Q7).  Exporters name it in many ways; a
 coordinate mode is honoured when its index map is this one for the sizes at hand.
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.network.graph import Size
 
 SCALE_TOLERANCE = 1e-4  # of a pixel, between size_in * scale and a whole number
 MAX_LENGTH = 1 << 16
@@ -67,6 +68,21 @@ def check_nearest(size_in: int, size_out: int, coordinate: str, nearest: str, wh
             f"{where}: expected a nearest resize that reads pixel i * {size_in} // {size_out}, but mode "
             f"{coordinate!r} with {nearest!r} reads {found[at]} in place of {expected[at]} at i = {at}"
         )
+
+
+def aligns_corners(before: Size, after: Size, coordinate: str, where: str) -> bool:
+    """Whether a bilinear resize puts corners on corners (true) or has half-pixel centres (false): the two of (Q11)."""
+    if coordinate == "align_corners":
+        return True
+    single = any(
+        new == 1 < old for old, new in zip(before, after, strict=True)
+    )  # pytorch's rule for one pixel
+    if coordinate == "half_pixel" or (coordinate == "pytorch_half_pixel" and not single):
+        return False
+    raise FormatError(
+        f"{where}: expected a bilinear resize with half_pixel or align_corners, found {coordinate!r} "
+        f"from {before[0]}x{before[1]} to {after[0]}x{after[1]}"
+    )
 
 
 def scaled_size(size_in: int, scale: float, where: str) -> int:

@@ -26,6 +26,7 @@ from sparse_icnet.formats.foreign_builder import (
 from sparse_icnet.formats.foreign_constants import Constant, axes_of, integers, slices
 from sparse_icnet.network.graph import (
     AveragePool,
+    Bilinear,
     Convolution,
     MaxPool,
     Resize,
@@ -197,7 +198,7 @@ def interpolate(
     scales: Value | None,
     axes: Value | None = None,
 ) -> Tensor:
-    """Nearest resize of height and width to constant sizes or by constant scales."""
+    """Nearest or bilinear resize of height and width to constant sizes or by constant scales."""
     tensor = g.planar_activation(node, x, codes_allowed=True)
     if any(node.attributes.get("pads", ())):
         raise FormatError(f"{node.where}: expected a resize without padding, found {node.attributes['pads']}")
@@ -221,10 +222,18 @@ def interpolate(
             f"{node.where}: expected to resize height and width of {tensor.dimensions}, found {tuple(target)}"
         )
     size = (target[2], target[3])
-    nearest = node.attributes["mode"] == "nearest"
-    if not nearest and tensor.shape[1:] != (1, 1) and tensor.shape[1:] != size:
-        raise FormatError(f"{node.where}: expected mode 'nearest', found {node.attributes['mode']!r}")
-    if nearest:
+    mode = node.attributes["mode"]
+    if mode != "nearest" and tensor.shape[1:] != (1, 1) and tensor.shape[1:] != size:
+        if mode != "linear" or tensor.codes is not None:
+            expected = (
+                "'nearest'" if tensor.codes is not None else "'nearest' or bilinear at the places of pixels"
+            )
+            raise FormatError(f"{node.where}: expected mode {expected}, found {mode!r}")
+        if node.attributes.get("antialias"):
+            raise FormatError(f"{node.where}: expected a bilinear resize without antialias")
+        corners = geometry.aligns_corners(tensor.shape[1:], size, node.attributes["coordinate"], node.where)
+        return g.tensor(Bilinear(node.name, g.operand(tensor), size, corners), (tensor.shape[0], *size))
+    if mode == "nearest":
         for old, new in zip(tensor.shape[1:], size, strict=True):
             geometry.check_nearest(
                 old, new, node.attributes["coordinate"], node.attributes["nearest"], node.where

@@ -47,6 +47,7 @@ _OPS: dict[str, type] = {
         g.MaxPool,
         g.AveragePool,
         g.Resize,
+        g.Bilinear,
         g.Softmax,
         g.Argmax,
     )
@@ -188,6 +189,8 @@ def _op_from_json(entry: Any, where: str, members: Members) -> g.Op:
             values[name] = members.weights(weight.where, weight.text("csr"), weight.integers("shape", 4))
         elif name in _ARRAY_FIELDS:
             values[name] = members.array(op.object(name, {"array"}).text("array"), "float32", g.MAX_LENGTH)
+        elif name == "align_corners":
+            values[name] = op.flag(name)
         else:
             values[name] = op.integers(name, _LENGTHS[name])
     return kind(**values)
@@ -226,6 +229,12 @@ class _Object:
             raise FormatError(
                 f"{self.where}: {key} must be at most {MAX_NAME} characters of Unicode, found {_shown(value)}"
             )
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.values[key]
+        if not isinstance(value, bool):
+            raise FormatError(f"{self.where}: {key} must be true or false, found {_shown(value)}")
         return value
 
     def object(self, key: str, keys: Set[str]) -> _Object:

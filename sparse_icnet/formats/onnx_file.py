@@ -403,6 +403,7 @@ def _resize(node: _Attributes, count: int, opset: int) -> Translation:
         return "interpolate", attributes, (0, None, 1)
     attributes["coordinate"] = node.text("coordinate_transformation_mode", "half_pixel").lower()
     attributes["nearest"] = node.text("nearest_mode", "round_prefer_floor").lower()
+    attributes["antialias"] = bool(node.integer("antialias", 0))
     return "interpolate", attributes, (0, 3, 2, None)
 
 

@@ -6,6 +6,7 @@ What each operation becomes; the name of an operation is that of its node and of
     Convolution   int8 weights > DequantizeLinear per output channel (axis 0), Conv with a float32 bias
     AveragePool   AveragePool (or MatMul)
     Resize        Resize: nearest, asymmetric, floor, sizes
+    Bilinear      Resize: linear, half_pixel or align_corners, sizes
     Affine        Mul, Add               Argmax   ArgMax, Cast to uint8
 
 The bias stays float32, so that the file holds the model exactly.  ONNX Runtime rounds it to int32 itself
@@ -28,6 +29,7 @@ from sparse_icnet.network.graph import (
     Affine,
     Argmax,
     AveragePool,
+    Bilinear,
     Convolution,
     Graph,
     Input,
@@ -197,6 +199,12 @@ class _Writer:
                     coordinate_transformation_mode="asymmetric",
                     nearest_mode="floor",
                 )
+            case Bilinear(size=size, align_corners=align_corners):
+                shape = np.array((1, self.graph.shape(name)[0], *size), np.int64)
+                sizes = self.constant(f"{name}/sizes", shape)
+                mode = "align_corners" if align_corners else "half_pixel"
+                attributes = {"mode": "linear", "coordinate_transformation_mode": mode}
+                return self.node("Resize", (sources[0], "", "", sizes), name, **attributes)
             case Softmax():
                 return self.node("Softmax", sources, name, axis=1)
             case Argmax():

@@ -228,6 +228,8 @@ def _reduce_mean(data: Attributes, count: int, opset: int) -> Translation:
 
 def _interpolate(data: Attributes, count: int, opset: int) -> Translation:
     mode = data.text("mode").lower()
+    # OpenVINO's own "linear" weighs by triangles as wide as the scale.
+    mode = {"linear_onnx": "linear", "linear": "linear of triangles"}.get(mode, mode)
     pads = (*data.integers("pads_begin", ()), *data.integers("pads_end", ()))
     attributes: dict[str, Any] = {"mode": mode, "pads": pads}
     if opset < 4:
@@ -237,6 +239,7 @@ def _interpolate(data: Attributes, count: int, opset: int) -> Translation:
         return "interpolate", attributes, (0, 1, None, None)
     attributes["coordinate"] = data.text("coordinate_transformation_mode", "half_pixel").lower()
     attributes["nearest"] = data.text("nearest_mode", "round_prefer_floor").lower()
+    attributes["antialias"] = data.boolean("antialias", False)
     calculation = data.text("shape_calculation_mode").lower()
     if calculation not in ("sizes", "scales"):
         raise FormatError(

@@ -8,6 +8,7 @@ What each operation becomes (opset in brackets); the layer carries the name of t
     Affine        Multiply, Add          Relu     ReLU [1]         Softmax  SoftMax [8]
     MaxPool       MaxPool [1]            Add      Add [1]          Argmax   TopK [11], Convert to u8
     AveragePool   AdaptiveAvgPool [8]    Resize   Interpolate [4]: nearest, asymmetric, floor, sizes
+    Bilinear      Interpolate [4]: linear_onnx, half_pixel or align_corners, sizes
 
 OpenVINO's low-precision passes turn both weight forms into the same int8 convolutions.
 """
@@ -30,6 +31,7 @@ from sparse_icnet.network.graph import (
     Affine,
     Argmax,
     AveragePool,
+    Bilinear,
     Convolution,
     Graph,
     Input,
@@ -261,7 +263,7 @@ class _Writer:
                 return self.layer("MaxPool", name, sources, shape, data, tensor=name)
             case AveragePool():
                 return self.average_pool(op, sources[0], shape)
-            case Resize():
+            case Resize() | Bilinear():
                 return self.resize(op, sources[0], shape)
             case Softmax(name=name):
                 return self.layer("SoftMax", name, sources, shape, {"axis": "1"}, opset=8, tensor=name)
@@ -310,7 +312,7 @@ class _Writer:
         bins = self.constant(f"{op.name}/bins", np.array(op.bins, np.int64))
         return self.layer("AdaptiveAvgPool", op.name, (source, bins), shape, opset=8, tensor=op.name)
 
-    def resize(self, op: Resize, source: Value, shape: tuple[int, ...]) -> Value:
+    def resize(self, op: Resize | Bilinear, source: Value, shape: tuple[int, ...]) -> Value:
         _, height, width = self.graph.shape(op.input)
         scales = np.array([op.size[0] / height, op.size[1] / width], np.float32)
         sources = (
@@ -319,10 +321,13 @@ class _Writer:
             self.constant(f"{op.name}/scales", scales),
             self.constant(f"{op.name}/axes", np.array([2, 3], np.int64)),
         )
+        mode, coordinates = "nearest", "asymmetric"
+        if isinstance(op, Bilinear):
+            mode, coordinates = "linear_onnx", "align_corners" if op.align_corners else "half_pixel"
         data = {
-            "mode": "nearest",
+            "mode": mode,
             "shape_calculation_mode": "sizes",
-            "coordinate_transformation_mode": "asymmetric",
+            "coordinate_transformation_mode": coordinates,
             "nearest_mode": "floor",
             "antialias": "false",
             "pads_begin": "0, 0, 0, 0",

@@ -33,6 +33,7 @@ class Kind(IntEnum):
     WINOGRAD_INPUT = 13
     SMOOTH_CLASSES = 14
     LOGITS = 15
+    BILINEAR_SOFTMAX = 16
 
 
 # Every step.  GRAIN: tasks that a thread takes at once

@@ -8,7 +8,16 @@ cost microseconds and not time slices.
 
 from __future__ import annotations
 
-from sparse_icnet.kernels import convolution, elementwise, pooling, quantize, smooth, softmax, winograd
+from sparse_icnet.kernels import (
+    bilinear,
+    convolution,
+    elementwise,
+    pooling,
+    quantize,
+    smooth,
+    softmax,
+    winograd,
+)
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
 from sparse_icnet.kernels.jit import jit
@@ -30,6 +39,7 @@ _SOFTMAX, _ARGMAX, _UPSAMPLE = int(Kind.SOFTMAX), int(Kind.ARGMAX), int(Kind.UPS
 _AVERAGE, _EXPAND = int(Kind.AVERAGE_POOL), int(Kind.EXPAND)
 _WINOGRAD, _WINOGRAD_INPUT = int(Kind.WINOGRAD), int(Kind.WINOGRAD_INPUT)
 _SMOOTH, _LOGITS = int(Kind.SMOOTH_CLASSES), int(Kind.LOGITS)
+_BILINEAR = int(Kind.BILINEAR_SOFTMAX)
 
 
 @jit
@@ -66,6 +76,8 @@ def _task(kind, step, task, scratch):
         smooth.smooth_classes(step, task, scratch)
     elif kind == _LOGITS:
         smooth.logits(step, task, scratch)
+    elif kind == _BILINEAR:
+        bilinear.softmax(step, task, scratch)
 
 
 @jit

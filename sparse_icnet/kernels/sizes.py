@@ -64,6 +64,19 @@ def smooth_scratch_bytes(channels: int) -> int:
     return (16 + 8 + 4) * channels + 64
 
 
+AT_ONCE = 256  # pixels of a row whose probabilities are computed at a time
+
+
+def bilinear_line_bytes(width: int) -> int:
+    """Bytes of a row of `width` grid points of one class, whole vectors."""
+    return (width + 15) // 16 * 64
+
+
+def bilinear_scratch_bytes(channels: int, width: int) -> int:
+    """Scratch of one thread for probabilities of interpolated logits: two rows of the grid, one between, pixels."""
+    return channels * (3 * bilinear_line_bytes(width) + 4 * (AT_ONCE + VECTOR_SLACK))
+
+
 def pack_constant(stored_zero: int) -> int:
     """int32: the stored code of 0 as a pair of int16, which `epilogue.pack` adds to the rounded values."""
     return stored_zero * 0x00010001

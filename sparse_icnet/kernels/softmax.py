@@ -26,7 +26,7 @@ _C0, _C1, _C2, _C3, _C4, _C5 = EXP_POLYNOMIAL
 
 
 @njit(inline="always")
-def _exp(x):
+def exp(x):
     """exp of (Q8), 16 lanes, x <= 0: the same operations in the same order as `arithmetic.exp`."""
     x = maximum(x, splat_f32(EXP_LOWEST))
     shifted = x * splat_f32(LOG2_E) + splat_f32(MAGIC)
@@ -55,10 +55,10 @@ def softmax(step, task, scratch):
         largest = load_f32(place)
         for c in range(1, channels):
             largest = maximum(load_f32(place + c * stride), largest)
-        total = _exp(load_f32(place) - largest)
+        total = exp(load_f32(place) - largest)
         store(scratch, total)
         for c in range(1, channels):
-            e = _exp(load_f32(place + c * stride) - largest)
+            e = exp(load_f32(place + c * stride) - largest)
             store(scratch + 64 * c, e)
             total = total + e
         inverse = splat_f32(np.float32(1)) / total

@@ -78,9 +78,21 @@ def exp(x: Array32) -> Array32:
 def interpolation(
     points: int, length: int, pixels: NDArray[np.int64], align_corners: bool = False
 ) -> tuple[NDArray[np.int64], Array32, Array32]:
-    """(cell k, near, far) of (Q11) of each of `pixels` of an axis: `points` grid points stretched over `length` pixels.
+    """(cell k, near, far) of (Q11) of each of `pixels` of an axis: `points` grid points stretched over `length` pixels."""
+    cells, rest, denominator = fractions(points, length, pixels, align_corners)
+    return (
+        cells,
+        ((denominator - rest) / denominator).astype(np.float32),
+        (rest / denominator).astype(np.float32),
+    )
 
-    All numerators stay below 2**53 for lengths up to 2**31 of up to 2**16 points, so the quotients are those of integers.
+
+def fractions(
+    points: int, length: int, pixels: NDArray[np.int64], align_corners: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """(cell k, n, d) of (Q11) with p - k = n / d, of each of `pixels`.
+
+    Numerators stay below 2**53 for lengths up to 2**31 of up to 2**16 points: float64 holds them exactly.
     """
     if align_corners:
         numerator, denominator = pixels * (points - 1), max(length - 1, 1)
@@ -88,6 +100,4 @@ def interpolation(
         numerator, denominator = (2 * pixels + 1) * points - length, 2 * length
     numerator = np.clip(numerator, 0, (points - 1) * denominator)
     cells = np.minimum(numerator // denominator, max(points - 2, 0))
-    rest = numerator - cells * denominator
-    near, far = ((n / denominator).astype(np.float32) for n in (denominator - rest, rest))
-    return cells, near, far
+    return cells, numerator - cells * denominator, denominator

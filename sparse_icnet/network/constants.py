@@ -17,6 +17,7 @@ from sparse_icnet.network.graph import (
     Affine,
     Argmax,
     AveragePool,
+    Bilinear,
     Convolution,
     Graph,
     GraphError,
@@ -83,7 +84,7 @@ def smallest_units(graph: Graph) -> Mapping[str, float]:
                 units[source] = min(units[source], quantizer.scale)
             case Softmax(input=source) | Argmax(input=source):
                 units[source] = min(units[source], 1.0)
-            case Add() | Relu() | Resize():
+            case Add() | Relu() | Resize() | Bilinear():
                 for source in op.inputs:
                     units[source] = min(units[source], units[op.name])
     return units

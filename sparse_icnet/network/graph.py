@@ -282,6 +282,23 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
+class Bilinear:
+    """Real tensor: bilinear interpolation to `size` (height, width), equation (Q11).
+
+    An Argmax that reads it, or nearest resizes of it, gives its smooth class map.
+    """
+
+    name: str
+    input: str
+    size: Size
+    align_corners: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
 class Softmax:
     """Probabilities over the channels of a real tensor, equation (Q8)."""
 
@@ -295,7 +312,10 @@ class Softmax:
 
 @dataclass(frozen=True, slots=True)
 class Argmax:
-    """uint8 (1, H, W): index of the largest [x]_1 over the channels, the lowest index among equals."""
+    """uint8 (1, H, W): index of the largest [x]_1 over the channels, the lowest index among equals.
+
+    Of a `Bilinear`, or of nearest resizes of one: the smooth class map of (Q11), which of equals may choose another.
+    """
 
     name: str
     input: str
@@ -305,7 +325,20 @@ class Argmax:
         return (self.input,)
 
 
-Op = Input | Affine | Quantize | Convolution | Add | Relu | MaxPool | AveragePool | Resize | Softmax | Argmax
+Op = (
+    Input
+    | Affine
+    | Quantize
+    | Convolution
+    | Add
+    | Relu
+    | MaxPool
+    | AveragePool
+    | Resize
+    | Bilinear
+    | Softmax
+    | Argmax
+)
 
 
 # Of each kind of operation the fields that hold integers: how many of them, the lowest and the highest.
@@ -319,6 +352,7 @@ _INTEGERS: Mapping[type, tuple[tuple[str, int, int, int], ...]] = {
     MaxPool: (("kernel", 2, 1, MAX_LENGTH), ("stride", 2, 1, MAX_WINDOW), ("padding", 4, 0, MAX_WINDOW)),
     AveragePool: (("bins", 2, 1, MAX_WINDOW),),
     Resize: (("size", 2, 1, MAX_LENGTH),),
+    Bilinear: (("size", 2, 1, MAX_LENGTH),),
 }
 
 
@@ -483,7 +517,7 @@ def resized(graph: Graph, size: Size) -> Graph:
     for op in graph.ops:
         if isinstance(op, Input):
             op = Input(op.name, (channels, *size))
-        elif isinstance(op, Resize):
+        elif isinstance(op, Resize | Bilinear):
             op = replace(op, size=(op.size[0] * size[0] // height, op.size[1] * size[1] // width))
         ops.append(op)
     return replace(graph, ops=tuple(ops), size_is_free=False)
@@ -497,7 +531,7 @@ def size_step(graph: Graph) -> Size:
     """
     steps = []
     for axis, length in enumerate(graph.input.shape[1:]):
-        targets = [op.size[axis] for op in graph.ops if isinstance(op, Resize)]
+        targets = [op.size[axis] for op in graph.ops if isinstance(op, Resize | Bilinear)]
         steps.append(math.lcm(*(length // math.gcd(target, length) for target in targets)))
     return steps[0], steps[1]
 
@@ -566,7 +600,7 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
             if quantizer is None:
                 raise fail("a quantized input", f"the real tensor {op.input!r}")
             return channels, *op.bins
-        case Resize():
+        case Resize() | Bilinear():
             return channels, *op.size
         case Argmax():
             if channels > 256:

@@ -18,6 +18,7 @@ from sparse_icnet.network.graph import (
     Affine,
     Argmax,
     AveragePool,
+    Bilinear,
     Convolution,
     Graph,
     Input,
@@ -30,6 +31,7 @@ from sparse_icnet.network.graph import (
     Softmax,
     pool_windows,
 )
+from sparse_icnet.reference.smooth import bilinear, smooth_classes
 
 
 class Oracle:
@@ -56,10 +58,19 @@ class Oracle:
         """The output of `name` as the network would return it: classes, codes or real values."""
         match self.graph[name]:
             case Argmax(input=source):
-                return self.real(source, 1.0).argmax(0).astype(np.uint8)[None]
+                return self._classes(source)[None]
             case Resize(input=source, size=size) if self._is_classes(source):
                 return nearest(self.value(source), size)
         return self.real(name, 1.0) if self.graph.quantizer(name) is None else self.codes(name)
+
+    def _classes(self, name: str) -> NDArray[np.uint8]:
+        """The argmax of tensor `name`, uint8 (H, W)."""
+        match self.graph[name]:
+            case Bilinear(input=source, size=size, align_corners=align_corners):
+                return smooth_classes(self.real(source, 1.0), size, align_corners)
+            case Resize(input=source, size=size):
+                return nearest(self._classes(source)[None], size)[0]
+        return self.real(name, 1.0).argmax(0).astype(np.uint8)
 
     def _is_classes(self, name: str) -> bool:
         while isinstance(op := self.graph[name], Resize):
@@ -112,6 +123,8 @@ class Oracle:
                 return self._average_pool(source, bins, unit)
             case Resize(input=source, size=size):
                 return nearest(self.real(source, unit), size)
+            case Bilinear(input=source, size=size, align_corners=align_corners):
+                return bilinear(self.real(source, unit), size, align_corners)
             case Softmax(input=source):
                 return softmax(self.real(source, 1.0)) / np.float32(unit)
         raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no real value")
@@ -241,6 +254,8 @@ def _float_value(op: Op, values: dict[str, NDArray], blob: NDArray, dtype: type[
             return result
         case Resize(input=source, size=size):
             return nearest(values[source], size)
+        case Bilinear(input=source, size=size, align_corners=align_corners):
+            return bilinear(values[source], size, align_corners)
         case Softmax(input=source):
             e = np.exp(values[source] - values[source].max(0))
             return e / e.sum(0)

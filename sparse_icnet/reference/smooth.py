@@ -12,16 +12,25 @@ BAND_VALUES = 1 << 24  # of the values of all classes that are computed at a tim
 
 
 def bilinear(
-    x: NDArray[np.float32], size: Size, align_corners: bool = False, rows: NDArray[np.int64] | None = None
-) -> NDArray[np.float32]:
-    """(Q11): float32 (C, h, w) -> (C, *size), or of that only `rows`."""
+    x: NDArray[np.floating], size: Size, align_corners: bool = False, rows: NDArray[np.int64] | None = None
+) -> NDArray[np.floating]:
+    """(Q11): (C, h, w) -> (C, *size), or of that only `rows`; float32 by its roundings, float64 by its own."""
     rows = np.arange(size[0]) if rows is None else rows
-    upper, near, far = arithmetic.interpolation(x.shape[1], size[0], rows, align_corners)
+    upper, near, far = _weights(x, 1, size[0], rows, align_corners)
     lower = np.minimum(upper + 1, x.shape[1] - 1)
     lines = near[:, None] * x[:, upper] + far[:, None] * x[:, lower]
-    left, near, far = arithmetic.interpolation(x.shape[2], size[1], np.arange(size[1]), align_corners)
+    left, near, far = _weights(x, 2, size[1], np.arange(size[1]), align_corners)
     right = np.minimum(left + 1, x.shape[2] - 1)
-    return near * lines[:, :, left] + far * lines[:, :, right]
+    result: NDArray[np.floating] = near * lines[:, :, left] + far * lines[:, :, right]
+    return result
+
+
+def _weights(
+    x: NDArray[np.floating], axis: int, length: int, pixels: NDArray[np.int64], align_corners: bool
+) -> tuple[NDArray[np.int64], NDArray[np.floating], NDArray[np.floating]]:
+    """(cell, near, far) of `pixels` along an axis of x, in its precision."""
+    cells, rest, whole = arithmetic.fractions(x.shape[axis], length, pixels, align_corners)
+    return cells, ((whole - rest) / whole).astype(x.dtype), (rest / whole).astype(x.dtype)
 
 
 def unbeaten(x: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -6,7 +6,17 @@ import math
 
 import numpy as np
 
-from sparse_icnet.network.graph import Add, AveragePool, Convolution, Graph, MaxPool, Quantize, Relu, Resize
+from sparse_icnet.network.graph import (
+    Add,
+    AveragePool,
+    Bilinear,
+    Convolution,
+    Graph,
+    MaxPool,
+    Quantize,
+    Relu,
+    Resize,
+)
 
 
 def largest_values(graph: Graph) -> dict[str, float]:
@@ -25,7 +35,7 @@ def largest_values(graph: Graph) -> dict[str, float]:
                 bound = float((sums * np.abs(op.weight_scale) + np.abs(op.bias)).max())
             case Add():
                 bound = largest[op.left] + largest[op.right]
-            case Relu() | Resize() | MaxPool() | AveragePool():
+            case Relu() | Resize() | Bilinear() | MaxPool() | AveragePool():
                 bound = largest[op.input]
             case _:
                 bound = math.inf

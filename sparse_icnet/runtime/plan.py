@@ -17,6 +17,7 @@ from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.kernels.sizes import (
     SCRATCH_BYTES,
     average_pool_scratch_bytes,
+    bilinear_scratch_bytes,
     pack_constant,
     pyramid_line_offsets,
     pyramid_scratch_bytes,
@@ -29,6 +30,7 @@ from sparse_icnet.network.graph import (
     Affine,
     Argmax,
     AveragePool,
+    Bilinear,
     Convolution,
     Graph,
     Input,
@@ -54,7 +56,7 @@ from sparse_icnet.runtime.choice import (
 )
 from sparse_icnet.runtime.layout import VECTOR_PIXELS, Arena, Buffer, Grid, View
 from sparse_icnet.runtime.schedule import depth_first, lifetimes, offsets
-from sparse_icnet.runtime.smooth import argmax_step, logits_tail, smooth_tail
+from sparse_icnet.runtime.smooth import Stretch, argmax_step, bilinear_tail, logits_tail, smooth_tail
 from sparse_icnet.runtime.steps import Operand, Plan, PlanError, Step, f32_bits, step_rows
 from sparse_icnet.runtime.taps import block_offsets, copies, fill_padding, shift_step, tap_offsets, taps_of
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
@@ -108,12 +110,24 @@ class _Planner:
             raise PlanError(
                 f"output {self.graph.output!r}: its {resizes} resizes must equal a single nearest resize"
             )
-        logits_shape = self.graph.shape(end.input)
+        upsampling = self.graph[end.input]
+        source = upsampling.input if isinstance(upsampling, Bilinear) else end.input
+        logits_shape = self.graph.shape(source)
         if logits_shape[0] > 256:
             raise PlanError(f"operation {end.name!r}: expected at most 256 classes, found {logits_shape[0]}")
-        logits = self._real(end.input, 1.0)
+        logits = self._real(source, 1.0)
         output_shape = (logits_shape[0], *self.graph.shape(self.graph.output)[1:])
-        probabilities, classes = self._tails(logits, logits_shape, output_shape)
+        if isinstance(upsampling, Bilinear):
+            if resizes:
+                raise PlanError(
+                    f"output {self.graph.output!r}: expected no resize behind the bilinear one, {upsampling.name!r}"
+                )
+            stretch = Stretch.of(logits_shape[1:], upsampling.size, upsampling.align_corners)
+            probabilities = bilinear_tail(logits, logits_shape, stretch)
+            classes = smooth_tail(logits, logits_shape, stretch)
+            self.scratch = max(self.scratch, bilinear_scratch_bytes(logits_shape[0], logits_shape[2]))
+        else:
+            probabilities, classes = self._tails(logits, logits_shape, output_shape)
         smooth = smooth_tail(logits, logits_shape)
         plain = logits_tail(logits, logits_shape)
         self.scratch = max(self.scratch, smooth_scratch_bytes(logits_shape[0]))
@@ -141,6 +155,7 @@ class _Planner:
             smooth,
             plain,
             logits_shape,
+            upsampling if isinstance(upsampling, Bilinear) else None,
             output_shape,
             self.scratch,
             self.threads,
@@ -238,6 +253,10 @@ class _Planner:
                     view = self._real(op.input, unit).resized(self._phases(name))
                 case Add() | Relu() | Quantize() | MaxPool():
                     view = self._sum(name, None, unit)
+                case Bilinear():
+                    raise PlanError(
+                        f"operation {name!r}: a bilinear upsampling must be read by the last softmax or argmax alone"
+                    )
                 case _:
                     raise PlanError(
                         f"operation {name!r} ({type(op).__name__}) is not supported where real values are needed"

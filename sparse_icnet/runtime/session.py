@@ -137,21 +137,23 @@ class Session:
         return out
 
     def classes(self, blob: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """float32 (3, H, W) -> uint8 class indices (h, w) at the resolution of the logits."""
-        out = np.empty(self.plan.logits_shape[1:], np.uint8)
+        """float32 (3, H, W) -> uint8 class indices (h, w) of `plan.classes_size`: on the grid of the logits, or what the
+        network's own bilinear upsampling makes of it."""
+        out = np.empty(self.plan.classes_size, np.uint8)
         self._run(False, _End.CLASSES, self._checked(blob, np.float32, self.input_shape), out)
         return out
 
     def classes_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB uint8 (H, W, 3) of the network's size -> uint8 class indices (h, w) at the resolution of the logits."""
-        out = np.empty(self.plan.logits_shape[1:], np.uint8)
+        """RGB uint8 (H, W, 3) of the network's size -> uint8 class indices (h, w), as `classes`."""
+        out = np.empty(self.plan.classes_size, np.uint8)
         self._run(True, _End.CLASSES, self._checked_image(image), out)
         return out
 
     def smooth_classes(self, blob: NDArray[np.float32], size: Size) -> NDArray[np.uint8]:
         """float32 (3, H, W) -> uint8 class of each pixel of a picture of `size` (height, width), equation (Q11).
 
-        The logits are interpolated from their own grid straight to `size`, which may be any.
+        The logits are interpolated from their own grid straight to `size`, which may be any: with half-pixel centres, or
+        corner on corner where the network itself has a bilinear upsampling that does so.
         """
         return self._smooth(False, self._checked(blob, np.float32, self.input_shape), size)
 
@@ -203,7 +205,7 @@ class Session:
         steps, table = self._programs[True, _End.CLASSES], self._tables[True, _End.CLASSES]
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
-        out = np.empty(self.plan.logits_shape[1:], np.uint8)
+        out = np.empty(self.plan.classes_size, np.uint8)
         seconds = np.empty((len(steps), repeats))
         with self._lock:
             self._bind(table, image, out)
@@ -252,7 +254,9 @@ class Session:
         return out
 
     def _smooth(self, image: bool, source: NDArray, size: Size) -> NDArray[np.uint8]:
-        stretch = Stretch.of(self.plan.logits_shape[1:], size)
+        upsampling = self.plan.upsampling
+        align_corners = upsampling is not None and upsampling.align_corners
+        stretch = Stretch.of(self.plan.logits_shape[1:], size, align_corners)
         out = np.empty(size, np.uint8)
         # `stretch` lives as long as this call, and so do the tables that the fields name.
         self._run(image, _End.SMOOTH_CLASSES, source, out, {-1: stretch.fields()})

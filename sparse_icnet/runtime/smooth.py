@@ -68,16 +68,16 @@ class Stretch:
         rows, columns = (Axis.of(n, length, align_corners) for n, length in zip(grid, size, strict=True))
         return cls(size, rows, columns)
 
-    def fields(self) -> dict[int, int]:
-        """Valid as long as this object lives."""
-        return {
-            f.OUT_HEIGHT: self.size[0],
-            f.OUT_WIDTH: self.size[1],
-            f.ROW_STARTS: self.rows.starts.ctypes.data,
-            f.ROW_WEIGHTS: self.rows.weights.ctypes.data,
-            f.COLUMN_STARTS: self.columns.starts.ctypes.data,
-            f.COLUMN_WEIGHTS: self.columns.weights.ctypes.data,
-        }
+    def fields(self, arena: Arena | None = None) -> dict[int, int]:
+        """Valid as long as `arena`, into which the tables are copied, or without one as long as this object."""
+        rows, columns = self.rows, self.columns
+        addresses = (
+            a.ctypes.data if arena is None else arena.put(a)
+            for a in (rows.starts, rows.weights, columns.starts, columns.weights)
+        )
+        names = (f.ROW_STARTS, f.ROW_WEIGHTS, f.COLUMN_STARTS, f.COLUMN_WEIGHTS)
+        tables = dict(zip(names, addresses, strict=True))
+        return {f.OUT_HEIGHT: self.size[0], f.OUT_WIDTH: self.size[1]} | tables
 
 
 def grid_points(view: View, size: Size) -> NDArray[np.int32]:
@@ -111,10 +111,10 @@ def argmax_step(logits: View, shape: Shape) -> Step:
     return step
 
 
-def smooth_tail(logits: View, shape: Shape) -> list[Step]:
+def smooth_tail(logits: View, shape: Shape, stretch: Stretch | None = None) -> list[Step]:
     """Real map of logits -> class map of any size: first that of the grid, then the pixels between its points.
 
-    The fields of `Stretch` and the output are bound when it runs.
+    stretch  to the one size that it is for; without, its fields are bound when it runs
     """
     _, height, width = shape
     argmax = argmax_step(logits, shape)
@@ -123,9 +123,22 @@ def smooth_tail(logits: View, shape: Shape) -> list[Step]:
     def fill(step: Step, arena: Arena) -> None:
         argmax.fields[f.OUT] = arena.take(height * width).ctypes.data
         step.fields |= _fields(logits, shape, arena) | {f.CLASSES: argmax.fields[f.OUT]}
+        if stretch is not None:
+            step.fields |= stretch.fields(arena)
 
     step.fill = fill
     return [argmax, step]
+
+
+def bilinear_tail(logits: View, shape: Shape, stretch: Stretch) -> list[Step]:
+    """Real map of logits -> probabilities float32 (C, *stretch.size) of the logits interpolated."""
+    step = Step("bilinear softmax", Kind.BILINEAR_SOFTMAX, max(shape[1] - 1, 1), reads=[logits.buffer])
+
+    def fill(step: Step, arena: Arena) -> None:
+        step.fields |= _fields(logits, shape, arena) | stretch.fields(arena)
+
+    step.fill = fill
+    return [step]
 
 
 def logits_tail(logits: View, shape: Shape) -> list[Step]:

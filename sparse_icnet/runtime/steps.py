@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import ROW_FIELDS, Kind
-from sparse_icnet.network.graph import Graph
+from sparse_icnet.network.graph import Bilinear, Graph, Size
 from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View
 
 
@@ -80,10 +80,16 @@ class Plan:
     smooth_tail: list[Step]
     logits_tail: list[Step]
     logits_shape: tuple[int, int, int]
+    upsampling: Bilinear | None  # between the logits and the softmax or argmax
     output_shape: tuple[int, int, int]
     scratch_bytes: int
     threads: int
     shared: NDArray[np.uint8]  # the memory of tensors that others use before or after them
+
+    @property
+    def classes_size(self) -> Size:
+        """(height, width) of what the classes' tail writes: that of the logits, or what the network enlarges them to."""
+        return self.upsampling.size if self.upsampling else self.logits_shape[1:]
 
     def convolutions(self) -> list[Step]:
         """The step of every convolution, those computed inside another step included."""

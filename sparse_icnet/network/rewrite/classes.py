@@ -12,7 +12,8 @@ def classes(graph: Graph) -> Graph:
     The class is also one of largest probability.  With m = max_c [x_c]_1, (Q8) gives e_c = exp(x_c - m): 1
     for a largest x_c, and at most 1 for any other c, as the polynomial exp never exceeds 1 for arguments up
     to 0; the common factor keeps the order.  Two classes may share the largest probability after rounding
-    where their logits differ: then the larger logit decides, and the lowest index among equal logits.
+    where their logits differ: then the larger logit decides, and the lowest index among equal logits; behind
+    a bilinear upsampling the class of (Q11), which has a largest x_c as well.
 
     The output's resizes stay behind the argmax, so they copy bytes: argmax is per pixel, as softmax is.
     New names are `classes` and `classes/resized`.  A graph whose output is a class map already comes back

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from sparse_icnet.network.graph import (
     Add,
     AveragePool,
+    Bilinear,
     Graph,
     MaxPool,
     Op,
@@ -112,6 +113,8 @@ def _key(op: Op) -> Hashable | None:
             return Quantize, op.input, op.quantizer
         case Resize():
             return Resize, op.input, op.size
+        case Bilinear():
+            return Bilinear, op.input, op.size, op.align_corners
         case Relu():
             return Relu, op.input
         case Add():
