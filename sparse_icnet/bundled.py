@@ -72,6 +72,14 @@ def resolve(model: str | os.PathLike[str] | None) -> Path:
     return path
 
 
+def name_of(path: Path) -> str | None:
+    """The full name by which `resolve` finds the file `path`; None for one that is not bundled."""
+    path = path.resolve()
+    return next(
+        (name for name, file in _files().items() if name == path.stem and file.resolve() == path), None
+    )
+
+
 def check_digest(path: Path) -> None:
     """Compare a bundled weight file with the table of SHA-256 digests beside it; other files pass unread.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -14,11 +15,25 @@ from sparse_icnet import bundled, formats
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
 from sparse_icnet.network.constants import check_constants
-from sparse_icnet.network.graph import Argmax, Bilinear, Graph, GraphError, Resize, Size, Softmax, resized
+from sparse_icnet.network.graph import (
+    Argmax,
+    Bilinear,
+    Graph,
+    GraphError,
+    Resize,
+    Size,
+    Softmax,
+    digest,
+    resized,
+)
 from sparse_icnet.network.icnet import CLASSES
+from sparse_icnet.reference.smooth import bilinear
+from sparse_icnet.render import checked_class_names
 from sparse_icnet.result import Result
 
 if TYPE_CHECKING:
+    from sparse_icnet.activations import Activation, Activations
+    from sparse_icnet.info import ModelInfo, Profile
     from sparse_icnet.runtime.session import Session
     from sparse_icnet.runtime.steps import Plan
 
@@ -32,6 +47,7 @@ def load(
     path: str | os.PathLike[str] | None = None,
     size: Size | None = None,
     threads: int | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Model:
     """Load a network.
 
@@ -40,6 +56,7 @@ def load(
     size     (height, width) of the network input, multiples of 32 for ICNet; None: as the file says, and 768x960
              where it leaves them free (`Graph.size_is_free`); the bundled weights say 768x960
     threads  of one inference; None: one for each core this process may use
+    class_names  one for each class; None: those of CamVid for 12 classes, else "class 0", "class 1" ...
 
     Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
     FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
@@ -51,9 +68,21 @@ def load(
     bundled.check_digest(file)
     graph = _at_size(formats.load(file), size)
     try:
-        return Model(graph, threads)
+        model = Model(graph, threads, class_names)
     except (GraphError, PlanError) as error:
         raise FormatError(f"{file}: {error}") from error
+    model.path = file.resolve()
+    return model
+
+
+def _reloaded(path: str, size: Size, threads: int | None, classes: tuple[str, ...], expected: str) -> Model:
+    """What a pickled model becomes: the same network from the same file, or FormatError."""
+    model = load(path, size, threads, classes)
+    if (found := digest(model.graph)) != expected:
+        raise FormatError(
+            f"{model.path}: expected the network that was pickled (SHA-256 {expected}), found another one ({found})"
+        )
+    return model
 
 
 def _at_size(graph: Graph, size: Size | None) -> Graph:
@@ -92,12 +121,17 @@ class Model:
     size         (height, width) of its input
     output_size  (height, width) of its output, which may differ: many exports leave out the last enlargement
     classes      names of its classes
+    path         the file that it was loaded from; None for a graph made in memory
     plan         what the engine makes of it: kernels, weights packed for them, memory
 
     A graph that the engine cannot run is refused when the model is made: GraphError or PlanError (both ValueErrors).
     """
 
-    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+    path: Path | None = None
+
+    def __init__(
+        self, graph: Graph, threads: int | None = None, class_names: Sequence[str] | None = None
+    ) -> None:
         if threads is not None:
             if not isinstance(threads, int | np.integer) or isinstance(threads, bool):
                 raise TypeError(f"threads must be an integer or None, found {threads!r}")
@@ -112,13 +146,64 @@ class Model:
         self.size: Size = (height, width)
         self.output_size: Size = graph.shape(graph.output)[1:]
         count = _class_count(graph)
-        self.classes = CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
+        if class_names is not None:
+            self.classes = checked_class_names(class_names, count)
+        else:
+            self.classes = CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
         self.plan: Plan = _planned(graph, self.threads)
         self._lock = threading.Lock()
         self._session: Session | None = None
+        self._activations: Activations | None = None
 
     def __repr__(self) -> str:
         return f"Model(size={self.size}, classes={len(self.classes)}, threads={self.threads})"
+
+    def _repr_html_(self) -> str:
+        """A table of what the model is, for notebooks."""
+        from sparse_icnet.info import html_table
+
+        return html_table(self.info(), self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by path and options where it was loaded from a file, which must hold the same network then as now;
+        a bundled model by its name; a graph made in memory by content."""
+        if self.path is None:
+            return Model, (self.graph, self.threads, self.classes)
+        path = bundled.name_of(self.path) or str(self.path)
+        return _reloaded, (path, self.size, self.threads, self.classes, digest(self.graph))
+
+    def info(self) -> ModelInfo:
+        """What the model is made of, in figures, layer by layer: what `sparse-icnet info` prints."""
+        from sparse_icnet.info import model_info
+
+        return model_info(self.graph, self.plan, self.classes)
+
+    def profile(self, repeats: int = 20) -> Profile:
+        """Where the time of image -> class map goes: the median of `repeats` runs of each step, alone."""
+        from sparse_icnet.info import Profile
+
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, found {repeats}")
+        return Profile(self.session.threads, tuple(self.session.profile(repeats)))
+
+    def activations(self, image: ImageLike, names: Sequence[str] | None = None) -> dict[str, Activation]:
+        """Tensors of the network for one image: name -> Activation, with the codes and their quantizer or real values.
+
+        image  as for `segment`
+        names  of operations of `graph`; None: every quantized tensor
+
+        Exactly what the equations of `sparse_icnet.network.graph` define.  The first call plans the network anew so
+        that every tensor keeps memory of its own.  Raises ValueError for a name that the network does not have.
+        """
+        from sparse_icnet.activations import Activations, checked_names
+
+        wanted = checked_names(self.graph, names)
+        if self._activations is None:
+            with self._lock:
+                if self._activations is None:
+                    self._activations = Activations(self.graph, self.threads)
+        pixels, _ = fitted(image, self.size)
+        return self._activations.of(pixels, self.blob(image)[0], wanted)
 
     @property
     def session(self) -> Session:
@@ -152,12 +237,14 @@ class Model:
     def _predict(self, image: ImageLike, smooth: bool, name: str) -> Result:
         picture = to_rgb(image, name)
         pixels, size = fit(picture, self.size), (picture.height, picture.width)
-        if smooth:
-            logits, classes = self.session.scores_of_image(pixels, size)
-        else:
-            logits = self.session.logits_of_image(pixels)
-            classes = enlarge(logits.argmax(0).astype(np.uint8), self.output_size, size)
-        return Result(picture, classes, self.classes, logits, smooth, self.output_size, name)
+        logits, classes = self.session.scores_of_image(pixels, size if smooth else None)
+        upsampling = self.plan.upsampling
+        if not smooth:
+            classes = enlarge(classes, self.output_size, size)
+            if upsampling is not None:
+                logits = bilinear(logits, upsampling.size, upsampling.align_corners)
+        align_corners = upsampling is not None and upsampling.align_corners
+        return Result(picture, classes, self.classes, logits, smooth, self.output_size, name, align_corners)
 
     @overload
     def segment(self, image: ImageLike, smooth: bool = True) -> NDArray[np.uint8]: ...

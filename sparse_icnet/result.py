@@ -18,8 +18,8 @@ from PIL import Image
 from sparse_icnet import render
 from sparse_icnet.files import replacing
 from sparse_icnet.image import nearest_points, save_png
-from sparse_icnet.network.arithmetic import interpolation
 from sparse_icnet.network.graph import Size
+from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.render import ALPHA, PaletteLike
 
 KINDS = ("classes", "overlay", "side-by-side", "confidence", "probabilities")
@@ -49,6 +49,7 @@ class Result:
     smooth       whether the logits are interpolated between the points of the grid, or each point fills its block
     network      (height, width) of the network's output
     name         path of the picture or what else it is called
+    align_corners   how smooth logits are interpolated, equation (Q11): as the network itself does
     """
 
     image: Image.Image
@@ -58,6 +59,7 @@ class Result:
     smooth: bool
     network: Size
     name: str
+    align_corners: bool = False
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -111,7 +113,10 @@ class Result:
     def _bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """(rows, logits float32 (C, rows, W) of their pixels), a band after the other, so that memory stays bounded."""
         for rows in _row_bands(len(self.logits), self.size):
-            yield rows, (interpolated(self.logits, self.size, rows) if self.smooth else self._repeated(rows))
+            yield rows, (self._interpolated(rows) if self.smooth else self._repeated(rows))
+
+    def _interpolated(self, rows: slice) -> NDArray[np.float32]:
+        return bilinear(self.logits, self.size, self.align_corners, np.arange(rows.start, rows.stop))
 
     def _repeated(self, rows: slice) -> NDArray[np.float32]:
         """The grid points that `enlarge` takes for the pixels."""
@@ -227,18 +232,6 @@ class Result:
             f'<figure style="margin:0"><img src="data:image/png;base64,{png}" alt="{name}: {summary}">'
             f"<figcaption>{name}, {height} x {width}: {summary}</figcaption></figure>"
         )
-
-
-def interpolated(logits: NDArray[np.float32], size: Size, rows: slice) -> NDArray[np.float32]:
-    """Bilinear interpolation of float32 (C, h, w) to `rows` of `size`, equation (Q11): float32 (C, rows, W)."""
-    points = logits.shape[1:]
-    upper, near, far = interpolation(points[0], size[0], np.arange(rows.start, rows.stop))
-    lower = np.minimum(upper + 1, points[0] - 1)
-    lines = near[:, None] * logits[:, upper] + far[:, None] * logits[:, lower]
-    left, near, far = interpolation(points[1], size[1], np.arange(size[1]))
-    right = np.minimum(left + 1, points[1] - 1)
-    values: NDArray[np.float32] = near * lines[:, :, left] + far * lines[:, :, right]
-    return values
 
 
 def _row_bands(channels: int, size: Size) -> Iterator[slice]:

@@ -11,9 +11,9 @@ import pytest
 from networks import random_picture
 from PIL import Image
 
-from sparse_icnet import CLASSES, Result, render, result
+from sparse_icnet import CLASSES, Model, Result, render, result
 from sparse_icnet.image import ImageError, fitted
-from sparse_icnet.reference.smooth import bilinear, smooth_classes
+from sparse_icnet.network.graph import Bilinear, Graph, Softmax
 
 SIZE = (192, 192)
 
@@ -42,12 +42,21 @@ def test_classes_and_logits_are_those_of_the_engine(tiny_net, size, smooth):
         assert len(np.unique(found.classes)) > 3
 
 
-def test_interpolation_is_that_of_the_oracle(tiny_net, picture):
-    """(Q11), bit for bit."""
-    found = tiny_net.predict(picture)
-    expected = bilinear(found.logits, (100, 150))
-    assert np.array_equal(result.interpolated(found.logits, (100, 150), slice(0, 100)), expected)
-    assert np.array_equal(found.classes, smooth_classes(found.logits, (100, 150)))
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_networks_with_a_bilinear_upsampling_of_their_own(tiny_graph, align_corners, smooth):
+    ops = [op for op in tiny_graph if not isinstance(op, Softmax) and op.name != "logits_up"]
+    ops += [Bilinear("up", "conv6_cls", SIZE, align_corners), Softmax("probabilities", "up")]
+    net = Model(Graph(tuple(ops), "probabilities"), threads=1)
+    assert net.plan.upsampling is not None
+    picture = random_picture(100, 150, seed=4)
+    found = net.predict(picture, smooth)
+    assert np.array_equal(found.classes, net.segment(picture, smooth))
+    probabilities = found.probabilities()
+    own = np.take_along_axis(probabilities, found.classes[None].astype(np.intp), 0)[0]
+    assert np.abs(own - probabilities.max(0)).max() < 1e-6
+    whole = random_picture(*SIZE, seed=5)
+    assert np.abs(net.predict(whole, smooth).probabilities() - net.probabilities(whole)).max() < 1e-5
 
 
 def test_the_network_runs_once(tiny_net, picture, monkeypatch):

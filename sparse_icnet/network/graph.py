@@ -59,10 +59,12 @@ For finite [x]_1:
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,6 +208,14 @@ class Convolution:
     @property
     def macs_per_pixel(self) -> int:
         return int(self.weight.size)
+
+    def __repr__(self) -> str:
+        geometry = f"stride={self.stride}, dilation={self.dilation}, padding={self.padding}"
+        zeros = 100 - 100 * int(np.count_nonzero(self.weight)) / max(self.weight.size, 1)
+        return (
+            f"Convolution({self.name!r}, {self.input!r}, weight {'x'.join(map(str, self.weight.shape))}, "
+            f"{zeros:.1f} % zeros, {geometry})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +425,21 @@ class Graph:
         if self.output not in by_name:
             raise GraphError(f"output {self.output!r} must be an operation of the graph")
 
+    def __repr__(self) -> str:
+        weights = sum(op.weight.size for op in self.convolutions)
+        zeros = weights - sum(int(np.count_nonzero(op.weight)) for op in self.convolutions)
+        source, result = ("x".join(map(str, self.shape(name))) for name in (self.input.name, self.output))
+        return (
+            f"Graph({self.input.name} {source} -> {self.output} {result}, {len(self.ops)} operations, "
+            f"{len(self.convolutions)} convolutions, {weights:,} weights, {100 * zeros / max(weights, 1):.1f} % zeros)"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _made, (
+            type(self),
+            {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.init},
+        )
+
     def __getitem__(self, name: str) -> Op:
         return self._by_name[name]
 
@@ -460,6 +485,26 @@ class Graph:
     def macs(self) -> int:
         """Multiply-accumulates of one inference as written, zero weights included."""
         return sum(op.macs_per_pixel * math.prod(self.shape(op.name)[1:]) for op in self.convolutions)
+
+
+def _made(kind: type[Graph], arguments: dict[str, Any]) -> Graph:
+    """What a pickled graph is made by: checked anew."""
+    return kind(**arguments)
+
+
+def digest(graph: Graph) -> str:
+    """SHA-256 of a network: of every field of every operation, the output and the normalization."""
+    total = hashlib.sha256(repr((graph.output, graph.normalization)).encode())
+    for op in graph:
+        total.update(type(op).__name__.encode())
+        for spec in fields(op):
+            value = getattr(op, spec.name)
+            if isinstance(value, np.ndarray):
+                total.update(f"{spec.name} {value.dtype.str} {value.shape}".encode())
+                total.update(np.ascontiguousarray(value).data)
+            else:
+                total.update(f"{spec.name} {value!r}".encode())
+    return total.hexdigest()
 
 
 def rename_inputs(op: Op, names: Mapping[str, str]) -> Op:

@@ -7,7 +7,7 @@ between its two precisions is the noise floor of any comparison with another run
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,15 +40,22 @@ class Oracle:
     codes(name)       int16 (C, H, W) codes of a quantized tensor
     real(name, unit)  float32 (C, H, W), the value [x]_unit of any tensor
     output()          what the network returns
+
+    codes may hold quantized tensors that are known already: they are taken as they are
     """
 
-    def __init__(self, graph: Graph, blob: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        blob: NDArray[np.float32],
+        codes: Mapping[str, NDArray[np.int16]] | None = None,
+    ) -> None:
         expected = graph.input.shape
         if blob.dtype != np.float32 or blob.shape != expected:
             raise ValueError(f"input must be float32 of shape {expected}, found {blob.dtype} {blob.shape}")
         self.graph = graph
         self._blob = blob
-        self._codes: dict[str, NDArray[np.int16]] = {}
+        self._codes: dict[str, NDArray[np.int16]] = dict(codes or {})
         self._accumulators: dict[str, NDArray[np.int32]] = {}
 
     def output(self) -> NDArray:

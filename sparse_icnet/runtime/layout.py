@@ -93,6 +93,10 @@ class Buffer:
     edges: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     address: int = 0
 
+    def __repr__(self) -> str:
+        kind = "codes" if self.quantizer else "real"
+        return f"{type(self).__name__}({self.name!r}, {self.channels} channels, {kind}, phases {self.phases})"
+
     @property
     def stored_zero(self) -> int:
         """The stored u8 of the real value 0: codes are stored as code - low."""
@@ -170,6 +174,9 @@ class View:
 
     buffer: Buffer
     planes: NDArray[np.intp]
+
+    def __repr__(self) -> str:
+        return f"View({self.buffer!r} as phases {self.phases})"
 
     @classmethod
     def of(cls, buffer: Buffer) -> View:

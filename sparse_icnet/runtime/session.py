@@ -54,7 +54,8 @@ class _End(Enum):
     CLASSES = 1
     SMOOTH_CLASSES = 2
     LOGITS = 3
-    LOGITS_AND_SMOOTH_CLASSES = 4
+    LOGITS_AND_CLASSES = 4
+    LOGITS_AND_SMOOTH_CLASSES = 5
 
 
 class Session:
@@ -86,6 +87,7 @@ class Session:
             _End.CLASSES: plan.classes_tail,
             _End.SMOOTH_CLASSES: plan.smooth_tail,
             _End.LOGITS: plan.logits_tail,
+            _End.LOGITS_AND_CLASSES: [*plan.logits_tail, *plan.classes_tail],
             _End.LOGITS_AND_SMOOTH_CLASSES: [*plan.logits_tail, *plan.smooth_tail],
         }
         self._programs: dict[tuple[bool, _End], list[Step]] = {
@@ -100,6 +102,10 @@ class Session:
         self._lock = threading.Lock()
         self._call = run_function()
         self._start_pool()
+
+    def __repr__(self) -> str:
+        kept = ", keep_tensors=True" if self.keep_tensors else ""
+        return f"Session({self.plan!r}{kept})"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -170,13 +176,16 @@ class Session:
         return self._logits(True, self._checked_image(image))
 
     def scores_of_image(
-        self, image: NDArray[np.uint8], size: Size
+        self, image: NDArray[np.uint8], size: Size | None
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """(`logits_of_image`, `smooth_classes_of_image`) from one run of the network."""
-        logits, classes = np.empty(self.plan.logits_shape, np.float32), np.empty(size, np.uint8)
-        stretch = Stretch.of(self.plan.logits_shape[1:], size)
-        fields = {-1 - len(self.plan.smooth_tail): {f.OUT: logits.ctypes.data}, -1: stretch.fields()}
-        self._run(True, _End.LOGITS_AND_SMOOTH_CLASSES, self._checked_image(image), classes, fields)
+        """`logits_of_image` and, from the same run, `smooth_classes_of_image` of `size`; `classes_of_image` for None."""
+        logits = np.empty(self.plan.logits_shape, np.float32)
+        classes = np.empty(self.plan.classes_size if size is None else size, np.uint8)
+        end = _End.LOGITS_AND_CLASSES if size is None else _End.LOGITS_AND_SMOOTH_CLASSES
+        tail = self.plan.classes_tail if size is None else self.plan.smooth_tail
+        stretch = None if size is None else self._stretch(size)
+        fields = {-1 - len(tail): {f.OUT: logits.ctypes.data}, -1: stretch.fields() if stretch else {}}
+        self._run(True, end, self._checked_image(image), classes, fields)
         return logits, classes
 
     def probabilities_of_image(
@@ -254,13 +263,16 @@ class Session:
         return out
 
     def _smooth(self, image: bool, source: NDArray, size: Size) -> NDArray[np.uint8]:
-        upsampling = self.plan.upsampling
-        align_corners = upsampling is not None and upsampling.align_corners
-        stretch = Stretch.of(self.plan.logits_shape[1:], size, align_corners)
+        stretch = self._stretch(size)
         out = np.empty(size, np.uint8)
         # `stretch` lives as long as this call, and so do the tables that the fields name.
         self._run(image, _End.SMOOTH_CLASSES, source, out, {-1: stretch.fields()})
         return out
+
+    def _stretch(self, size: Size) -> Stretch:
+        upsampling = self.plan.upsampling
+        align_corners = upsampling is not None and upsampling.align_corners
+        return Stretch.of(self.plan.logits_shape[1:], size, align_corners)
 
     def _logits(self, image: bool, source: NDArray) -> NDArray[np.float32]:
         out = np.empty(self.plan.logits_shape, np.float32)

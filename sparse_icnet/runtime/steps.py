@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,6 +46,10 @@ class Step:
     weight_bytes: int = 0
     fused: Step | None = None  # a residual convolution computed inside this step
     reads: list[Buffer | Step] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        kernel = f", {self.kernel}" if self.kernel else ""
+        return f"Step({self.name!r}, {self.kind.name}{kernel}, {self.tasks} tasks)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,14 @@ class Plan:
     def classes_size(self) -> Size:
         """(height, width) of what the classes' tail writes: that of the logits, or what the network enlarges them to."""
         return self.upsampling.size if self.upsampling else self.logits_shape[1:]
+
+    def __repr__(self) -> str:
+        kernels = Counter(step.kernel for step in self.convolutions())
+        return (
+            f"Plan({'x'.join(map(str, self.graph.input.shape))} -> {'x'.join(map(str, self.output_shape))}, "
+            f"{len(self.body)} steps of the body, {self.threads} thread{'s' * (self.threads > 1)}, convolutions by "
+            f"{', '.join(f'{count} {kernel}' for kernel, count in kernels.most_common())})"
+        )
 
     def convolutions(self) -> list[Step]:
         """The step of every convolution, those computed inside another step included."""

@@ -1,0 +1,196 @@
+"""What a model is made of and where its time goes, as figures: what `sparse-icnet info` and `profile` print."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparse_icnet.network.graph import Convolution, Graph, Size
+from sparse_icnet.sparse.block_csr import block_density
+
+if TYPE_CHECKING:
+    from sparse_icnet.runtime.session import StepTime
+    from sparse_icnet.runtime.steps import Plan, Step
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One convolution: as the file has it, and as the engine computes it.
+
+    weight_shape     (O, I, kh, kw)
+    stride, dilation (vertical, horizontal)
+    output_shape     (C, H, W)
+    zeros            share of the weights that are zero
+    empty_1x4, empty_4x4   share of the blocks of output x input channels whose weights are all zero
+    weight_bytes     of its packed weights; 0 where the output does not need the layer
+    kernel, reason   what computes it and why; "none" where nothing does
+    dense_macs       multiply-accumulates of one inference after the rewrites, zeros included
+    macs             those that are executed
+    """
+
+    name: str
+    weight_shape: tuple[int, int, int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    output_shape: tuple[int, int, int]
+    zeros: float
+    empty_1x4: float
+    empty_4x4: float
+    weight_bytes: int
+    kernel: str
+    reason: str
+    dense_macs: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model in figures.
+
+    size, output_shape  (height, width) of the input, (C, H, W) of the output
+    size_is_free        whether the file leaves the size open
+    output              name of the output
+    class_names         in the order of the classes
+    threads             of one inference
+    weights, zeros      number of weights, share of them that are zero
+    macs_as_written     multiply-accumulates of one inference as the file has it
+    dense_macs          those after the rewrites; macs: those executed; filtered_macs: of these, the ones of int16 by
+                        Winograd's filtering
+    layers              the convolutions, in order
+    """
+
+    size: Size
+    size_is_free: bool
+    output: str
+    output_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    threads: int
+    weights: int
+    zeros: float
+    macs_as_written: int
+    dense_macs: int
+    macs: int
+    filtered_macs: int
+    layers: tuple[LayerInfo, ...]
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return (
+            f"ModelInfo(3x{height}x{width} -> {self.output} {'x'.join(map(str, self.output_shape))}, "
+            f"{len(self.layers)} convolutions, {self.weights:,} weights, {100 * self.zeros:.1f} % zeros, "
+            f"{self.macs_as_written / 1e9:.2f} GMAC as written, {self.macs / 1e9:.2f} executed)"
+        )
+
+    def __getitem__(self, layer: str) -> LayerInfo:
+        """The layer of that name; KeyError for another."""
+        return next((one for one in self.layers if one.name == layer), None) or self._unknown(layer)
+
+    def _unknown(self, layer: str) -> LayerInfo:
+        from sparse_icnet.suggest import did_you_mean
+
+        names = [one.name for one in self.layers]
+        raise KeyError(f"{layer!r} is no convolution of this model{did_you_mean(layer, names)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as dictionaries, lists and numbers, as JSON takes them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of image -> class map goes: each step alone, median of the runs.
+
+    threads  of the inference
+    steps    in order
+    """
+
+    threads: int
+    steps: tuple[StepTime, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Sum of the steps."""
+        return math.fsum(step.seconds for step in self.steps)
+
+    def __repr__(self) -> str:
+        slowest = sorted(self.steps, key=lambda step: -step.seconds)[:3]
+        shares = ", ".join(f"{step.name} {100 * step.seconds / self.seconds:.0f} %" for step in slowest)
+        return (
+            f"Profile({1e3 * self.seconds:.2f} ms in {len(self.steps)} steps on {self.threads} "
+            f"thread{'s' * (self.threads > 1)}: {shares})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as dictionaries, lists and numbers, as JSON takes them."""
+        return {
+            "threads": self.threads,
+            "seconds": self.seconds,
+            "steps": [asdict(step) for step in self.steps],
+        }
+
+
+def model_info(graph: Graph, plan: Plan, class_names: tuple[str, ...]) -> ModelInfo:
+    """The figures of `graph` and of the plan that the engine made of it."""
+    from sparse_icnet.kernels.fields import Kind
+
+    steps = {step.name: step for step in plan.convolutions()}
+    weights = sum(op.weight.size for op in graph.convolutions)
+    zeros = sum(op.weight.size - int(np.count_nonzero(op.weight)) for op in graph.convolutions)
+    return ModelInfo(
+        size=graph.input.shape[1:],
+        size_is_free=graph.size_is_free,
+        output=graph.output,
+        output_shape=graph.shape(graph.output),
+        class_names=class_names,
+        threads=plan.threads,
+        weights=weights,
+        zeros=zeros / max(weights, 1),
+        macs_as_written=graph.macs(),
+        dense_macs=sum(step.dense_macs for step in steps.values()),
+        macs=sum(step.macs for step in steps.values()),
+        filtered_macs=sum(step.macs for step in steps.values() if step.kind == Kind.WINOGRAD),
+        layers=tuple(_layer(graph, op, steps.get(op.name)) for op in graph.convolutions),
+    )
+
+
+def _layer(graph: Graph, op: Convolution, step: Step | None) -> LayerInfo:
+    outputs, inputs, height, width = op.weight.shape
+    return LayerInfo(
+        name=op.name,
+        weight_shape=(outputs, inputs, height, width),
+        stride=op.stride,
+        dilation=op.dilation,
+        output_shape=graph.shape(op.name),
+        zeros=1 - np.count_nonzero(op.weight) / op.weight.size,
+        empty_1x4=1 - block_density(op.weight, 1),
+        empty_4x4=1 - block_density(op.weight, 4),
+        weight_bytes=step.weight_bytes if step else 0,
+        kernel=step.kernel if step else "none",
+        reason=step.reason if step else "not needed",
+        dense_macs=step.dense_macs if step else 0,
+        macs=step.macs if step else 0,
+    )
+
+
+def html_table(info: ModelInfo, path: Path | None) -> str:
+    """The main figures as an HTML table."""
+    height, width = info.size
+    rows = {
+        "file": str(path) if path else "made in memory",
+        "input": f"3 x {height} x {width}",
+        "output": f"{info.output}: {' x '.join(map(str, info.output_shape))}",
+        "classes": ", ".join(info.class_names),
+        "layers": f"{len(info.layers)} convolutions, {info.weights:,} weights, {100 * info.zeros:.1f} % zeros",
+        "work": f"{info.macs_as_written / 1e9:.2f} GMAC as written, {info.macs / 1e9:.2f} executed",
+        "threads": f"{info.threads}",
+    }
+    cells = "".join(
+        f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{html.escape(value)}</td></tr>'
+        for name, value in rows.items()
+    )
+    return f"<table>{cells}</table>"
