@@ -191,6 +191,37 @@ def test_input_shape_is_bounded(shape):
         Graph((Input("image", shape),), "image")
 
 
+@pytest.mark.parametrize("shape", [(1 << 15, 1, 1), (1, 1 << 16, 1 << 16), (1 << 14, 1 << 9, 1 << 9)])
+def test_products_of_sizes_are_bounded(shape):
+    with pytest.raises(GraphError, match=r"operation 'image' \(Input\): expected at most .* elements, found"):
+        Graph((Input("image", shape),), "image")
+
+
+WIDE = (Input("image", (2, 4, 1 << 15)), Quantize("q", "image", CODES))
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (MaxPool("m", "q", (2, 1 << 13), (1, 1), (1, 0, 0, 0)), None),
+        (MaxPool("m", "q", (3, 1 << 13), (1, 1), (1, 0, 0, 0)), r"16384 positions, found 3x8192"),
+        (convolution((1, 2, 1, 1 << 14)), None),
+        (convolution((1, 2, 1, (1 << 14) + 1)), "16384 positions, found 1x16385"),
+        (convolution((1, 2, 1, 20), dilation=(1, 4096)), "dilated kernel of at most 65536 .* 77825"),
+        (convolution((1 << 12, 2, 1, 1 << 14)), "at most 67108864 weights, found 134217728"),
+        (convolution(((1 << 14) + 1, 2, 1, 1)), "16384 channels, .* found 16385x4x32768"),
+        (AveragePool("a", "q", (4, 1 << 12)), None),
+        (AveragePool("a", "q", (5, 1 << 12)), "at most 16384 bins"),
+    ],
+)
+def test_windows_and_their_products_are_bounded(op, message):
+    if message is None:
+        assert graph(op, start=WIDE).shape(op.name)
+    else:
+        with pytest.raises(GraphError, match=f"operation '{op.name}' .*{message}"):
+            graph(op, start=WIDE)
+
+
 def test_unknown_output_and_missing_input():
     with pytest.raises(GraphError, match="output 'nothing' must be an operation"):
         Graph(START, "nothing")

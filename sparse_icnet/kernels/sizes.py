@@ -37,11 +37,11 @@ def average_pool_scratch_bytes(pitch: int, rows: int, columns: int) -> int:
     return line_bytes(4 * pitch) * rows + CELL * rows * columns
 
 
-def pyramid_line_offsets(pitch: int, height: int, bin_rows: list[int]) -> NDArray[np.int32]:
-    """OFFSETS of a pyramid whose stages have `bin_rows` rows of bins: int32 (height, stages)."""
+def pyramid_line_offsets(pitch: int, height: int, bin_rows: list[int]) -> NDArray[np.int64]:
+    """OFFSETS of a pyramid whose stages have `bin_rows` rows of bins: (height, stages), for a table of int32."""
     y, lines = np.arange(height)[:, None], np.array([0, *bin_rows])
     above = np.cumsum(lines)[:-1]  # rows of bins of the stages before
-    return (4 * line_bytes(pitch) * (above + y * lines[1:] // height)).astype(np.int32)
+    return 4 * line_bytes(pitch) * (above + y * lines[1:] // height)
 
 
 def pyramid_scratch_bytes(pitch: int, bin_rows: int) -> int:

@@ -61,7 +61,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -72,13 +72,18 @@ from numpy.typing import NDArray
 Shape = tuple[int, int, int]
 Size = tuple[int, int]
 
+# What a graph may hold.  All are far above any network of this kind, and so low that products of a few of them, and
+# what a reader or the planner computes from them, stay far below 2**63.
 MAX_LENGTH = 1 << 16  # channels, rows and columns of any tensor
 MAX_WINDOW = 1 << 12  # stride, dilation and padding of a window, bins of an average pool
 LOWEST_CODE, HIGHEST_CODE = (
     -(1 << 15),
     (1 << 15) - 1,
 )  # codes are int16 in the oracle, code - low is uint8 in the engine
-
+MAX_CHANNELS = 1 << 14
+MAX_ELEMENTS = 1 << 31  # of a tensor
+MAX_TAPS = 1 << 14  # kernel positions of a window, bins of a pooling
+MAX_WEIGHTS = 1 << 26  # of a convolution
 
 SMALLEST_NORMAL = float(
     np.finfo(np.float32).tiny
@@ -416,7 +421,12 @@ class Graph:
                     )
             by_name[op.name] = op
             object.__setattr__(self, "_by_name", by_name)
-            shapes[op.name] = _checked_shape(self, op, shapes)
+            shapes[op.name] = shape = _checked_shape(self, op, shapes)
+            if shape[0] > MAX_CHANNELS or max(shape) > MAX_LENGTH or math.prod(shape) > MAX_ELEMENTS:
+                raise GraphError(
+                    f"operation {op.name!r} ({type(op).__name__}): expected at most {MAX_CHANNELS} channels, {MAX_LENGTH} "
+                    f"rows and columns, and {MAX_ELEMENTS} elements, found {'x'.join(map(str, shape))}"
+                )
         object.__setattr__(self, "_by_name", MappingProxyType(by_name))
         object.__setattr__(self, "_shapes", MappingProxyType(shapes))
         inputs = [op.name for op in self.ops if isinstance(op, Input)]
@@ -627,6 +637,7 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
         case MaxPool():
             if quantizer is None:
                 raise fail("a quantized input", f"the real tensor {op.input!r}")
+            _check_window(op.kernel, (1, 1), fail)
             if (
                 max(op.padding[0], op.padding[2]) >= op.kernel[0]
                 or max(op.padding[1], op.padding[3]) >= op.kernel[1]
@@ -644,6 +655,8 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
         case AveragePool():
             if quantizer is None:
                 raise fail("a quantized input", f"the real tensor {op.input!r}")
+            if math.prod(op.bins) > MAX_TAPS:
+                raise fail(f"at most {MAX_TAPS} bins", op.bins)
             return channels, *op.bins
         case Resize() | Bilinear():
             return channels, *op.size
@@ -654,6 +667,15 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
         case Quantize() | Relu() | Softmax():
             pass
     return shape
+
+
+def _check_window(kernel: Size, dilation: Size, fail: Callable[[str, object], GraphError]) -> None:
+    """Raise what `fail` makes if a product of what describes a window is beyond its bound."""
+    if math.prod(kernel) > MAX_TAPS:
+        raise fail(f"a kernel of at most {MAX_TAPS} positions", "x".join(map(str, kernel)))
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    if max(reach) > MAX_LENGTH:
+        raise fail(f"a dilated kernel of at most {MAX_LENGTH} rows and columns", tuple(reach))
 
 
 def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | None, fail) -> Shape:
@@ -668,6 +690,8 @@ def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | Non
         or max(op.weight.shape) > MAX_LENGTH
     ):
         raise fail(f"int8 weights of shape (O, {channels}, kh, kw)", f"{op.weight.dtype} {op.weight.shape}")
+    if op.weight.size > MAX_WEIGHTS:
+        raise fail(f"at most {MAX_WEIGHTS} weights", f"{op.weight.size} {op.weight.shape}")
     outputs, _, kernel_height, kernel_width = op.weight.shape
     for label, array in (("weight_scale", op.weight_scale), ("bias", op.bias)):
         if array.dtype != np.float32 or array.shape != (outputs,):
@@ -676,6 +700,7 @@ def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | Non
             raise fail(f"finite {label}", "NaN or infinity")
     if not op.weight_scale.all():
         raise fail("non-zero weight scales", "0")
+    _check_window((kernel_height, kernel_width), op.dilation, fail)
     # |code - zero_point| <= 255 for any quantizer, so this bounds every partial sum in any order.
     # Few weights cannot reach the bound whatever they are, and need not be read.
     if op.weight[0].size * 128 * 255 >= 1 << 31:

@@ -74,6 +74,25 @@ class Grid:
         return height // self.rows, width // self.columns
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Memory that was taken from an arena, or a part of it; `constant` if no kernel may write it."""
+
+    memory: NDArray[np.uint8]
+    constant: bool
+    address: int = field(init=False)
+    bytes: int = field(init=False)
+    end: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        address, size = int(self.memory.ctypes.data), self.memory.size
+        for name, value in (("address", address), ("bytes", size), ("end", address + size)):
+            object.__setattr__(self, name, value)
+
+
+NO_MEMORY = Piece(np.empty(0, np.uint8), True)
+
+
 @dataclass(eq=False)
 class Buffer:
     """Storage of one tensor.  `pad_rows`, `shifts` and `edges` grow as consumers ask; then `place` fixes the addresses.
@@ -81,6 +100,7 @@ class Buffer:
     quantizer  of the codes, or None for a real map
     shifts     (plane, columns) -> number of the shifted copy
     edges      (plane, columns) -> rows of padding that are read above and below the plane or its shifted copy
+    memory     where it lies; address: of its first group, behind the slack
     """
 
     name: str
@@ -91,6 +111,7 @@ class Buffer:
     pad_rows: int = 0
     shifts: dict[tuple[int, int], int] = field(default_factory=dict)
     edges: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    memory: Piece = NO_MEMORY
     address: int = 0
 
     def __repr__(self) -> str:
@@ -162,6 +183,7 @@ class Buffer:
         """Lie in `memory`; with `keep` it is the buffer's own, and the padding is written here, once and for ever."""
         if keep:
             memory.fill(self.stored_zero)
+        self.memory = Piece(memory, False)
         self.address = memory.ctypes.data + SLACK
 
 
@@ -236,11 +258,17 @@ class Arena:
     def __init__(self) -> None:
         self._chunks: list[mmap.mmap] = []
         self._free: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self.pieces: list[Piece] = []  # all that was taken
         self.bytes = 0
 
     def take(self, size: int) -> NDArray[np.uint8]:
         """`size` bytes of zeros, aligned to 64."""
-        size = -(-size // LINE) * LINE
+        memory = self._take(size)
+        self.pieces.append(Piece(memory, False))
+        return memory
+
+    def _take(self, wanted: int) -> NDArray[np.uint8]:
+        size = -(-wanted // LINE) * LINE
         if size > self._free.size:
             chunk = _private_memory(max(size, self.CHUNK))
             if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -251,12 +279,13 @@ class Arena:
             self._free = np.frombuffer(chunk, np.uint8)
         taken, self._free = self._free[:size], self._free[size:]
         self.bytes += size
-        return taken
+        return taken[:wanted]
 
     def put(self, array: NDArray) -> int:
-        """Copy `array` into the arena; its address."""
+        """Copy `array` into the arena, as a constant; its address."""
         array = np.ascontiguousarray(array)
-        memory = self.take(max(array.nbytes, 1))
+        memory = self._take(max(array.nbytes, 1))
+        self.pieces.append(Piece(memory, True))
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
         return memory.ctypes.data
 

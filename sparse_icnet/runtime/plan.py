@@ -55,9 +55,10 @@ from sparse_icnet.runtime.choice import (
     vectors_of_task,
 )
 from sparse_icnet.runtime.layout import VECTOR_PIXELS, Arena, Buffer, Grid, View
+from sparse_icnet.runtime.proof import prove
 from sparse_icnet.runtime.schedule import depth_first, lifetimes, offsets
 from sparse_icnet.runtime.smooth import Stretch, argmax_step, bilinear_tail, logits_tail, smooth_tail
-from sparse_icnet.runtime.steps import Operand, Plan, PlanError, Step, f32_bits, step_rows
+from sparse_icnet.runtime.steps import Operand, Plan, PlanError, Step, f32_bits, int32_table, step_rows
 from sparse_icnet.runtime.taps import block_offsets, copies, fill_padding, shift_step, tap_offsets, taps_of
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS
 from sparse_icnet.target import TARGET, MicroKernel
@@ -75,8 +76,12 @@ def build_plan(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Pl
     """Plan for an optimized graph that ends in Softmax or Argmax, or their nearest upsampling.
 
     keep_tensors  every tensor has memory of its own and can be read after an inference
+
+    Raises PlanError for what this engine cannot run; a plan that is returned is proven to stay inside its memory.
     """
-    return _Planner(graph, threads, keep_tensors).plan()
+    plan = _Planner(graph, threads, keep_tensors).plan()
+    prove(plan)
+    return plan
 
 
 class _Planner:
@@ -598,7 +603,7 @@ class _Planner:
                 f.WEIGHTS: arena.put(winograd.pack_weights(op, at_once)),
             }
             if tiles.starts is None:
-                offsets = tap_offsets(source.buffer, taps).astype(np.int32)
+                offsets = int32_table(tap_offsets(source.buffer, taps), f"convolution {op.name!r}")
                 step.fields |= {f.OFFSETS: arena.put(offsets), f.OFFSETS_PHASE: offsets.strides[0]}
             else:
                 offsets, places = winograd.gathered(op, tiles, size, source, step.output)
@@ -639,7 +644,7 @@ class _Planner:
         }
 
         def fill(step: Step, arena: Arena) -> None:
-            offsets = tap_offsets(buffer, taps).astype(np.int32)
+            offsets = int32_table(tap_offsets(buffer, taps), f"max pool {op.name!r}")
             step.fields |= {f.OFFSETS: arena.put(offsets), f.OFFSETS_PHASE: offsets.strides[0]}
             self._operand_in(step, arena, source)
             self._output(step, arena, View.of(out))
@@ -745,7 +750,9 @@ class _Planner:
         }
         self._set_bounds(step, quantize.quantizer, False)
         bin_rows = [pool.bins[0] for pool, _, _ in stages]
-        lines = pyramid_line_offsets(self.grid.pitch, height, bin_rows)
+        lines = int32_table(
+            pyramid_line_offsets(self.grid.pitch, height, bin_rows), f"pyramid {quantize.name!r}"
+        )
         self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, sum(bin_rows)))
 
         def fill(step: Step, arena: Arena) -> None:

@@ -21,7 +21,7 @@ from sparse_icnet.network.graph import (
     Size,
     pool_windows,
 )
-from sparse_icnet.runtime.steps import PlanError, f32_bits
+from sparse_icnet.runtime.steps import PlanError, f32_bits, int32_table
 
 MAX_WINDOW = (2**31 - 1) // 255  # pixels of an average: their sum is an int32
 
@@ -91,13 +91,14 @@ def tables(
     unit = result.scale
     for i in reversed(range(len(stages))):
         unit = units[i] = units[i] or unit
-    table = np.zeros((len(stages), STAGE_WORDS), np.int32)
+    table = np.zeros((len(stages), STAGE_WORDS), np.int64)
+    table_bytes = 4 * table.size  # as the kernel reads it
     bin_tables: list[NDArray[np.int32]] = []
     bins = [pool.bins for pool, _, _ in stages]
     finest = bins.index(max(bins, key=math.prod))
     for i, (pool, pooled, running) in enumerate(stages):
         table[i, :2] = pool.bins
-        table[i, 2] = table.nbytes + sum(t.nbytes for t in bin_tables)
+        table[i, 2] = table_bytes + sum(t.nbytes for t in bin_tables)
         table[i, 11] = all(
             n % fine == 0 and fine % b == 0 for n, fine, b in zip(size, bins[finest], pool.bins, strict=True)
         )
@@ -106,7 +107,7 @@ def tables(
         # A column x shows the bin x * columns // width (Q7).
         starts = [-(-j * size[1] // pool.bins[1]) for j in range(pool.bins[1] + 1)]
         table[i, 12] = means.nbytes
-        bin_tables.append(np.concatenate([means, np.array(starts, np.int32)]))
+        bin_tables.append(np.concatenate([means, int32_table(np.array(starts, np.int64), "pyramid")]))
         next_unit = units[i + 1] if i + 1 < len(stages) else result.scale
         for place, q, target in ((3, pooled, units[i]), (7, running, next_unit)):
             if q is not None:
@@ -114,7 +115,7 @@ def tables(
                 table[i, place + 1] = f32_bits(q.low - q.zero_point)
                 table[i, place + 2] = f32_bits(q.high - q.zero_point)
                 table[i, place + 3] = f32_bits(arithmetic.dequantize_multiplier(q, target))
-    words = np.concatenate([table.reshape(-1), *bin_tables])
+    words = np.concatenate([int32_table(table.reshape(-1), "pyramid"), *bin_tables])
     return words, finest if table[finest, 11] else -1, units[0]
 
 
@@ -134,6 +135,5 @@ def bin_table(
     in_planes = [
         -(-(w - np.arange(k)[:, None, None]) // k).reshape(-1) for w, k in zip(windows, phases, strict=True)
     ]
-    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), counts, *in_planes]).astype(
-        np.int32
-    )
+    integers = int32_table(np.concatenate([counts, *in_planes]), "average pool")
+    return np.concatenate([np.array(multipliers, np.float32).view(np.int32), integers])

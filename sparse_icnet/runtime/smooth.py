@@ -14,7 +14,8 @@ from sparse_icnet.kernels.sizes import VECTOR_SLACK
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import Shape, Size
 from sparse_icnet.runtime.layout import Arena, View
-from sparse_icnet.runtime.steps import Step
+from sparse_icnet.runtime.proof.ends import prove_axis
+from sparse_icnet.runtime.steps import Step, int32_table
 
 LONGEST = 1 << 30  # pixels of an axis: what `arithmetic.interpolation` computes exactly
 KEPT_LENGTH = 1 << 16  # of axes whose tables are kept for the next picture
@@ -46,7 +47,9 @@ def _made(points: int, length: int, align_corners: bool) -> Axis:
         cells, near, far = arithmetic.interpolation(points, length, pixels, align_corners)
         weights[:, first : first + AT_ONCE][:, : pixels.size] = near, far
         counts += np.bincount(cells, minlength=counts.size)
-    return Axis(np.concatenate([[0], np.cumsum(counts)]), weights)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    prove_axis(points, length, starts, weights)
+    return Axis(starts, weights)
 
 
 _kept = lru_cache(maxsize=64)(_made)
@@ -86,7 +89,7 @@ def grid_points(view: View, size: Size) -> NDArray[np.int32]:
     offsets = view.table().reshape(ky, kx)
     rows, columns = np.arange(size[0])[:, None], np.arange(size[1])[None]
     places = offsets[rows % ky, columns % kx] + rows // ky * grid.pitch + columns // kx * 4
-    return places.astype(np.int32)
+    return int32_table(places, "logits")
 
 
 def argmax_step(logits: View, shape: Shape) -> Step:

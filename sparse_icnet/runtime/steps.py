@@ -120,6 +120,18 @@ def step_rows(steps: list[Step]) -> NDArray[np.int64]:
     return rows
 
 
+def int32_table(values: NDArray[np.int64], what: str) -> NDArray[np.int32]:
+    """`values` as int32, C-contiguous, for a kernel that reads them from a table; PlanError if one does not fit.
+
+    what  whose table it is, for the error
+    """
+    if values.size:
+        low, high = int(values.min()), int(values.max())
+        if low < -(1 << 31) or high >= 1 << 31:
+            raise PlanError(f"{what}: its maps are too large for 32-bit offsets, found {low}..{high}")
+    return np.ascontiguousarray(values, np.int32)
+
+
 def f32_bits(value: float) -> int:
     """The bits of float32(value), as the signed integer that fits an int64 field."""
     return int(np.float32(value).view(np.int32))

@@ -14,7 +14,7 @@ from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.network.graph import Convolution, MaxPool
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, View
-from sparse_icnet.runtime.steps import PlanError, Step
+from sparse_icnet.runtime.steps import PlanError, Step, int32_table
 
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its buffer
 
@@ -61,21 +61,33 @@ def taps_of(op: Convolution | MaxPool, source: View, phases: tuple[int, int]) ->
     # A convolution that stores a shifted copy of its output writes up to `columns` pixels before or behind it.
     rows = max(int(np.abs(taps[:, :, 1]).max()), -(-columns // grid.pitch_pixels))
     buffer.pad_rows = max(buffer.pad_rows, rows)
-    for tap_plane, row, shift in sorted(set(map(tuple, taps.reshape(-1, 3).tolist()))):
+    keys, which = _planes_read(taps)
+    first, last = np.zeros((2, len(keys)), np.int64)
+    np.minimum.at(first, which, taps[..., 1].reshape(-1))
+    np.maximum.at(last, which, taps[..., 1].reshape(-1))
+    for (tap_plane, shift), top, bottom in zip(keys, first.tolist(), last.tolist(), strict=True):
         if shift:
             buffer.shifts.setdefault((tap_plane, shift), len(buffer.shifts))
-        if row or shift:
+        if top or bottom or shift:
             above, below = buffer.edges.get((tap_plane, shift), (0, 0))
-            buffer.edges[tap_plane, shift] = max(above, -row), max(below, row)
+            buffer.edges[tap_plane, shift] = max(above, -top), max(below, bottom)
     return taps
+
+
+def _planes_read(taps: NDArray[np.int64]) -> tuple[list[tuple[int, int]], NDArray[np.intp]]:
+    """The (plane, column shift) that taps int64 (phases, taps, 3) read, in order, and which one each of them reads."""
+    keys, which = np.unique(
+        taps[..., 0] * (2 * MAX_SHIFT + 1) + taps[..., 2] + MAX_SHIFT, return_inverse=True
+    )
+    pairs = [divmod(key, 2 * MAX_SHIFT + 1) for key in keys.tolist()]
+    return [(plane, shift - MAX_SHIFT) for plane, shift in pairs], which.reshape(-1)
 
 
 def tap_offsets(buffer: Buffer, taps: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64 (phases, taps): byte offset within a group of what each tap reads for grid row 0."""
-    known = {(p, x): buffer.plane_offset(p, x) for p, _, x in set(map(tuple, taps.reshape(-1, 3).tolist()))}
-    return np.array(
-        [[known[p, x] + y * buffer.grid.pitch for p, y, x in phase] for phase in taps.tolist()], np.int64
-    )
+    keys, which = _planes_read(taps)
+    planes = np.array([buffer.plane_offset(*key) for key in keys], np.int64)
+    return planes[which].reshape(taps.shape[:2]) + taps[..., 1] * buffer.grid.pitch
 
 
 def block_offsets(
@@ -88,9 +100,7 @@ def block_offsets(
     tap_count = op.weight.shape[2] * op.weight.shape[3]
     lane, tap = columns // tap_count, columns % tap_count
     offsets = tap_offsets(source.buffer, taps)[:, tap] + lane.astype(np.int64) * source.buffer.stride
-    if offsets.size and (offsets.max() >= 1 << 31 or offsets.min() < -(1 << 31)):
-        raise PlanError(f"convolution {op.name!r}: the input map is too large for 32-bit offsets")
-    return np.ascontiguousarray(offsets.astype(np.int32))
+    return int32_table(offsets, f"convolution {op.name!r}")
 
 
 def copies(buffer: Buffer, arena: Arena) -> int:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels.sizes import LINE, SCRATCH_BYTES, WINOGRAD_WORK_BYTES
 from sparse_icnet.network.graph import Convolution, Size
-from sparse_icnet.runtime.layout import VECTOR_PIXELS, Buffer, Grid, View
+from sparse_icnet.runtime.layout import VECTOR_PIXELS, Buffer, Grid, Piece, View
+from sparse_icnet.runtime.steps import int32_table
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS, SUM_LIMIT, TAPS, largest_sum, transformed
 from sparse_icnet.target import TARGET
 
@@ -60,6 +61,7 @@ class Words(Buffer):
         return self.size
 
     def place(self, memory: NDArray[np.uint8], keep: bool) -> None:
+        self.memory = Piece(memory, False)
         self.address = memory.ctypes.data
 
 
@@ -185,13 +187,15 @@ def gathered(
     padding = int(source.planes[0, 0])
     outside = source.buffer.plane_offset(padding) - source.buffer.grid.pitch
     inputs = _pixels(source, size, starts, dilation * (np.arange(INPUTS) - 1), used, outside)
-    return inputs, _pixels(target, size, starts, dilation * np.arange(OUTPUTS), used, -1)
+    outputs = _pixels(target, size, starts, dilation * np.arange(OUTPUTS), used, -1)
+    what = f"convolution {op.name!r}"
+    return int32_table(inputs, what), int32_table(outputs, what)
 
 
 def _pixels(
     view: View, size: Size, starts: NDArray[np.int64], steps: NDArray[np.int64], used: NDArray, outside: int
-) -> NDArray[np.int32]:
-    """int32 (steps * steps, lanes): byte offset of the pixel start + (step, step) of each lane, or `outside`."""
+) -> NDArray[np.int64]:
+    """int64 (steps * steps, lanes): byte offset of the pixel start + (step, step) of each lane, or `outside`."""
     grid, phases = view.buffer.grid, view.phases
     at = [starts[None, :, axis] + steps[:, None] for axis in (0, 1)]  # (steps, lanes)
     inside = [(x >= 0) & (x < n) & used[:, 0] for x, n in zip(at, size, strict=True)]
@@ -201,4 +205,4 @@ def _pixels(
     planes = offsets[view.planes[rows % phases[0], columns % phases[1]]]
     pixels = planes + rows // phases[0] * grid.pitch + columns // phases[1] * 4
     result = np.where(inside[0][:, None] & inside[1][None, :], pixels, outside)
-    return np.ascontiguousarray(result.reshape(len(steps) ** 2, -1).astype(np.int32))
+    return result.reshape(len(steps) ** 2, -1)

@@ -1,0 +1,204 @@
+"""Plans whose memory lies between pages that nobody may touch, and random damage to them: run as a program.
+
+    python tests/guarded.py EXAMPLES DAMAGES
+
+For EXAMPLES random graphs and two ICNets, each with DAMAGES random changes of a field or a table, whatever the proof
+accepts is run.  A kernel that then touches a byte outside of its tensors, tables or scratch memory kills the process.
+Prints how many damaged plans the proof accepted and refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from any_graphs import any_graphs
+from engine import WINOGRAD, forced_kernel, random_blob, random_image
+from graphs import random_icnet
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sparse_icnet.kernels import fields as f
+from sparse_icnet.network.graph import Graph
+from sparse_icnet.network.rewrite import optimize
+from sparse_icnet.runtime import layout
+from sparse_icnet.runtime import plan as planner
+from sparse_icnet.runtime.layout import LINE, Arena
+from sparse_icnet.runtime.proof import ProofError, prove
+from sparse_icnet.runtime.session import Session
+from sparse_icnet.runtime.steps import Plan, PlanError, Step
+
+PAGE = mmap.PAGESIZE
+# Fields that decide how long a kernel works: enlarged without bound, a harmless plan would run for hours.
+LONGEST = 1 << 12
+
+
+class GuardedArena(Arena):
+    """Every piece between two forbidden pages, at the end of the allowed ones or at their beginning."""
+
+    at_end = True
+
+    def _take(self, wanted: int) -> NDArray[np.uint8]:
+        pages = max(1, -(-wanted // PAGE))
+        chunk = mmap.mmap(-1, (pages + 2) * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._chunks.append(chunk)
+        memory = np.frombuffer(chunk, np.uint8)
+        libc = ctypes.CDLL(None, use_errno=True)
+        for page in (0, pages + 1):
+            place = ctypes.c_void_p(memory.ctypes.data + page * PAGE)
+            if libc.mprotect(
+                place, ctypes.c_size_t(PAGE), mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0
+            ):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        # Atomics and streamed stores want whole cache lines: a little less than a line may lie behind the piece.
+        start = PAGE + ((pages * PAGE - wanted) // LINE * LINE if self.at_end else 0)
+        return memory[start : start + wanted]
+
+
+@contextmanager
+def guarded(at_end: bool, slack: int = layout.SLACK) -> Iterator[None]:
+    """Plans made inside lie between forbidden pages, their tensors with `slack` bytes before and behind."""
+    usual, arena, GuardedArena.at_end = layout.SLACK, planner.Arena, at_end
+    planner.Arena, layout.SLACK = GuardedArena, slack
+    try:
+        yield
+    finally:
+        planner.Arena, layout.SLACK = arena, usual
+
+
+def unproven(graph: Graph, keep_tensors: bool = True) -> Plan | None:
+    """The plan of `graph` as it comes from the planner; None for what the engine cannot run."""
+    prove_, planner.prove = planner.prove, lambda plan: None
+    try:
+        return planner.build_plan(optimize(graph), 1, keep_tensors)
+    except PlanError:
+        return None
+    finally:
+        planner.prove = prove_
+
+
+def steps_of(plan: Plan) -> list[Step]:
+    tails = plan.probabilities_tail, plan.classes_tail, plan.smooth_tail, plan.logits_tail
+    return [plan.image_head, plan.blob_head, *plan.body, *(step for tail in tails for step in tail)]
+
+
+@contextmanager
+def damaged(plan: Plan, rng: np.random.Generator) -> Iterator[None]:
+    """One field or one entry of a table changed, a little or much."""
+
+    def changed(value: int, limit: int) -> int:
+        little = [1, 4, 16, 64, 128, 1 << 10, 1 << 12, 1 << 16]
+        delta = int(rng.choice(little)) * int(rng.choice([-1, 1]))
+        choices = [value + delta, value + delta, 2 * value, -value, 0, value // 2, value ^ (1 << 20)]
+        return int(np.clip(choices[rng.integers(len(choices))], -limit, limit - 1))
+
+    if rng.random() < 0.5:
+        step = steps_of(plan)[rng.integers(len(steps_of(plan)))]
+        index = list(step.fields)[rng.integers(len(step.fields))]
+        before = step.fields[index]
+        step.fields[index] = changed(before, 1 << 62)
+        try:
+            yield
+        finally:
+            step.fields[index] = before
+    else:
+        tables = [piece for piece in plan.arena.pieces if piece.constant and piece.bytes >= 8]
+        piece = tables[rng.integers(len(tables))]
+        kind = np.dtype(rng.choice(["int32", "int64"]))
+        table = piece.memory[: piece.bytes // kind.itemsize * kind.itemsize].view(kind)
+        index = int(rng.integers(table.size))
+        before = table[index].copy()
+        table[index] = changed(int(before), 1 << (8 * kind.itemsize - 1))
+        try:
+            yield
+        finally:
+            table[index] = before
+
+
+def lasts(plan: Plan) -> bool:
+    """Whether a step would run for long, harmless as it may be."""
+    counts = (f.VECTORS, f.HEIGHT, f.WIDTH, f.COUNT, f.STEP_Y, f.STEP_X, f.CHANNELS, f.GROUPS, f.IN_GROUPS)
+    return any(step.fields.get(index, 0) > LONGEST for step in steps_of(plan) for index in counts)
+
+
+def run(plan: Plan) -> None:
+    session = Session(plan.graph, 1, keep_tensors=True, plan=plan)
+    inputs = GuardedArena()
+    blob, image = (
+        inputs.take(array.nbytes).view(array.dtype).reshape(array.shape)
+        for array in (random_blob(plan.graph.input.shape), random_image(plan.graph.input.shape))
+    )
+    blob[...] = random_blob(plan.graph.input.shape)
+    image[...] = random_image(plan.graph.input.shape)
+    out = inputs.take(4 * int(np.prod(plan.output_shape))).view(np.float32).reshape(plan.output_shape)
+    session.probabilities(blob, out)
+    session.probabilities_of_image(image, out)
+    session.classes(blob)
+    session.classes_of_image(image)
+    session.logits(blob)
+    for size in ((5, 7), (33, 130)):
+        session.smooth_classes(blob, size)
+
+
+def main(examples: int, damages: int) -> None:
+    counts = {"accepted": 0, "refused": 0, "graphs": 0}
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        any_graphs(),
+        st.booleans(),
+        st.sampled_from([0, 64, 256, layout.SLACK]),
+        st.sampled_from([None, WINOGRAD]),
+        st.integers(0, 2**32 - 1),
+    )
+    def attempt(graph: Graph, at_end: bool, slack: int, kernel: str | None, seed: int) -> None:
+        with guarded(at_end, slack), forced_kernel(kernel):
+            plan = unproven(graph)
+        if plan is None:
+            return
+        counts["graphs"] += 1
+        rng = np.random.default_rng(seed)
+        for number in range(damages + 1):
+            if number == 0:
+                judge(plan, counts)
+                continue
+            with damaged(plan, rng):
+                judge(plan, counts)
+
+    attempt()
+    for at_end in (False, True):
+        with guarded(at_end):
+            plan = unproven(random_icnet((96, 192)))
+        assert plan is not None
+        rng = np.random.default_rng(at_end)
+        for _ in range(damages):
+            with damaged(plan, rng):
+                judge(plan, counts)
+    print(*(f"{name} {count}" for name, count in counts.items()))
+
+
+def judge(plan: Plan, counts: dict[str, int]) -> None:
+    try:
+        prove(plan)
+    except ProofError:
+        counts["refused"] += 1
+        return
+    if not lasts(plan):
+        counts["accepted"] += 1
+        run(plan)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
