@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparse_icnet.network.graph import Convolution, Graph, Size
+from sparse_icnet.network.graph import Convolution, Graph, Normalization, Size
 from sparse_icnet.sparse.block_csr import block_density
 
 if TYPE_CHECKING:
     from sparse_icnet.runtime.session import StepTime
     from sparse_icnet.runtime.steps import Plan, Step
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMeta:
+    """What a file states about its model.
+
+    name           of the model, or ""
+    input_size     (height, width); None where the file leaves them free
+    normalization  how an RGB image becomes the input
+    class_names    in the order of the classes
+    accuracy       what was measured -> figure
+    licence        of the weights, or ""
+    notes          origin and use, or ""
+    """
+
+    name: str
+    input_size: Size | None
+    normalization: Normalization
+    class_names: tuple[str, ...]
+    accuracy: Mapping[str, float]
+    licence: str
+    notes: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -15,6 +16,7 @@ from sparse_icnet import bundled, formats
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
 from sparse_icnet.network.constants import check_constants
+from sparse_icnet.network.digest import digest
 from sparse_icnet.network.graph import (
     Argmax,
     Bilinear,
@@ -23,17 +25,16 @@ from sparse_icnet.network.graph import (
     Resize,
     Size,
     Softmax,
-    digest,
     resized,
 )
 from sparse_icnet.network.icnet import CLASSES
+from sparse_icnet.network.meta import checked_class_names
 from sparse_icnet.reference.smooth import bilinear
-from sparse_icnet.render import checked_class_names
 from sparse_icnet.result import Result
 
 if TYPE_CHECKING:
     from sparse_icnet.activations import Activation, Activations
-    from sparse_icnet.info import ModelInfo, Profile
+    from sparse_icnet.info import ModelInfo, ModelMeta, Profile
     from sparse_icnet.runtime.session import Session
     from sparse_icnet.runtime.steps import Plan
 
@@ -56,7 +57,7 @@ def load(
     size     (height, width) of the network input, multiples of 32 for ICNet; None: as the file says, and 768x960
              where it leaves them free (`Graph.size_is_free`); the bundled weights say 768x960
     threads  of one inference; None: one for each core this process may use
-    class_names  one for each class; None: those of CamVid for 12 classes, else "class 0", "class 1" ...
+    class_names  one for each class; None: as the file says, else those of CamVid for 12 classes, else "class 0" ...
 
     Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
     FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
@@ -66,12 +67,14 @@ def load(
 
     file = bundled.resolve(path)
     bundled.check_digest(file)
-    graph = _at_size(formats.load(file), size)
+    stated = formats.load(file)
+    graph = _at_size(stated, size)
     try:
         model = Model(graph, threads, class_names)
     except (GraphError, PlanError) as error:
         raise FormatError(f"{file}: {error}") from error
     model.path = file.resolve()
+    model.stated_size = None if stated.size_is_free else stated.input.shape[1:]
     return model
 
 
@@ -107,6 +110,16 @@ def _class_count(graph: Graph) -> int:
     return graph.shape(op.name)[0]
 
 
+def _class_names(graph: Graph, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Those `given`, else those of the file, else CamVid's for as many classes."""
+    count, stated = _class_count(graph), graph.meta.class_names
+    if given is not None:
+        return checked_class_names(given, count)
+    if stated and len(stated) != count:
+        raise GraphError(f"meta: expected {count} class names, one for each class, found {len(stated)}")
+    return stated or (CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count)))
+
+
 def _planned(graph: Graph, threads: int | None) -> Plan:
     from sparse_icnet.runtime.plan import plan_for
     from sparse_icnet.runtime.session import default_threads
@@ -122,6 +135,7 @@ class Model:
     output_size  (height, width) of its output, which may differ: many exports leave out the last enlargement
     classes      names of its classes
     path         the file that it was loaded from; None for a graph made in memory
+    stated_size  (height, width) as that file states it; None where it leaves them free
     plan         what the engine makes of it: kernels, weights packed for them, memory
 
     A graph that the engine cannot run is refused when the model is made: GraphError or PlanError (both ValueErrors).
@@ -145,11 +159,8 @@ class Model:
         self.threads = None if threads is None else int(threads)
         self.size: Size = (height, width)
         self.output_size: Size = graph.shape(graph.output)[1:]
-        count = _class_count(graph)
-        if class_names is not None:
-            self.classes = checked_class_names(class_names, count)
-        else:
-            self.classes = CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
+        self.stated_size: Size | None = None if graph.size_is_free else self.size
+        self.classes = _class_names(graph, class_names)
         self.plan: Plan = _planned(graph, self.threads)
         self._lock = threading.Lock()
         self._session: Session | None = None
@@ -171,6 +182,22 @@ class Model:
             return Model, (self.graph, self.threads, self.classes)
         path = bundled.name_of(self.path) or str(self.path)
         return _reloaded, (path, self.size, self.threads, self.classes, digest(self.graph))
+
+    @property
+    def meta(self) -> ModelMeta:
+        """Input size, normalization, classes, accuracy and licence, as far as the file states them."""
+        from sparse_icnet.info import ModelMeta
+
+        meta = self.graph.meta
+        return ModelMeta(
+            meta.name,
+            self.stated_size,
+            self.graph.normalization,
+            self.classes,
+            MappingProxyType(meta.accuracy),
+            meta.licence,
+            meta.notes,
+        )
 
     def info(self) -> ModelInfo:
         """What the model is made of, in figures, layer by layer: what `sparse-icnet info` prints."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sparse_icnet.network.icnet import CLASSES, PALETTE
+from sparse_icnet.network.meta import MAX_CLASSES, checked_class_names, shown
 
 # Every pair of classes is at least 20 apart (CIE 1976 difference in Lab) for normal sight and for simulated protanopia
 # and deuteranopia (Machado, Oliveira, Fernandes 2009, severity 1); in the order of CLASSES.
@@ -35,8 +36,6 @@ PALETTES = {"camvid": PALETTE, "colour-blind": COLOUR_BLIND_PALETTE}
 PaletteLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | Sequence[tuple[int, int, int]]"
 
 ALPHA = 0.55  # share of the class colour in an overlay
-MAX_CLASSES = 256
-MAX_NAME = 100  # characters of a class name
 MAX_TEXT_FILE = 1 << 16  # bytes of a palette or a file of class names
 
 _COLOUR = re.compile(r"\(?\s*(\d{1,3})\s*[,\s]\s*(\d{1,3})\s*[,\s]\s*(\d{1,3})\s*,?\s*\)?,?")
@@ -99,7 +98,7 @@ def read_palette(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         values = [int(text) for text in match.groups()] if match else []
         if not values or max(values) > 255:
             raise ValueError(
-                f"{os.fsdecode(path)}: line {number}: expected (r, g, b) of 0 to 255, found {_shown(line)}"
+                f"{os.fsdecode(path)}: line {number}: expected (r, g, b) of 0 to 255, found {shown(line)}"
             )
         colours.append(values)
     if not 1 <= len(colours) <= MAX_CLASSES:
@@ -123,28 +122,6 @@ def read_class_names(path: str | os.PathLike[str], classes: int | None = None) -
     return checked_class_names(names, classes, f"{os.fsdecode(path)}: line ", 1)
 
 
-def checked_class_names(
-    names: Sequence[str], classes: int | None = None, place: str = "class ", first: int = 0
-) -> tuple[str, ...]:
-    """`names` if they can name classes: distinct, printable, 1 to MAX_NAME characters each, `classes` of them."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"class names must be a sequence of strings, found {names!r:.100}")
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names, first):
-        if not (0 < len(name) <= MAX_NAME and name.isprintable() and name.strip() == name):
-            raise ValueError(
-                f"{place}{number}: expected a name of 1 to {MAX_NAME} printable characters, found {_shown(name)}"
-            )
-        if name in seen:
-            raise ValueError(f"{place}{number}: expected distinct names, found {name!r} as at {seen[name]}")
-        seen[name] = number
-    expected = range(1, MAX_CLASSES + 1) if classes is None else range(classes, classes + 1)
-    if len(seen) not in expected:
-        wanted = f"1 to {MAX_CLASSES}" if classes is None else f"{classes}"
-        raise ValueError(f"{place.split(': ')[0].strip()}: expected {wanted} class names, found {len(seen)}")
-    return tuple(seen)
-
-
 def _lines(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
     """(number from 1, stripped line) of a small UTF-8 text file."""
     with open(path, "rb") as file:
@@ -158,10 +135,6 @@ def _lines(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
     # Not `splitlines`, which also splits at form feeds and other separators.
     lines = text.replace("\r\n", "\n").split("\n")
     return [(number, line.strip()) for number, line in enumerate(lines, 1)]
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def class_image(classes: NDArray[np.uint8], colours: NDArray[np.uint8] | None = None) -> Image.Image:

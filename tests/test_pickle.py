@@ -14,7 +14,8 @@ from networks import random_icnet, random_picture
 import sparse_icnet
 from sparse_icnet.formats import npz
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.network.graph import GraphError, digest, resized
+from sparse_icnet.network.digest import digest
+from sparse_icnet.network.graph import GraphError, resized
 
 NAMES = tuple(f"kind {i}" for i in range(12))
 

@@ -182,7 +182,7 @@ def test_wrong_palettes(source, message):
         ("(\u0661, \u0662, \u0663 4)".encode(), "line 1: expected"),
         (b"(1, 2, 3)\n" * 257, "expected 1 to 256 lines .*, found 257"),
         (b"(1, 2, 3)\n" * 10000, "at most 65536 bytes"),
-        (b"((((" * 1000, r"found '\(\(.*\.\.\.'$"),
+        (b"((((" * 1000, r"found '\(\(.*\.\.\.$"),
     ],
 )
 def test_wrong_palette_files(tmp_path, data, message):

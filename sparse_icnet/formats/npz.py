@@ -1,7 +1,8 @@
 """The native weight file: one .npz with the graph as JSON and each layer's weights as CSR.
 
 Members
-    graph              uint8, UTF-8 JSON: {"format": "sparse-icnet", "version": 1, "output", "normalization", "ops"}
+    graph              uint8, UTF-8 JSON: {"format": "sparse-icnet", "version": 1, "output", "normalization", "ops"} and,
+                       where there is something to say, "meta": an object of the fields of `Meta`, each of them optional
     <layer>.indptr     int32 (O + 1,)
     <layer>.indices    uint16 or uint32 (nnz,)
     <layer>.data       int8 (nnz,)
@@ -17,7 +18,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Set
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sparse_icnet.files import replacing
 from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
 from sparse_icnet.formats.npz_members import MAX_BYTES, Members
 from sparse_icnet.network import graph as g
+from sparse_icnet.network.meta import Meta
 from sparse_icnet.sparse.csr import CSR
 
 VERSION = 1
@@ -57,12 +59,16 @@ _NORMALIZATION = {"divisor", "mean", "std"}
 _ARRAY_FIELDS = {"weight", "weight_scale", "bias", "scale", "shift"}
 
 
-def save(graph: g.Graph, path: str | os.PathLike[str]) -> None:
-    """Write `graph` to `path`, first to a temporary file beside it."""
+def save(graph: g.Graph, path: str | os.PathLike[str], meta: Meta | None = None) -> None:
+    """Write `graph` to `path`, first to a temporary file beside it.
+
+    meta  what the file says about the network; None: `graph.meta`
+    """
     path = Path(path)
+    meta = graph.meta if meta is None else meta
     arrays: dict[str, NDArray] = {}
     ops = [_op_to_json(op, f"layer{i:04d}", arrays) for i, op in enumerate(graph.ops)]
-    document = {
+    document: dict[str, Any] = {
         "format": "sparse-icnet",
         "version": VERSION,
         "output": graph.output,
@@ -73,6 +79,8 @@ def save(graph: g.Graph, path: str | os.PathLike[str]) -> None:
         },
         "ops": ops,
     }
+    if meta != Meta():
+        document["meta"] = {key: value for key, value in asdict(meta).items() if value}
     arrays["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         _write_members(file, arrays)
@@ -128,7 +136,8 @@ def _graph(path: Path, members: Members) -> g.Graph:
         raise FormatError(
             f"{path}: expected format version {VERSION}, found {_shown(document.get('version'))}"
         )
-    top = _Object(document, where, {"format", "version", "output", "normalization", "ops"})
+    keys = {"format", "version", "output", "normalization", "ops"}
+    top = _Object(document, where, keys | ({"meta"} & set(document)))
     entries = top.values["ops"]
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_OPS:
         raise FormatError(f"{where}: expected a list of 1 to {MAX_OPS} operations")
@@ -136,13 +145,30 @@ def _graph(path: Path, members: Members) -> g.Graph:
     normalization = _normalization(
         _Object(top.values["normalization"], f"{where}: normalization", _NORMALIZATION)
     )
-    graph = g.Graph(ops, top.text("output"), normalization)
+    meta = _meta(document["meta"], f"{where}: meta") if "meta" in document else Meta()
+    graph = g.Graph(ops, top.text("output"), normalization, meta=meta)
     if not len(normalization.mean) == len(normalization.std) == graph.input.shape[0]:
         raise FormatError(
             f"{where}: normalization must have {graph.input.shape[0]} channels, found {len(normalization.mean)} means "
             f"and {len(normalization.std)} deviations"
         )
     return graph
+
+
+def _meta(values: Any, where: str) -> Meta:
+    known = {spec.name for spec in fields(Meta)}
+    if not isinstance(values, dict) or not set(values) <= known:
+        found = sorted(values) if isinstance(values, dict) else values
+        raise FormatError(
+            f"{where}: expected an object with some of {', '.join(sorted(known))}, found {_shown(found)}"
+        )
+    names = values.get("class_names", [])
+    if not isinstance(names, list):
+        raise FormatError(f"{where}: class_names must be a list of strings, found {_shown(names)}")
+    try:
+        return Meta(**(values | {"class_names": tuple(names)}))
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{where}: {error}") from error
 
 
 def _distinct(where: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:

@@ -59,7 +59,6 @@ For finite [x]_1:
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -68,6 +67,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sparse_icnet.network.meta import Meta
 
 Shape = tuple[int, int, int]
 Size = tuple[int, int]
@@ -399,12 +400,14 @@ class Graph:
     output         name of the network output
     normalization  how an image becomes the input
     size_is_free   whether the file left the height or width of the input open, which is then a default
+    meta           what the file says about the network
     """
 
     ops: tuple[Op, ...]
     output: str
     normalization: Normalization = Normalization()
     size_is_free: bool = False
+    meta: Meta = field(default_factory=Meta)
     _by_name: Mapping[str, Op] = field(init=False, repr=False)
     _shapes: Mapping[str, Shape] = field(init=False, repr=False)
 
@@ -500,21 +503,6 @@ class Graph:
 def _made(kind: type[Graph], arguments: dict[str, Any]) -> Graph:
     """What a pickled graph is made by: checked anew."""
     return kind(**arguments)
-
-
-def digest(graph: Graph) -> str:
-    """SHA-256 of a network: of every field of every operation, the output and the normalization."""
-    total = hashlib.sha256(repr((graph.output, graph.normalization)).encode())
-    for op in graph:
-        total.update(type(op).__name__.encode())
-        for spec in fields(op):
-            value = getattr(op, spec.name)
-            if isinstance(value, np.ndarray):
-                total.update(f"{spec.name} {value.dtype.str} {value.shape}".encode())
-                total.update(np.ascontiguousarray(value).data)
-            else:
-                total.update(f"{spec.name} {value!r}".encode())
-    return total.hexdigest()
 
 
 def rename_inputs(op: Op, names: Mapping[str, str]) -> Op:

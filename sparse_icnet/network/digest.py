@@ -1,0 +1,25 @@
+"""What tells two networks apart."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+
+import numpy as np
+
+from sparse_icnet.network.graph import Graph
+
+
+def digest(graph: Graph) -> str:
+    """SHA-256 of a network: of every field of every operation, the output and the normalization."""
+    total = hashlib.sha256(repr((graph.output, graph.normalization)).encode())
+    for op in graph:
+        total.update(type(op).__name__.encode())
+        for spec in fields(op):
+            value = getattr(op, spec.name)
+            if isinstance(value, np.ndarray):
+                total.update(f"{spec.name} {value.dtype.str} {value.shape}".encode())
+                total.update(np.ascontiguousarray(value).data)
+            else:
+                total.update(f"{spec.name} {value!r}".encode())
+    return total.hexdigest()
