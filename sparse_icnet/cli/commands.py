@@ -116,8 +116,8 @@ def _verify(commands: Commands) -> None:
         """\
 Runs the engine and a reference on the same pictures (the bundled sample if none
 is given) and reports for each how far they agree.
-  oracle       NumPy, the definition of the arithmetic: every tensor must be
-               equal, bit for bit
+  oracle       NumPy, the definition of the arithmetic: every tensor and
+               the smooth class map must be equal, bit for bit
   openvino     OpenVINO's int8 and float executions of the same network (extra
                `reference`)
   onnxruntime  ONNX Runtime's (extras `reference` and `onnx`)

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.network.graph import Argmax, Convolution, Graph, Quantize, Quantizer, Relu, Resize, Softmax
+from sparse_icnet.network.graph import (
+    Argmax,
+    Convolution,
+    Graph,
+    Quantize,
+    Quantizer,
+    Relu,
+    Resize,
+    Size,
+    Softmax,
+)
 from sparse_icnet.reference.onnxruntime_peer import OnnxRuntimeModel, with_int32_biases
 from sparse_icnet.reference.openvino_peer import OpenVinoModel
 from sparse_icnet.reference.oracle import Oracle, evaluate_float
@@ -54,6 +64,16 @@ class TracedEngine(Protocol):
         """One inference: name -> codes (C, H, W) of quantized tensors of `executed`; some may be absent."""
 
 
+@runtime_checkable
+class SmoothEngine(Protocol):
+    """An engine that makes smooth class maps of `executed`."""
+
+    executed: Graph
+
+    def smooth_classes(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
+        """float32 (3, H, W) -> the class map of equation (Q11), uint8 of `size` (height, width)."""
+
+
 class SessionEngine:
     """The engine of this package as a TracedEngine: results from a session as everybody uses it, tensors from one
     that keeps them (only that differs), made when first asked for.
@@ -71,6 +91,9 @@ class SessionEngine:
 
     def output(self, blob: Blob) -> Output:
         return self._session.output(blob)
+
+    def smooth_classes(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
+        return self._session.smooth_classes(blob, size)
 
     def trace(self, blob: Blob) -> dict[str, NDArray[np.int16]]:
         from sparse_icnet.runtime.session import Session
@@ -273,16 +296,29 @@ def _against_oracle(
     report = replace(
         report, differences=(*report.differences, difference("oracle", label, result, expected, graph))
     )
+    if not isinstance(engine, SmoothEngine | TracedEngine):
+        return report
+    executed = Oracle(engine.executed, blob)
+    if isinstance(engine, SmoothEngine):
+        size = graph.input.shape[1:]
+        found, wanted = engine.smooth_classes(blob, size)[None], executed.smooth_classes(size)[None]
+        smooth = difference("oracle", f"{label}, smooth", found, wanted, graph)
+        report = replace(report, differences=(*report.differences, smooth))
     if not isinstance(engine, TracedEngine):
         return report
-    divergence, equal = first_divergence(engine, blob, label)
+    divergence, equal = first_divergence(engine, blob, label, executed)
     report = replace(report, traced=report.traced + equal)
     return report if divergence is None else replace(report, divergences=(*report.divergences, divergence))
 
 
-def first_divergence(engine: TracedEngine, blob: Blob, image: str = "image") -> tuple[Divergence | None, int]:
-    """The first tensor of `engine.executed` that differs from the oracle, and how many before are equal."""
-    oracle = Oracle(engine.executed, blob)
+def first_divergence(
+    engine: TracedEngine, blob: Blob, image: str = "image", oracle: Oracle | None = None
+) -> tuple[Divergence | None, int]:
+    """The first tensor of `engine.executed` that differs from the oracle, and how many before are equal.
+
+    oracle  of `engine.executed` and `blob`, if there is one already
+    """
+    oracle = oracle or Oracle(engine.executed, blob)
     trace = engine.trace(blob)
     equal = 0
     for op in engine.executed.ops:

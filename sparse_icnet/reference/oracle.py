@@ -28,6 +28,7 @@ from sparse_icnet.network.graph import (
     Quantizer,
     Relu,
     Resize,
+    Size,
     Softmax,
     pool_windows,
 )
@@ -40,6 +41,7 @@ class Oracle:
     codes(name)       int16 (C, H, W) codes of a quantized tensor
     real(name, unit)  float32 (C, H, W), the value [x]_unit of any tensor
     output()          what the network returns
+    smooth_classes(size)  its smooth class map
 
     codes may hold quantized tensors that are known already: they are taken as they are
     """
@@ -60,6 +62,23 @@ class Oracle:
 
     def output(self) -> NDArray:
         return self.value(self.graph.output)
+
+    def logits(self) -> NDArray[np.float32]:
+        """float32 (C, h, w): what the last softmax or argmax reads, before a bilinear upsampling."""
+        return self.real(self._end()[0], 1.0)
+
+    def smooth_classes(self, size: Size) -> NDArray[np.uint8]:
+        """The smooth class map of (Q11), uint8 of `size`: of the logits, stretched as the graph's own upsampling does."""
+        name, align_corners = self._end()
+        return smooth_classes(self.real(name, 1.0), size, align_corners)
+
+    def _end(self) -> tuple[str, bool]:
+        """(name of the logits, whether their upsampling aligns corners)."""
+        op, align_corners = self.graph[self.graph.output], False
+        while isinstance(op, Resize | Softmax | Argmax | Bilinear):
+            align_corners |= isinstance(op, Bilinear) and op.align_corners
+            op = self.graph[op.input]
+        return op.name, align_corners
 
     def value(self, name: str) -> NDArray:
         """The output of `name` as the network would return it: classes, codes or real values."""
