@@ -16,20 +16,20 @@ from PIL import Image, ImageDraw, ImageFont
 from sparse_icnet.network.icnet import CLASSES, PALETTE
 from sparse_icnet.network.meta import MAX_CLASSES, checked_class_names, shown
 
-# Every pair of classes is at least 20 apart (CIE 1976 difference in Lab) for normal sight and for simulated protanopia
-# and deuteranopia (Machado, Oliveira, Fernandes 2009, severity 1); in the order of CLASSES.
+# Every pair of classes is at least 20 apart by CIEDE2000, and by the CIE 1976 difference in Lab, for normal sight and for
+# simulated protanopia and deuteranopia (Machado, Oliveira, Fernandes 2009, severity 1); in the order of CLASSES.
 COLOUR_BLIND_PALETTE = (
-    (220, 248, 255),
-    (9, 15, 68),
-    (254, 253, 208),
-    (100, 69, 83),
-    (113, 189, 255),
-    (143, 140, 22),
-    (239, 207, 1),
-    (38, 164, 136),
-    (11, 33, 205),
-    (149, 13, 5),
-    (28, 133, 159),
+    (161, 220, 255),
+    (128, 32, 8),
+    (255, 252, 210),
+    (107, 71, 161),
+    (139, 121, 143),
+    (127, 172, 138),
+    (250, 215, 21),
+    (76, 76, 77),
+    (16, 11, 89),
+    (225, 79, 19),
+    (23, 150, 248),
     (0, 0, 0),
 )
 PALETTES = {"camvid": PALETTE, "colour-blind": COLOUR_BLIND_PALETTE}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from sparse_icnet.image import nearest_points, save_png
 from sparse_icnet.network.graph import Size
 from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.render import ALPHA, PaletteLike
+
+Float = TypeVar("Float", np.float32, np.float16)
 
 KINDS = ("classes", "overlay", "side-by-side", "confidence", "probabilities")
 
@@ -100,8 +103,17 @@ class Result:
         """Mean of `confidence` over the picture."""
         return float(self.confidence.mean(dtype=np.float64))
 
-    def probabilities(self, dtype: type[np.float32] | type[np.float16] = np.float32) -> NDArray[np.floating]:
-        """Probabilities (C, H, W) at the picture's own size, float32 or float16: 4 or 2 bytes * C * H * W."""
+    @overload
+    def probabilities(self) -> NDArray[np.float32]: ...
+    @overload
+    def probabilities(self, dtype: type[Float]) -> NDArray[Float]: ...
+    def probabilities(self, dtype: type[np.floating] = np.float32) -> NDArray[np.floating]:
+        """Probabilities (C, H, W) at the picture's own size: 4 or 2 bytes * C * H * W.
+
+        dtype  np.float32 or np.float16
+        """
+        if dtype not in (np.float32, np.float16):
+            raise ValueError(f"probabilities: expected np.float32 or np.float16, found {dtype!r}")
         out = np.empty((len(self.class_names), *self.size), dtype)
         for rows, scores in self._bands():
             scores -= scores.max(0)

@@ -88,6 +88,8 @@ def test_probabilities_confidence_and_classes_agree(tiny_net, size, smooth, monk
     half = found.probabilities(np.float16)
     assert half.dtype == np.float16
     assert np.abs(half - probabilities).max() < 1e-3
+    with pytest.raises(ValueError, match=r"expected np\.float32 or np\.float16"):
+        found.probabilities(np.float64)
     monkeypatch.setattr(result, "_CHUNK", 1)  # row by row: the same bits
     assert np.array_equal(found.probabilities(), probabilities)
 
