@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 import sparse_icnet
-from sparse_icnet.cli.parser import Help, Parser, positive, size
+from sparse_icnet.cli.parser import RESULT_KINDS, Help, Parser, json_place, kinds, positive, share, size
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, _SubParsersAction
@@ -68,10 +69,16 @@ def _segment(commands: Commands) -> None:
         "segment",
         "pictures -> class maps and overlays",
         """\
-Writes for each picture two files into the output folder, both as large as it:
-  street.jpg.classes.png  the class of each pixel, an indexed PNG (pixel value =
-                          class index, CamVid's colours)
-  street.jpg.overlay.png  the picture with the colours laid over it
+Writes for each picture into the output folder what --save names:
+  street.jpg.classes.png       the class of each pixel, an indexed PNG (pixel
+                               value = class index), as large as the picture
+  street.jpg.overlay.png       the picture with the colours of the classes
+                               laid over it, of a single picture with a legend
+  street.jpg.side-by-side.png  the picture, and beside it the overlay
+  street.jpg.confidence.png    grey: the probability of each pixel's class
+  street.jpg.probabilities.npy (classes, height, width)
+and a line in manifest.jsonl: source, digest, size, model, results, shares of
+the classes, confidence, milliseconds.
 
 A FOLDER stands for the pictures in it, in order of their names, a quoted
 'PATTERN' for what it matches.  Results keep the tree: frames/seq1/0001.jpg of
@@ -80,20 +87,17 @@ WebP, PNG, AVIF) each frame is a picture: walk.gif/00001.classes.png.
 
 Each result says inside whose it is.  Results are no input.  One of the same
 picture is replaced; one of another, or any other file in the way, only with
---overwrite.
-
-An unreadable picture is reported, the others are done, the exit code is 2.""",
+--overwrite.  An unreadable picture is reported, the others are done, the exit
+code is 2.""",
     )
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE|FOLDER|PATTERN", help="pictures, folders, quoted patterns"
     )
     parser.set_defaults(many="images")
-    parser.add_argument(
-        "-o", "--output", metavar="DIR", required=True, help="where to write; made if missing"
-    )
-    parser.add_argument("--sample", action="store_true", help="segment the bundled sample photo")
-    parser.add_argument("--recursive", action="store_true", help="look into the folders in a folder as well")
-    parser.add_argument(
+    sources = parser.add_argument_group("sources")
+    sources.add_argument("--sample", action="store_true", help="segment the bundled sample photo")
+    sources.add_argument("--recursive", action="store_true", help="look into the folders in a folder as well")
+    sources.add_argument(
         "--from",
         dest="lists",
         action="append",
@@ -101,11 +105,54 @@ An unreadable picture is reported, the others are done, the exit code is 2.""",
         metavar="LIST",
         help="a file with a path in each line, - for standard input; names of results keep these paths",
     )
-    parser.add_argument("--no-overlay", action="store_true", help="write class maps only")
-    parser.add_argument("--overwrite", action="store_true", help="replace whatever is in the way of a result")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no line for each picture")
+    results = parser.add_argument_group("results")
+    results.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="where to write; made if missing"
+    )
+    results.add_argument(
+        "--save",
+        type=kinds,
+        default=("classes", "overlay"),
+        metavar="KINDS",
+        help=f"some of {', '.join(RESULT_KINDS)} with commas between them (default: classes,overlay)",
+    )
+    results.add_argument("--no-overlay", action="store_true", help="the same as --save classes")
+    results.add_argument(
+        "--blocks", action="store_true", help="the network's own blocks of 8 x 8 pixels, no smooth edges"
+    )
+    results.add_argument(
+        "--alpha", type=share, default=0.55, help="share of the colour in overlays, 0 to 1 (default: 0.55)"
+    )
+    results.add_argument(
+        "--legend",
+        action=argparse.BooleanOptionalAction,
+        help="names and shares beside overlays (default: of a single picture)",
+    )
+    results.add_argument(
+        "--palette",
+        default="camvid",
+        metavar="NAME|FILE",
+        help="camvid, colour-blind, or a file with (r, g, b) in each line (default: camvid)",
+    )
+    results.add_argument("--classes", metavar="FILE", help="names of the classes, one in each line")
+    results.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of probabilities (default: float16)",
+    )
+    results.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="go on where an earlier run stopped: leave out what manifest.jsonl and the files say is done, "
+        "of the same picture, model and options",
+    )
+    results.add_argument(
+        "--overwrite", action="store_true", help="replace whatever is in the way of a result"
+    )
     _add_model(parser, positional=False)
     _add_size_and_threads(parser)
+    _add_talk(parser)
 
 
 def _verify(commands: Commands) -> None:
@@ -134,8 +181,10 @@ does not pass.  Exit code 1: mismatch.""",
     parser.add_argument(
         "--against", choices=("oracle", "openvino", "onnxruntime"), default="oracle", help="default: oracle"
     )
+    _add_json(parser)
     _add_model(parser, positional=False)
     _add_size_and_threads(parser)
+    _add_talk(parser)
 
 
 def _convert(commands: Commands) -> None:
@@ -156,6 +205,7 @@ beside it) or .onnx (extra `onnx`).""",
         help="permute channels so that more 4x4 blocks of weights are empty and can be skipped: same results, faster",
     )
     parser.set_defaults(size=None)
+    _add_talk(parser)
 
 
 def _export(commands: Commands) -> None:
@@ -172,6 +222,7 @@ extra `onnx`).  OpenVINO and ONNX Runtime load and run the result.""",
     parser.add_argument("output", metavar="OUT.xml|OUT.onnx", help="file to write")
     parser.set_defaults(gather_zeros=False)
     _add_size(parser)
+    _add_talk(parser)
 
 
 def _info(commands: Commands) -> None:
@@ -185,7 +236,9 @@ and 4x4 blocks (output x input channels) hold a non-zero, which kernel the
 engine chose and why, and the bytes of its packed weights.""",
     )
     _add_model(parser)
+    _add_json(parser)
     _add_size_and_threads(parser)
+    _add_talk(parser)
 
 
 def _eval(commands: Commands) -> None:
@@ -206,9 +259,9 @@ blocks of 8 x 8 pixels, as the model card says.""",
     parser.add_argument("--data", metavar="DIR", help="folder with SPLIT/ and SPLITannot/ (required)")
     parser.add_argument("--split", default="val", help="default: val")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N frames")
-    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    _add_json(parser)
     _add_size_and_threads(parser)
+    _add_talk(parser)
 
 
 def _profile(commands: Commands) -> None:
@@ -223,7 +276,9 @@ second (executed, and counting the zero blocks skipped).""",
     )
     _add_model(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="default: 10")
+    _add_json(parser)
     _add_size_and_threads(parser)
+    _add_talk(parser)
 
 
 def _add_model(
@@ -240,6 +295,28 @@ def _add_model(
 def _add_size_and_threads(parser: ArgumentParser) -> None:
     _add_size(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
+
+
+def _add_json(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        type=json_place,
+        metavar="FILE.json",
+        help="the figures as JSON as well, into a file; without FILE on standard output, and nothing else there",
+    )
+
+
+def _add_talk(parser: ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors and results alone")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="more: what is done and why; twice: all that the logger sparse_icnet says",
+    )
 
 
 def _add_size(parser: ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sparse_icnet import formats
-from sparse_icnet.cli.terminal import print_table, say
+from sparse_icnet.cli.terminal import Column, print_table, say
 from sparse_icnet.files import check_writable
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.model import load
@@ -37,17 +37,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _gathered(graph: Graph) -> Graph:
-    """`graph` with its channels permuted to gather zeros; prints the share of occupied blocks of each layer."""
+    """`graph` with its channels permuted to gather zeros; prints the share of empty blocks of each layer."""
     gathered = gather_zeros(graph)
     rows = gains(graph, gathered)
     print_table(
-        ("layer", "4x4 blocks %", "gathered %"),
-        [(row.name, f"{100 * row.before:.1f}", f"{100 * row.after:.1f}") for row in rows],
+        (Column("layer"), Column("empty 4x4 %"), Column("gathered %")),
+        [(row.name, _percent(row.before), _percent(row.after)) for row in rows],
     )
     work = sum(row.macs for row in rows)
-    before = sum(row.before * row.macs for row in rows) / work
-    after = sum(row.after * row.macs for row in rows) / work
-    say(
-        f"weighted by work: {100 * before:.1f} % of the 4x4 blocks hold a non-zero, {100 * after:.1f} % gathered"
+    before, after = (
+        sum(getattr(row, when) * row.macs for row in rows) / work for when in ("before", "after")
     )
+    say(f"weighted by work: {_percent(before)} % of the 4x4 blocks are empty, {_percent(after)} % gathered")
     return gathered
+
+
+def _percent(occupied: float) -> str:
+    return f"{100 * (1 - occupied):.1f}"

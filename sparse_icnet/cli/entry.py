@@ -26,6 +26,7 @@ def run(argv: Sequence[str] | None, imported: Callable[[], None]) -> int:
 
     try:
         arguments = parse(argv)
+        _talk(getattr(arguments, "verbose", 0))
         command = import_module(f"sparse_icnet.cli.{arguments.module}")
         imported()
         code: int = command.run(arguments)
@@ -63,6 +64,22 @@ def complain(message: str, hint: str = "") -> None:
     line = " ".join(message.splitlines()) + (f" ({hint})" if hint else "")
     with contextlib.suppress(OSError):  # nobody can be told that stderr is broken
         print(f"sparse-icnet: error: {line}", file=sys.stderr)
+
+
+def _talk(verbose: int) -> None:
+    """-v: what the logger `sparse_icnet` says of its work (INFO) goes to stderr; -vv: all (DEBUG)."""
+    if not verbose:
+        return
+    import logging
+
+    logger = logging.getLogger("sparse_icnet")
+    for handler in [one for one in logger.handlers if one.get_name() == "sparse-icnet"]:
+        logger.removeHandler(handler)  # of an earlier command in this process
+    handler = logging.StreamHandler()
+    handler.set_name("sparse-icnet")
+    handler.setFormatter(logging.Formatter("sparse-icnet: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
 
 
 def _open_standard_streams() -> None:

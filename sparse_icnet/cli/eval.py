@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,40 +13,37 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet import bundled
-from sparse_icnet.cli.inputs import in_order, model_of
-from sparse_icnet.cli.terminal import say
-from sparse_icnet.files import check_writable, replacing
+from sparse_icnet.cli.inputs import check_json, in_order, model_of, ready
+from sparse_icnet.cli.terminal import Column, Progress, print_table, say, say_wrapped, write_json
 from sparse_icnet.image import MAX_PIXELS, ImageError, fitted, frame_count
 from sparse_icnet.jobs.sources import pictures_in
 from sparse_icnet.metrics import IGNORED, Score, confusion_matrix, score
 from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Size
 
-KINDS = (
-    "smooth",
-    "blocks",
-)  # of class maps: as `Model.segment` gives them by default, and as the model card says
+# Of class maps: as `Model.segment` gives them by default, and as the model card says.
+KINDS = ("smooth", "blocks")
 
 
 def run(arguments: argparse.Namespace) -> int:
     pairs = pairs_of(_data(arguments), arguments.split, arguments.limit)
-    if arguments.json:
-        check_writable(Path(arguments.json))
+    check_json(arguments.json)
     model = model_of(arguments)
     count = len(model.classes)
     for _ in in_order(lambda pair: _check_pair(*pair, count), pairs):
         pass
     confusion = np.zeros((len(KINDS), count, count), np.int64)
-    start = time.perf_counter()
-    for done, one in enumerate(in_order(lambda pair: _confusion_of(model, *pair), pairs), 1):
-        confusion += one
-        if not arguments.quiet and (done % 10 == 0 or done == len(pairs)):
-            rate = done / (time.perf_counter() - start)
-            print(f"[{done}/{len(pairs)}] {rate:.1f} frames a second", file=sys.stderr)
+    ready(model, arguments.quiet)
+    with Progress(len(pairs), "frames", arguments.quiet) as progress:
+        for one in in_order(lambda pair: _confusion_of(model, *pair), pairs):
+            confusion += one
+            progress.advance()
     scores = [score(one, _ignored(count)) for one in confusion]
-    _report(scores, model, len(pairs))
+    if arguments.json != "-":
+        _report(scores, model, len(pairs))
     if arguments.json:
-        _write_json(Path(arguments.json), scores, model, len(pairs), bundled.resolve(arguments.model))
+        figures = _figures(scores, model, len(pairs), bundled.short_name(bundled.resolve(arguments.model)))
+        write_json(figures, arguments.json)
     return 0
 
 
@@ -124,37 +119,38 @@ def _read_label(path: Path, size: Size | None) -> NDArray[np.uint8]:
 
 def _report(scores: Sequence[Score], model: Model, frames: int) -> None:
     """A line a class, a column for each of KINDS."""
-    say(f"{'':12} " + "  ".join(f"{kind:>8}" for kind in KINDS))
-    for c, name in enumerate(model.classes):
-        if scores[0].iou[c] is not None:
-            say(_line(name, [one.iou[c] or 0.0 for one in scores]))
+    rows = [
+        (name, *(_percent(one.iou[c] or 0.0) for one in scores))
+        for c, name in enumerate(model.classes)
+        if scores[0].iou[c] is not None
+    ]
+    rows.append(("pixels right", *(_percent(one.accuracy) for one in scores)))
+    rows.append(("mIoU", *(_percent(one.mean) for one in scores)))
+    print_table((Column("IoU"), *(Column(f"{kind} %") for kind in KINDS)), rows)
     if scores[0].absent:
         absent = ", ".join(model.classes[c] for c in scores[0].absent)
-        say(f"not in the labels, left out of the mean: {absent}")
-    say(_line("pixels right", [one.accuracy for one in scores]))
-    size = f"{model.size[0]}x{model.size[1]}"
-    say(f"{_line('mIoU', [one.mean for one in scores])}  ({frames} frames at {size})")
+        say_wrapped(f"not in the labels, left out of the mean: {absent}")
+    say(f"{frames} frames at {model.size[0]}x{model.size[1]}")
 
 
-def _line(name: str, shares: Sequence[float]) -> str:
-    return f"{name:12} " + "  ".join(f"{100 * share:6.2f} %" for share in shares)
+def _percent(part: float) -> str:
+    return f"{100 * part:.2f}"
 
 
-def _write_json(path: Path, scores: Sequence[Score], model: Model, frames: int, weights: Path) -> None:
+def _figures(scores: Sequence[Score], model: Model, frames: int, name: str) -> dict[str, Any]:
     """The figures of each of KINDS under its name."""
-    document = {
+    figures: dict[str, Any] = {
         "version": sparse_icnet.__version__,
-        "model": weights.name,
+        "model": name,
         "size": list(model.size),
         "frames": frames,
         "absent": [model.classes[c] for c in scores[0].absent],
         "labelled_pixels": scores[0].pixels,
     }
     for kind, one in zip(KINDS, scores, strict=True):
-        document[kind] = {
+        figures[kind] = {
             "mean_iou": one.mean,
             "pixel_accuracy": one.accuracy,
             "iou": dict(zip(model.classes, one.iou, strict=True)),
         }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    return figures

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from sparse_icnet import bundled, formats
+from sparse_icnet.cli.terminal import note
+from sparse_icnet.files import check_writable
 from sparse_icnet.jobs import sources
+from sparse_icnet.kernels import machine_code
 from sparse_icnet.model import Model, load
+from sparse_icnet.render import read_class_names
 from sparse_icnet.suggest import did_you_mean
 
 Item = TypeVar("Item")
@@ -20,7 +26,38 @@ Result = TypeVar("Result")
 
 def model_of(arguments: argparse.Namespace) -> Model:
     """The model that --model (or MODEL), --size and --threads ask for."""
-    return load(arguments.model, arguments.size, arguments.threads)
+    model = load(arguments.model, arguments.size, arguments.threads)
+    if getattr(arguments, "classes", None) is not None:
+        model.classes = read_class_names(arguments.classes, len(model.classes))
+    return model
+
+
+def ready(model: Model, quiet: bool = False) -> None:
+    """Make the engine of `model`; say so where that takes long because its kernels must be compiled first."""
+    if not quiet and not machine_code.is_cached():
+        note("compiling the kernels for this CPU, once after an install: 15 to 60 s ...")
+        start = time.perf_counter()
+        kept = machine_code.warm_up()
+        seconds = time.perf_counter() - start
+        note(
+            f"compiled in {seconds:.0f} s, {f'kept in {kept.parent}' if kept else 'no folder to keep them in'}"
+        )
+    _ = model.session
+
+
+def check_json(place: str | None) -> None:
+    """Raise now what writing the figures there would raise after the work."""
+    if place not in (None, "-"):
+        check_writable(Path(place))
+
+
+def model_digest(path: Path) -> str:
+    """'sha256:...' of a model file; of an .xml and its .bin together."""
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
+        if part.is_file():
+            digest.update(part.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def split_model(files: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -3,43 +3,80 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
+from typing import Any
 
-from sparse_icnet.cli.inputs import model_of
-from sparse_icnet.cli.terminal import print_table, say
+from sparse_icnet import bundled
+from sparse_icnet.cli.inputs import check_json, model_of, ready
+from sparse_icnet.cli.terminal import Column, print_table, say, say_wrapped, write_json
 
-HEADER = ("step", "kind", "ms", "share %", "GMAC/s", "dense GMAC/s", "blocks %", "kernel")
+COLUMNS = (
+    Column("step"),
+    Column("kind", rank=3),
+    Column("ms"),
+    Column("share %"),
+    Column("GMAC/s"),
+    Column("dense GMAC/s", rank=2),
+    Column("empty %", rank=1),
+    Column("kernel"),
+)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_json(arguments.json)
     model = model_of(arguments)
+    ready(model, arguments.quiet)
     rows = model.session.profile(arguments.runs)
     total = sum(row.seconds for row in rows)
-    print_table(
-        HEADER,
-        [
-            (
-                row.name,
-                row.kind,
-                f"{1e3 * row.seconds:.3f}",
-                f"{100 * row.seconds / total:.1f}",
-                _rate(row.macs, row.seconds),
-                _rate(row.dense_macs, row.seconds),
-                f"{100 * row.block_density:.1f}" if row.macs else "",
-                row.kernel,
-            )
-            for row in rows
-        ],
-    )
-    executed = sum(row.macs for row in rows)
-    dense = sum(row.dense_macs for row in rows)
-    threads = model.session.threads
-    say(
-        f"\n{1e3 * total:.2f} ms in {len(rows)} steps on {threads} thread{'s' * (threads > 1)}, "
-        f"image to class map: {_rate(executed, total)} GMAC/s executed, {_rate(dense, total)} as if dense"
-    )
-    say("each step alone, median of the runs; blocks: share of weight blocks that hold a non-zero")
+    figures: dict[str, Any] = {
+        "model": bundled.short_name(bundled.resolve(arguments.model)),
+        "size": list(model.size),
+        "threads": model.session.threads,
+        "runs": arguments.runs,
+        "milliseconds": 1e3 * total,
+        "macs": sum(row.macs for row in rows),
+        "dense_macs": sum(row.dense_macs for row in rows),
+        "steps": [],
+    }
+    for row in rows:
+        values = asdict(row)
+        values["milliseconds"] = 1e3 * values.pop("seconds")
+        values["empty_blocks"] = 1 - values.pop("block_density") if row.macs else None
+        figures["steps"].append(values)
+    if arguments.json != "-":
+        _print(figures)
+    if arguments.json:
+        write_json(figures, arguments.json)
     return 0
 
 
-def _rate(macs: int, seconds: float) -> str:
-    return f"{macs / seconds / 1e9:.1f}" if macs and seconds else ""
+def _print(figures: dict[str, Any]) -> None:
+    total = figures["milliseconds"]
+    print_table(
+        COLUMNS,
+        [
+            (
+                step["name"],
+                step["kind"],
+                f"{step['milliseconds']:.3f}",
+                f"{100 * step['milliseconds'] / total:.1f}",
+                _rate(step["macs"], step["milliseconds"]),
+                _rate(step["dense_macs"], step["milliseconds"]),
+                "" if step["empty_blocks"] is None else f"{100 * step['empty_blocks']:.1f}",
+                step["kernel"],
+            )
+            for step in figures["steps"]
+        ],
+    )
+    threads = figures["threads"]
+    say()
+    say_wrapped(
+        f"{total:.2f} ms in {len(figures['steps'])} steps on {threads} thread{'s' * (threads > 1)}, "
+        f"image to class map: {_rate(figures['macs'], total)} GMAC/s executed, "
+        f"{_rate(figures['dense_macs'], total)} as if dense",
+        "each step alone, median of the runs; empty: share of the weight blocks that hold nothing but zeros",
+    )
+
+
+def _rate(macs: int, milliseconds: float) -> str:
+    return f"{macs / milliseconds / 1e6:.1f}" if macs and milliseconds else ""

@@ -1,4 +1,4 @@
-"""`sparse-icnet segment`: pictures -> class maps and overlays."""
+"""`sparse-icnet segment`: pictures -> class maps, overlays and other results, and their manifest."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import time
 from pathlib import Path
 
-from sparse_icnet import bundled
+from sparse_icnet import bundled, render
 from sparse_icnet.cli.entry import complain
-from sparse_icnet.cli.inputs import expand, in_order, model_of
-from sparse_icnet.cli.terminal import flush, say
+from sparse_icnet.cli.inputs import expand, in_order, model_digest, model_of, ready
+from sparse_icnet.cli.terminal import Progress, duration, flush, note, say
+from sparse_icnet.jobs.manifest import Manifest
 from sparse_icnet.jobs.sources import Found, Source, counted
 from sparse_icnet.jobs.work import Options, Record, segment_source
+from sparse_icnet.model import Model
 
 DONE, BAD_INPUT = 0, 2
 
@@ -19,34 +21,66 @@ DONE, BAD_INPUT = 0, 2
 def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     found = _sources(arguments, output)
-    options = Options(
+    model = model_of(arguments)
+    options = _options(arguments, output, model, single=len(found.sources) == 1)
+    output.mkdir(parents=True, exist_ok=True)
+    with Manifest(output) as manifest:
+        ready(model, arguments.quiet)
+        return _segment_all(model, found.sources, options, manifest, arguments)
+
+
+def _segment_all(
+    model: Model, sources: list[Source], options: Options, manifest: Manifest, arguments: argparse.Namespace
+) -> int:
+    def segment(source: Source) -> list[Record]:
+        return list(segment_source(model, source, options, manifest))
+
+    total = len(sources)
+    verbose = not arguments.quiet and (arguments.verbose or total == 1)
+    failures = pictures = skipped = 0
+    start = time.perf_counter()
+    with Progress(total, "sources", arguments.quiet) as progress:
+        for number, records in enumerate(in_order(segment, sources), 1):
+            for line in filter(None, (record.line() for record in records)):
+                manifest.append(line)
+            errors = [record.error for record in records if record.error]
+            good = [record for record in records if not record.error]
+            failures += bool(errors)
+            pictures += sum(not record.skipped for record in good)
+            skipped += sum(record.skipped for record in good)
+            if errors or (good and verbose):
+                with progress.aside():
+                    for error in errors:
+                        complain(error)
+                    if good and verbose:
+                        count = f"[{number}/{total}] " if total > 1 else ""
+                        say(f"{count}{sources[number - 1].path}: {_line(good, options)}")
+                        flush()
+            progress.advance()
+    if total > 1 and not arguments.quiet:
+        say(_summary(total - failures, total, pictures, skipped, time.perf_counter() - start, options.output))
+    return BAD_INPUT if failures else DONE
+
+
+def _options(arguments: argparse.Namespace, output: Path, model: Model, single: bool) -> Options:
+    palette = None
+    if arguments.palette != "camvid":
+        colours = render.palette(arguments.palette, len(model.classes)).tolist()
+        palette = tuple((red, green, blue) for red, green, blue in colours)
+    path = bundled.resolve(arguments.model)
+    return Options(
         output,
-        save=("classes",) if arguments.no_overlay else ("classes", "overlay"),
+        model_name=bundled.short_name(path),
+        model_digest=model_digest(path),
+        save=("classes",) if arguments.no_overlay else arguments.save,
+        smooth=not arguments.blocks,
+        alpha=arguments.alpha,
+        legend=single if arguments.legend is None else arguments.legend,
+        palette=palette,
+        dtype=arguments.dtype,
+        skip_existing=arguments.skip_existing,
         overwrite=arguments.overwrite,
     )
-    model = model_of(arguments)
-    output.mkdir(parents=True, exist_ok=True)
-
-    def segment(source: Source) -> list[Record]:
-        return list(segment_source(model, source, options))
-
-    total = len(found.sources)
-    done = failures = 0
-    start = time.perf_counter()
-    for number, records in enumerate(in_order(segment, found.sources), 1):
-        errors = [record.error for record in records if record.error]
-        for error in errors:
-            complain(error)
-        failures += bool(errors)
-        done += len(records) - len(errors)
-        if len(records) > len(errors) and not arguments.quiet:
-            count = f"[{number}/{total}] " if total > 1 else ""
-            say(f"{count}{found.sources[number - 1].path}: {_line(records, options)}")
-            flush()
-    if total > 1 and not arguments.quiet:
-        seconds = time.perf_counter() - start
-        say(f"{total - failures} of {total} done, {done} pictures in {seconds:.1f} s -> {output}")
-    return BAD_INPUT if failures else DONE
 
 
 def _sources(arguments: argparse.Namespace, output: Path) -> Found:
@@ -63,9 +97,9 @@ def _sources(arguments: argparse.Namespace, output: Path) -> Found:
         )
     if not arguments.quiet:
         if found.results:
-            say(f"{len(found.results)} left out, results of sparse-icnet: {_some(found.results)}")
+            note(f"{len(found.results)} left out, results of sparse-icnet: {_some(found.results)}")
         if found.unread:
-            say(f"left out, formats that are not read here: {counted(found.unread)}")
+            note(f"left out, formats that are not read here: {counted(found.unread)}")
     return found
 
 
@@ -76,8 +110,18 @@ def _some(paths: list[Path], most: int = 3) -> str:
 def _line(records: list[Record], options: Options) -> str:
     """'road 31 %, sky 20 % -> files' of one picture, the number of frames and their folder of several."""
     first = records[0]
-    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in first.shares[:4])
+    paths = [str(options.output / name) for name in first.results.values()]
+    if all(record.skipped for record in records):
+        return "skipped, its results are there"
+    shares = ", ".join(f"{name} {render.share_text(share)}" for name, share in list(first.shares.items())[:4])
     if first.frame is None:
-        return f"{shares} -> {', '.join(str(path) for _, path in first.results)}"
-    good = [record for record in records if not record.error]
-    return f"{len(good)} frames, the first {shares} -> {first.results[0][1].parent}/"
+        return f"{shares} -> {', '.join(paths)}"
+    new = sum(not record.skipped for record in records)
+    return f"{new} of {len(records)} frames -> {Path(paths[0]).parent}/"
+
+
+def _summary(good: int, total: int, pictures: int, skipped: int, seconds: float, output: Path) -> str:
+    rate = f", {pictures / seconds:.1f} a second" if pictures and seconds > 1 else ""
+    there = f", {skipped} were there" if skipped else ""
+    time_taken = f"{seconds:.1f} s" if seconds < 120 else duration(seconds)
+    return f"{good} of {total} done: {pictures} pictures in {time_taken}{rate}{there} -> {output}"

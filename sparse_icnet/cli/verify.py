@@ -3,40 +3,62 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import itertools
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sparse_icnet import bundled
-from sparse_icnet.cli.inputs import expand, model_of, split_model
-from sparse_icnet.cli.terminal import say
+from sparse_icnet.cli.inputs import check_json, expand, model_of, ready, split_model
+from sparse_icnet.cli.terminal import Progress, say, say_wrapped, write_json
 from sparse_icnet.reference import compare
 
 OK, MISMATCH = 0, 1
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_json(arguments.json)
     files = arguments.files
     if arguments.model is None:
         arguments.model, files = split_model(files)
     pictures = [Path(source.path) for source in expand(files).sources] or [bundled.SAMPLE_IMAGE]
     net = model_of(arguments)
     blobs = [net.blob(picture)[0] for picture in pictures]
-    say(
-        f"{bundled.resolve(arguments.model)} at {net.size[0]}x{net.size[1]} against {arguments.against}, "
-        f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"
-    )
-    report = compare.verify(
-        net.graph,
-        blobs,
-        arguments.against,
-        compare.SessionEngine(net.graph, net.session, net.threads),
-        names=[picture.name for picture in pictures],
-        threads=arguments.threads,
-        progress=_progress if len(pictures) > 1 else None,
-    )
-    say(report)
+    if arguments.json != "-":
+        say_wrapped(
+            f"{bundled.resolve(arguments.model)} at {net.size[0]}x{net.size[1]} against {arguments.against}, "
+            f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"
+        )
+    ready(net, arguments.quiet)
+    with Progress(len(pictures), "pictures", arguments.quiet) as progress:
+        started = itertools.count()
+        report = compare.verify(
+            net.graph,
+            blobs,
+            arguments.against,
+            compare.SessionEngine(net.graph, net.session, net.threads),
+            names=[picture.name for picture in pictures],
+            threads=arguments.threads,
+            progress=lambda _: progress.advance(1 if next(started) else 0),  # said when a picture begins
+        )
+    if arguments.json != "-":
+        say(report)
+    if arguments.json:
+        write_json(_figures(report, arguments), arguments.json)
     return OK if report.passed else MISMATCH
 
 
-def _progress(picture: str) -> None:
-    print(f"{picture} ...", file=sys.stderr)
+def _figures(report: compare.Report, arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "model": bundled.short_name(bundled.resolve(arguments.model)),
+        "against": report.against,
+        "passed": report.passed,
+        "problems": list(report.problems),
+        "tensors_equal": report.traced,
+        "pictures": [
+            {name: None if value != value else value for name, value in asdict(row).items()}  # NaN: no figure
+            for row in report.differences
+        ],
+        "allowed": {runtime: report.allowed(runtime) for runtime in report.runtimes},
+        "notes": list(report.notes),
+    }

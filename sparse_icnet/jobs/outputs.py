@@ -125,14 +125,17 @@ def _write(file: IO[bytes], array: NDArray[np.generic]) -> None:
     file.write(memoryview(array).cast("B") if array.size else b"")
 
 
-def check_free(path: Path, digest: str) -> None:
-    """Raise FileExistsError if `path` holds anything but a result of the source with this digest."""
+def check_free(path: Path, digest: str, earlier: str | None = None) -> None:
+    """Raise FileExistsError if `path` holds anything but a result of the source with this digest.
+
+    earlier  digest that the source had when its results were written
+    """
     if not os.path.lexists(path):
         return
     mark = read_mark(path)
     if mark is None:
         what = "exists and is no result of sparse-icnet"
-    elif mark.digest != digest:
+    elif mark.digest not in (digest, earlier):
         what = f"exists and is the result of another source, {mark.source}"
     else:
         return

@@ -1,19 +1,33 @@
-"""One source -> its result files: decode, segment, write.  Whatever one picture can raise stays with that picture."""
+"""One source -> its result files: decode, segment, write.  Whatever one picture can raise stays with that picture.
+
+`segment_source` is all that a thread or a worker process has to call: it writes the results and yields a `Record` for
+each picture, whose `line()` the caller appends to the manifest.  `Options` and `Record` pickle.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import os
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sparse_icnet.image import ImageError, frame_count, frames
-from sparse_icnet.jobs.outputs import Mark, check_free, result_name, save_png
+from sparse_icnet.jobs.manifest import Entry, Manifest
+from sparse_icnet.jobs.outputs import Mark, check_free, result_name, save_npy, save_png
 from sparse_icnet.jobs.sources import Source
 from sparse_icnet.model import Model
+from sparse_icnet.network.graph import Size
+from sparse_icnet.render import ALPHA
+from sparse_icnet.result import Result
 
 # What no other picture can be written after either: a full disk, a quota, a file system that fails or is read-only.
 _HOPELESS = frozenset(
@@ -23,74 +37,207 @@ _HOPELESS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is wanted of each picture; pickles to worker processes.
+    """What is wanted of each picture.
 
-    output     folder of the results, made where it is missing
-    save       kinds of results, keys of `outputs.SUFFIX_OF_KIND`
-    overwrite  replace results of other sources and files that are no results
+    output         folder of the results, made where it is missing
+    model_name     what the manifest calls the model
+    model_digest   of its file or files
+    save           kinds of results, keys of `outputs.SUFFIX_OF_KIND`
+    smooth         as for `Model.segment`
+    alpha          share of the colour in overlays, 0 to 1
+    legend         beside overlays
+    palette        (r, g, b) of each class; None: CamVid's
+    dtype          of probabilities: float16 or float32
+    skip_existing  leave out what the manifest says is done and whose files are there
+    overwrite      replace results of other sources and files that are no results
     """
 
     output: Path
+    model_name: str = ""
+    model_digest: str = ""
     save: tuple[str, ...] = ("classes", "overlay")
+    smooth: bool = True
+    alpha: float = ALPHA
+    legend: bool = False
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    dtype: str = "float16"
+    skip_existing: bool = False
     overwrite: bool = False
+
+    def model(self, size: Size) -> dict[str, Any]:
+        """What the manifest says of a model that runs at `size`."""
+        return {"name": self.model_name, "digest": self.model_digest, "size": list(size)}
+
+    def settings(self) -> str:
+        """Digest of all that the results depend on besides picture and model."""
+        names = ("smooth", "alpha", "legend", "palette", "dtype")
+        values = json.dumps([getattr(self, name) for name in names])
+        return hashlib.sha256(values.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """What came of one picture: of a source that is no animation, or of one frame.
 
-    source   the file
+    source   the file, as the user wrote it
+    name     of its results
     frame    None, or the number of the frame, from 1
-    digest   of the file: 'sha256:' and 64 hexadecimal digits; '' if it could not be read
-    results  kind -> path of the file written
-    shares   class name -> share of the pixels, of the classes that occur, largest first
     error    None, or one line that says what went wrong and with what
+    skipped  whether its results were there already
+    The others are those of `sparse_icnet.jobs.manifest`; without results where there is an error or all is skipped.
     """
 
     source: str
+    name: str
     frame: int | None = None
     digest: str = ""
-    results: tuple[tuple[str, Path], ...] = ()
-    shares: tuple[tuple[str, float], ...] = ()
+    size: Size | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    settings: str = ""
+    results: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    confidence: float | None = None
+    milliseconds: float = 0.0
     error: str | None = None
+    skipped: bool = False
+
+    def line(self) -> dict[str, Any] | None:
+        """Its line of the manifest; None where nothing was written."""
+        if not self.results or self.error or self.skipped:
+            return None
+        values = asdict(self)
+        for name in ("error", "skipped"):
+            del values[name]
+        return {**values, "source": os.path.abspath(self.source)}
 
 
-def segment_source(model: Model, source: Source, options: Options) -> Iterator[Record]:
+def segment_source(
+    model: Model, source: Source, options: Options, manifest: Manifest | None = None
+) -> Iterator[Record]:
     """Segment a source and write its results: a record for each picture in it, one with `error` where it is of no use.
+
+    manifest  what is known of earlier results (read only)
 
     After an unreadable frame an animation ends.  Raises OSError where nothing more can be written at all.
     """
+    start = time.perf_counter()
     try:
         data = Path(source.path).read_bytes()
     except OSError as error:
-        yield Record(source.path, error=f"{source.path}: {error.strerror or error}")
+        yield Record(source.path, source.name, error=f"{source.path}: {error.strerror or error}")
         return
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     frame: int | None = None
     try:
-        many = frame_count(data, source.path) > 1
-        for number, (picture, _) in enumerate(frames(data, source.path), 1):
-            frame = number if many else None
-            yield _segment_picture(model, picture, source, frame, digest, options)
+        if frame_count(data, source.path) == 1:
+            task = Task(model, source, None, digest, options, manifest)
+            yield task.skipped() or task.segment(next(frames(data, source.path)).picture, start)
+            return
+        for frame, (picture, _) in enumerate(frames(data, source.path), 1):
+            task = Task(model, source, frame, digest, options, manifest)
+            yield task.skipped() or task.segment(picture, start)
+            start = time.perf_counter()
     except ImageError as error:
-        yield Record(source.path, frame, digest, error=str(error))
+        yield Record(source.path, source.name, frame, digest, error=str(error))
     except OSError as error:
         if error.errno in _HOPELESS:
             raise
-        yield Record(source.path, frame, digest, error=f"{error.filename}: {error.strerror or error}")
+        message = f"{error.filename}: {error.strerror or error}"
+        yield Record(source.path, source.name, frame, digest, error=message)
 
 
-def _segment_picture(
-    model: Model, picture: Image.Image, source: Source, frame: int | None, digest: str, options: Options
-) -> Record:
-    paths = {kind: options.output / result_name(source.name, kind, frame) for kind in options.save}
-    if not options.overwrite:
-        for path in paths.values():
-            check_free(path, digest)
-    result = model.predict(picture)
-    for kind, path in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = result.class_image() if kind == "classes" else result.overlay(legend=False)
-        save_png(image, path, Mark(kind, source.name, digest))
-    shares = sorted(result.shares.items(), key=lambda item: -item[1])
-    return Record(source.path, frame, digest, tuple(paths.items()), tuple(item for item in shares if item[1]))
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture, or one frame of an animation or a video, that is to be segmented.
+
+    digest  of the file
+    """
+
+    model: Model
+    source: Source
+    frame: int | None
+    digest: str
+    options: Options
+    manifest: Manifest | None = None
+
+    def skipped(self) -> Record | None:
+        """A record if the results are there and are those of this file, model and settings; else None."""
+        entry = self._entry()
+        if not self.options.skip_existing or entry is None:
+            return None
+        same = entry.digest == self.digest and entry.made_with == json.dumps(
+            [self.options.model(self.model.size), self.options.settings()], sort_keys=True
+        )
+        names = self._names()
+        there = same and all(
+            entry.results.get(kind) == name and (self.options.output / name).is_file()
+            for kind, name in names.items()
+        )
+        if not there:
+            return None
+        return Record(
+            self.source.path, self.source.name, self.frame, self.digest, results=names, skipped=True
+        )
+
+    def segment(self, picture: Image.Image, start: float) -> Record:
+        """Segment the picture and write its results.
+
+        start  `time.perf_counter()` when the work on it began
+
+        Raises FileExistsError where a result of another source, or no result, is in the way; OSError.
+        """
+        names = self._names()
+        if not self.options.overwrite:
+            entry = self._entry()
+            ours = entry is not None and entry.source == os.path.abspath(self.source.path)
+            for name in names.values():
+                # Of a picture that has changed since, the manifest knows the digest that its results bear.
+                check_free(self.options.output / name, self.digest, entry.digest if entry and ours else None)
+        result = self.model.predict(picture, self.options.smooth)
+        for kind, name in names.items():
+            path = self.options.output / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._save(result, kind, path)
+        shares = sorted(result.shares.items(), key=lambda item: -item[1])
+        return Record(
+            self.source.path,
+            self.source.name,
+            self.frame,
+            self.digest,
+            size=result.size,
+            model=self.options.model(self.model.size),
+            settings=self.options.settings(),
+            results=names,
+            shares={name: round(share, 6) for name, share in shares if share},
+            confidence=round(grid_confidence(result.logits), 4),
+            milliseconds=round(1e3 * (time.perf_counter() - start), 1),
+        )
+
+    def _entry(self) -> Entry | None:
+        return self.manifest.entry(self.source.name, self.frame) if self.manifest else None
+
+    def _names(self) -> dict[str, str]:
+        return {kind: result_name(self.source.name, kind, self.frame) for kind in self.options.save}
+
+    def _save(self, result: Result, kind: str, path: Path) -> None:
+        mark = Mark(kind, self.source.name, self.digest)
+        options = self.options
+        palette = options.palette or "camvid"
+        if kind == "probabilities":
+            save_npy(
+                result.probabilities(np.float16 if options.dtype == "float16" else np.float32), path, mark
+            )
+        elif kind == "classes":
+            save_png(result.class_image(palette), path, mark)
+        elif kind == "confidence":
+            save_png(result.confidence_image(), path, mark)
+        elif kind == "overlay":
+            save_png(result.overlay(options.alpha, options.legend, palette), path, mark)
+        else:
+            save_png(result.side_by_side(options.alpha, options.legend, palette), path, mark)
+
+
+def grid_confidence(logits: NDArray[np.float32]) -> float:
+    """Mean over the grid points of the highest probability, of logits (C, h, w): softmax over C."""
+    powers = np.exp(logits - logits.max(0))
+    return float((1 / powers.sum(0, dtype=np.float64)).mean())

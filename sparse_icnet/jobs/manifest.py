@@ -1,0 +1,151 @@
+"""manifest.jsonl: a line of JSON for each picture that is done, in the folder of its results.
+
+    source        path of the picture, absolute
+    name          of its results (`sources.Source.name`)
+    frame         number of the frame from 1, null for a picture that is no animation
+    digest        of the source file: 'sha256:...'
+    size          [height, width] of the picture, pixels
+    model         name and digest of the model, network size
+    settings      digest of what else the results depend on
+    results       kind -> path below the folder of the manifest
+    shares        class name -> share of the pixels, the largest first
+    confidence    mean over the points of the network's grid of the highest probability
+    milliseconds  from the first byte read to the last one written
+
+A line is appended by one write when the results are whole.  What a killed process left of its last line is no line; the
+next one to append ends it first.  Of several lines about one picture the last one counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+NAME = "manifest.jsonl"
+PATTERN = "manifest*.jsonl"  # those of several processes that share a folder
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the last lines about one picture say.
+
+    made_with  model and settings
+    results    kind -> path below the folder
+    """
+
+    source: str
+    digest: str
+    made_with: str
+    results: Mapping[str, str]
+
+
+class Manifest:
+    """The lines of all manifests in a folder, by picture; and the file that new ones are appended to."""
+
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        """Read the manifests in `folder`.
+
+        Raises FileExistsError where `name` is a file of something else, OSError where one cannot be read.
+        """
+        self.path = folder / name
+        self._entries: dict[tuple[str, int | None], Entry] = {}
+        self._lock = threading.Lock()
+        self._file: int | None = None
+        for path in sorted(folder.glob(PATTERN)):
+            with open(path, "rb") as file:
+                self._read(path, file.read())
+
+    def _read(self, path: Path, content: bytes) -> None:
+        found = 0
+        for values in _lines(content):
+            key, entry = _entry(values)
+            if entry is None:
+                continue
+            found += 1
+            before = self._entries.get(key)
+            if before and (before.digest, before.made_with) == (entry.digest, entry.made_with):
+                entry = Entry(
+                    entry.source, entry.digest, entry.made_with, {**before.results, **entry.results}
+                )
+            self._entries[key] = entry
+        if b"\n" in content and not found and path == self.path:
+            raise FileExistsError(errno.EEXIST, "exists and is no manifest of sparse-icnet", str(path))
+
+    def entry(self, name: str, frame: int | None = None) -> Entry | None:
+        """What is known of the results of a source."""
+        return self._entries.get((name, frame))
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Add a line.  Raises OSError that names the file."""
+        line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+        try:
+            with self._lock:
+                if self._file is None:
+                    self._file = self._opened()
+                if os.write(self._file, line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def _opened(self) -> int:
+        """Descriptor at the end of the file, behind a whole line."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        file = os.open(self.path, flags, 0o666)
+        end = os.lseek(file, 0, os.SEEK_END)
+        if end:
+            os.lseek(file, end - 1, os.SEEK_SET)
+            if os.read(file, 1) != b"\n":
+                os.write(file, b"\n")
+        return file
+
+    def close(self) -> None:
+        """Close the file; a later `append` opens it again."""
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _lines(content: bytes) -> Iterator[dict[str, Any]]:
+    for line in content.split(b"\n"):
+        try:
+            values = json.loads(line)
+        except ValueError:  # half a line, or none
+            continue
+        if isinstance(values, dict):
+            yield values
+
+
+def _entry(values: dict[str, Any]) -> tuple[tuple[str, int | None], Entry | None]:
+    """(key, entry) of a line; no entry for one that is not of this form."""
+    name, frame = values.get("name"), values.get("frame")
+    results = values.get("results")
+    if not (
+        isinstance(name, str)
+        and (frame is None or isinstance(frame, int))
+        and isinstance(results, dict)
+        and all(isinstance(path, str) for path in results.values())
+    ):
+        return ("", None), None
+    made_with = json.dumps([values.get("model"), values.get("settings")], sort_keys=True)
+    return (name, frame), Entry(
+        str(values.get("source")), str(values.get("digest")), made_with, dict(results)
+    )
