@@ -10,10 +10,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparse_icnet import files
 from sparse_icnet.kernels import machine_code
+from sparse_icnet.kernels.control import DONE, control_words
 from sparse_icnet.target import TARGET
 
 FILES = Path(files.__file__)  # writes the cache
@@ -154,9 +156,11 @@ def test_machine_code_needs_nothing_of_python():
         assert name not in elffile, name
 
 
-def test_run_takes_six_integers():
-    """Called with none to do, it does nothing; called with too few, it is refused before any memory is touched."""
+def test_run_takes_five_integers():
+    """Called as a helper with nothing open, it does nothing; called with too few, it is refused before it does any."""
     run = machine_code.run_function()
+    control = np.zeros(control_words(0), np.int64)
     with pytest.raises(TypeError):
         run(1)
-    assert run(0, 0, 0, 0, 1, 0) is None
+    assert run(control.ctypes.data, 0, 0, 0, 0) == DONE
+    assert not control.any()

@@ -29,15 +29,18 @@ _MAGIC = b"sparse-icnet machine code 1\n"
 # Within the package.  Not found by imports: those of Numba would take longer than all else.
 _SOURCES = ("kernels/*.py", "simd/*.py", "target.py", "network/arithmetic.py", "sparse/winograd.py")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_ARGUMENTS = 6
-_lock = threading.Lock()
-_run: Callable[..., None] | None = None
+_ARGUMENTS = 5
+# A fork waits until the compiler is done: in the middle of its work neither Numba nor LLVM can be used by a child.
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_run: Callable[..., int] | None = None
 
 
 def is_cached() -> bool:
     """Whether the first inference needs no compiler: a cache folder has the machine code for this CPU and these settings.
 
-    Reads the file (about a megabyte) and does not import Numba.  Raises ImportError if Numba is not installed.
+    Reads the file (some 100 kB) and does not import Numba.  Raises ImportError if Numba is not installed.
     """
     return _find() is not None
 
@@ -52,16 +55,24 @@ def warm_up() -> Path | None:
     return found[0] if found else None
 
 
-def run_function() -> Callable[..., None]:
-    """`run` as a Python callable of six integers; it holds no interpreter lock while it runs.
+def run_function() -> Callable[..., int]:
+    """`run` as a Python callable of five integers; it holds no interpreter lock while it runs.
 
     The first call in a process loads the machine code, or compiles it where no cache folder has it.
     """
     global _run
-    with _lock:
-        if _run is None:
-            _run = _callable(_machine_code())
-        return _run
+    if _run is None:
+        try:
+            _lock.acquire()
+            if _run is None:
+                _run = _callable(_machine_code())
+        finally:
+            # Behind an interrupted `acquire` only the lock knows whether it was taken.
+            try:  # noqa: SIM105  (one instruction, so that no interruption comes before it)
+                _lock.release()
+            except RuntimeError:  # it was not
+                pass
+    return _run
 
 
 def cache_folders() -> Iterator[Path]:
@@ -181,6 +192,8 @@ def _compile() -> bytes:
     # No entry for the interpreter and no reference counting: the object then needs nothing of Python or Numba.
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
     flags.nrt = False
+    # A division by zero gives 0, as those that `jit` compiles: a kernel that raised would leave an inference open.
+    flags.error_model = "numpy"
     codegen = cpu_target.target_context.codegen()
     with _linking_only(codegen):
         result = compiler.compile_extra(
@@ -228,7 +241,7 @@ def _linking_only(codegen: Any) -> Iterator[None]:
         del codegen.set_env
 
 
-def _callable(machine_code: bytes) -> Callable[..., None]:
+def _callable(machine_code: bytes) -> Callable[..., int]:
     name, _, code = machine_code.partition(b"\0")
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -245,13 +258,14 @@ def _callable(machine_code: bytes) -> Callable[..., None]:
     )
     entry = prototype(address)
 
-    def run(steps: int, first: int, last: int, sync: int, threads: int, scratch: int) -> None:
+    def run(control: int, ticket: int, steps: int, first: int, last: int) -> int:
         result, exception = ctypes.c_int64(), ctypes.c_void_p()
         status = entry(
-            ctypes.addressof(result), ctypes.addressof(exception), steps, first, last, sync, threads, scratch
+            ctypes.addressof(result), ctypes.addressof(exception), control, ticket, steps, first, last
         )
         if status:
             raise RuntimeError(f"a kernel failed with status {status}")
+        return result.value
 
     run.engine = engine  # the code lives as long as the function
     return run

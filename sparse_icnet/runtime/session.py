@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.machine_code import run_function
-from sparse_icnet.kernels.sizes import SYNC_BYTES
 from sparse_icnet.network.graph import Graph, Size
+from sparse_icnet.processes import PerProcess
+from sparse_icnet.runtime.crew import Crew
 from sparse_icnet.runtime.layout import LINE
 from sparse_icnet.runtime.plan import plan_for
 from sparse_icnet.runtime.smooth import Stretch
@@ -96,12 +96,11 @@ class Session:
             for end, tail in tails.items()
         }
         self._tables = {key: _table(steps, self.threads) for key, steps in self._programs.items()}
+        scratch_bytes = -(-max(plan.scratch_bytes, 1) // LINE) * LINE
+        scratch = plan.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
         longest = max(map(len, self._tables.values()))
-        self._sync = plan.arena.take(longest * SYNC_BYTES)
-        self._scratch = [plan.arena.take(plan.scratch_bytes) for _ in range(self.threads)]
-        self._lock = threading.Lock()
-        self._call = run_function()
-        self._start_pool()
+        # A forked process has none of the workers, and maybe an inference half done in its memory.
+        self._crew = PerProcess(partial(Crew, run_function(), self.threads, longest, scratch))
 
     def __repr__(self) -> str:
         kept = ", keep_tensors=True" if self.keep_tensors else ""
@@ -211,19 +210,17 @@ class Session:
 
     def profile(self, repeats: int = 20) -> list[StepTime]:
         """Median time of every step of image -> class map, run one by one on all threads, on random pixels."""
-        steps, table = self._programs[True, _End.CLASSES], self._tables[True, _End.CLASSES]
+        steps = self._programs[True, _End.CLASSES]
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
         out = np.empty(self.plan.classes_size, np.uint8)
         seconds = np.empty((len(steps), repeats))
-        with self._lock:
-            self._bind(table, image, out)
-            for repeat in range(repeats):
-                for index in range(len(steps)):
-                    self._sync[:] = 0
-                    start = time.perf_counter()
-                    self._launch(table, index, index + 1)
-                    seconds[index, repeat] = time.perf_counter() - start
+        table = self._bound(True, _End.CLASSES, image, out)
+        for repeat in range(repeats):
+            for index in range(len(steps)):
+                start = time.perf_counter()
+                self._launch(table, index, index + 1)
+                seconds[index, repeat] = time.perf_counter() - start
         return [
             StepTime(
                 step.name,
@@ -288,39 +285,22 @@ class Session:
         fields: Mapping[int, Mapping[int, int]] = MappingProxyType({}),
     ) -> None:
         """Run a program; `fields` are set for this run: step (-1 is the last), field, value."""
-        table = self._tables[image, end]
-        with self._lock:
-            self._bind(table, source, out)
-            for step, values in fields.items():
-                for index, value in values.items():
-                    table[step, index] = value
-            self._sync[:] = 0
-            self._launch(table, 0, len(table))
+        table = self._bound(image, end, source, out)
+        for step, values in fields.items():
+            for index, value in values.items():
+                table[step, index] = value
+        self._launch(table, 0, len(table))
 
-    @staticmethod
-    def _bind(table: NDArray[np.int64], source: NDArray, out: NDArray) -> None:
+    def _bound(self, image: bool, end: _End, source: NDArray, out: NDArray) -> NDArray[np.int64]:
+        """The rows of a program for one call, which reads `source` and writes `out`."""
+        table = self._tables[image, end].copy()
         table[0, f.IN] = source.ctypes.data
         table[-1, f.OUT] = out.ctypes.data
-
-    def _start_pool(self) -> None:
-        """The threads beside the caller's.  A forked process inherits none of them and starts its own."""
-        self._pool = ThreadPoolExecutor(self.threads - 1, "sparse-icnet") if self.threads > 1 else None
-        self._process = os.getpid()
+        return table
 
     def _launch(self, table: NDArray[np.int64], first: int, last: int) -> None:
-        arguments = (table.ctypes.data, first, last, self._sync.ctypes.data, self.threads)
-        if self._process != os.getpid():
-            self._start_pool()
-        if self._pool is None:
-            self._call(*arguments, self._scratch[0].ctypes.data)
-            return
-        others = [self._pool.submit(self._call, *arguments, s.ctypes.data) for s in self._scratch[1:]]
-        try:
-            self._call(*arguments, self._scratch[0].ctypes.data)
-        finally:
-            wait(others)
-        for other in others:
-            other.result()
+        """Run the steps first..last; no thread reads or writes memory of this session or call afterwards."""
+        self._crew.get().run(table.ctypes.data, first, last)
 
 
 def nearest(x: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -68,6 +68,29 @@ def atomic_load(typing, address):
     return types.int64(types.intp), emit
 
 
+@intrinsic
+def atomic_store(typing, address, value):
+    """Set the int64 at `address`; release."""
+
+    def emit(context, builder, signature, arguments):
+        builder.store_atomic(arguments[1], llvm.pointer(builder, arguments[0], llvm.I64), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), emit
+
+
+@intrinsic
+def atomic_claim(typing, address):
+    """Set the int64 at `address` from 0 to 1; whether this call did it; sequentially consistent."""
+
+    def emit(context, builder, signature, arguments):
+        zero, one = (ir.Constant(llvm.I64, value) for value in (0, 1))
+        place = llvm.pointer(builder, arguments[0], llvm.I64)
+        return builder.extract_value(builder.cmpxchg(place, zero, one, "seq_cst", "seq_cst"), 1)
+
+    return types.boolean(types.intp), emit
+
+
 _YIELD = "SwitchToThread" if os.name == "nt" else "sched_yield"
 
 
