@@ -19,8 +19,8 @@ from PIL import Image
 from sparse_icnet import render
 from sparse_icnet.files import replacing
 from sparse_icnet.image import nearest_points, save_png
+from sparse_icnet.network.arithmetic import interpolation
 from sparse_icnet.network.graph import Size
-from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.render import ALPHA, PaletteLike
 
 Float = TypeVar("Float", np.float32, np.float16)
@@ -37,7 +37,8 @@ _PICTURES = {
     ".webp": "WEBP",
 }
 _LOSSLESS = (".bmp", ".png", ".tif", ".tiff")
-_CHUNK = 1 << 21  # values interpolated at a time: 8 MB of float32
+_CHUNK = 1 << 18  # values interpolated at a time: 1 MB of float32
+_LEAST_ROWS = 32
 _NOTEBOOK = (1280, 960)  # largest picture shown in a notebook, pixels
 
 
@@ -128,7 +129,24 @@ class Result:
             yield rows, (self._interpolated(rows) if self.smooth else self._repeated(rows))
 
     def _interpolated(self, rows: slice) -> NDArray[np.float32]:
-        return bilinear(self.logits, self.size, self.align_corners, np.arange(rows.start, rows.stop))
+        """Equation (Q11), along the columns of the grid, then along its rows: (C, rows, W), in memory (C, W, rows).
+
+        So each pixel along a row is a run of memory that is copied whole, four times as fast as single values.
+        """
+        (height, width), (points_y, points_x) = self.size, self.logits.shape[1:]
+        upper, near, far = interpolation(
+            points_y, height, np.arange(rows.start, rows.stop), self.align_corners
+        )
+        lower = np.minimum(upper + 1, points_y - 1)
+        lines = near[:, None] * self.logits[:, upper] + far[:, None] * self.logits[:, lower]
+        lines = np.ascontiguousarray(lines.transpose(0, 2, 1))
+        left, near, far = interpolation(points_x, width, np.arange(width), self.align_corners)
+        values = lines.take(left, 1)
+        values *= near[:, None]
+        others = lines.take(np.minimum(left + 1, points_x - 1), 1)
+        others *= far[:, None]
+        values += others
+        return values.transpose(0, 2, 1)
 
     def _repeated(self, rows: slice) -> NDArray[np.float32]:
         """The grid points that `enlarge` takes for the pixels."""
@@ -247,6 +265,6 @@ class Result:
 
 
 def _row_bands(channels: int, size: Size) -> Iterator[slice]:
-    rows = max(1, _CHUNK // (channels * size[1]))
+    rows = max(_LEAST_ROWS, _CHUNK // (channels * size[1]))
     for first in range(0, size[0], rows):
         yield slice(first, min(first + rows, size[0]))

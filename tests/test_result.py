@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from PIL import Image
 from sparse_icnet import CLASSES, Model, Result, render, result
 from sparse_icnet.image import ImageError, fitted
 from sparse_icnet.network.graph import Bilinear, Graph, Softmax
+from sparse_icnet.reference.smooth import bilinear
 
 SIZE = (192, 192)
 
@@ -90,8 +91,10 @@ def test_probabilities_confidence_and_classes_agree(tiny_net, size, smooth, monk
     assert np.abs(half - probabilities).max() < 1e-3
     with pytest.raises(ValueError, match=r"expected np\.float32 or np\.float16"):
         found.probabilities(np.float64)
-    monkeypatch.setattr(result, "_CHUNK", 1)  # row by row: the same bits
-    assert np.array_equal(found.probabilities(), probabilities)
+    for rows in (1, 7, 1000):  # however many rows at a time: the same bits
+        monkeypatch.setattr(result, "_CHUNK", 1)
+        monkeypatch.setattr(result, "_LEAST_ROWS", rows)
+        assert np.array_equal(found.probabilities(), probabilities)
 
 
 def test_blocks_have_the_probabilities_of_the_network(tiny_net):
@@ -99,6 +102,16 @@ def test_blocks_have_the_probabilities_of_the_network(tiny_net):
     picture = random_picture(*SIZE, seed=3)
     found = tiny_net.predict(picture, smooth=False)
     assert np.abs(found.probabilities() - tiny_net.probabilities(picture)).max() < 1e-5
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(100, 150), (1, 1), (33, 7), (500, 24)])
+def test_interpolation_is_that_of_the_oracle(found, size, align_corners):
+    """(Q11), bit for bit."""
+    image = Image.fromarray(random_picture(*size))
+    other = replace(found, image=image, classes=np.zeros(size, np.uint8), align_corners=align_corners)
+    bands = np.concatenate([band for _, band in other._bands()], 1)
+    assert np.array_equal(bands, bilinear(found.logits, size, align_corners))
 
 
 def test_interpolation_in_float64(tiny_net, picture):
