@@ -81,11 +81,15 @@ def network(
         ),
         (
             {"normalization": Normalization(1.0, (1e300,) * 3, (1.0,) * 3)},
-            "normalization that gives finite values",
+            "normalization that float32 can hold",
         ),
         (
             {"normalization": Normalization(1.0, (0.0,) * 3, (1e-60,) * 3)},
-            "normalization that gives finite values",
+            "normalization that float32 can hold",
+        ),
+        (
+            {"normalization": Normalization(1e39, (0.0,) * 3, (1.0,) * 3)},
+            "normalization that float32 can hold",
         ),
         ({"normalization": Normalization(1.0, (0.0,) * 3, (1e-36,) * 3), "affine": (10, 0)}, "'affine'"),
     ],

@@ -22,6 +22,7 @@ from sparse_icnet.network.graph import (
     Graph,
     GraphError,
     Input,
+    Normalization,
     Quantize,
     Relu,
     Resize,
@@ -37,10 +38,7 @@ def check_constants(graph: Graph) -> None:
     Among the constants are the 256 inputs that an image can give to each channel.
     """
     units = smallest_units(graph)
-    with np.errstate(all="ignore"):
-        pixel = float(np.abs(graph.normalization.table()).max(initial=0.0))
-    if not pixel < OVERFLOW:
-        raise GraphError(f"expected a normalization that gives finite values, found {graph.normalization}")
+    pixel = _largest_pixel(graph.normalization)
     for op in graph.ops:
         unit = units[op.name]
         if unit == math.inf:
@@ -69,6 +67,19 @@ def check_constants(graph: Graph) -> None:
                 f"operation {op.name!r} ({type(op).__name__}): expected {what} to be finite in float32 in the unit of "
                 f"each reader, found {largest:.6g} in units of {unit:.6g}"
             )
+
+
+def _largest_pixel(normalization: Normalization) -> float:
+    """The largest magnitude in the table of `normalization`."""
+    with np.errstate(all="ignore"):
+        divisors = np.array([normalization.divisor, *normalization.std], np.float64).astype(np.float32)
+        means = np.array(normalization.mean, np.float64).astype(np.float32)
+        table = normalization.table()
+    if not (np.isfinite(divisors).all() and divisors.all() and np.isfinite(means).all()):
+        raise GraphError(f"expected a normalization that float32 can hold, found {normalization}")
+    if not np.isfinite(table).all():
+        raise GraphError(f"expected a normalization that gives finite values, found {normalization}")
+    return float(np.abs(table).max(initial=0.0))
 
 
 def smallest_units(graph: Graph) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from sparse_icnet.network.graph import (
     Affine,
     Argmax,
     AveragePool,
+    Bilinear,
     Convolution,
     Graph,
     Input,
@@ -30,10 +32,12 @@ from sparse_icnet.network.graph import (
     Size,
     Softmax,
 )
+from sparse_icnet.network.meta import Meta
 
 from .values import Files
 
 READERS = ("npz", "ir", "onnx")
+SUFFIXES = {"npz": ".npz", "ir": ".xml", "onnx": ".onnx"}
 
 
 def available() -> tuple[str, ...]:
@@ -162,6 +166,25 @@ def _means(size: Size, bins: Size) -> Graph:
     return g.graph()
 
 
+def _smooth(size: Size) -> Graph:
+    """Logits of a quarter of the size, interpolated to all of it; the native file also says what it is."""
+    g = _Builder(size, 5)
+    x = g.relu(g.convolution("first", g.codes("image", 0.02, 114), 5, 3, 3, 4))
+    logits = g.convolution("logits", x, 6, 5)
+    g.add(Softmax("probabilities", g.add(Bilinear("smooth", logits, size))))
+    names = tuple(f"class {i}" for i in range(6))
+    return replace(g.graph(), meta=Meta("small", names, {"accuracy": 0.5}, "Apache-2.0", "For tests."))
+
+
+def _smooth_classes(size: Size) -> Graph:
+    """A class map of logits interpolated between the centres of the corners."""
+    g = _Builder(size, 6)
+    x = g.relu(g.convolution("first", g.codes("image", 0.02, 114), 4, 3, 2, 2))
+    x = g.add(Bilinear("smooth", g.convolution("logits", x, 5, 4), size, True))
+    g.add(Argmax("classes", x))
+    return g.graph()
+
+
 def graphs(reader: str) -> dict[str, Graph]:
     """Each kind of network at a size of its own; tails of vectors and whole ones both occur.
 
@@ -171,6 +194,8 @@ def graphs(reader: str) -> dict[str, Graph]:
         "plain": _plain((32, 48)),
         "branches": _branches((48, 72) if reader == "onnx" else (48, 64)),
         "classes": _classes((24, 40), reader == "npz"),
+        "smooth": _smooth((32, 64)),
+        "corners": _smooth_classes((32, 32)),
         "means": _means((32, 36), (4, 3) if reader == "onnx" else (3, 5)),
     }
 
@@ -274,15 +299,7 @@ def _hand_made_onnx() -> bytes:
 @cache
 def bases(reader: str) -> dict[str, Files]:
     """Name -> files of every base model of a reader."""
-    suffix = {"npz": ".npz", "ir": ".xml", "onnx": ".onnx"}[reader]
-    found: dict[str, Files] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, graph in graphs(reader).items():
-            path = Path(folder) / f"{name}{suffix}"
-            formats.save(graph, path)
-            found[name] = {
-                entry.suffix: entry.read_bytes() for entry in sorted(Path(folder).glob(f"{name}.*"))
-            }
+    found = {name: saved(graph, reader) for name, graph in graphs(reader).items()}
     if reader == "ir":
         for name, form, version in (
             ("float", "fake_quantize", 11),
@@ -294,6 +311,13 @@ def bases(reader: str) -> dict[str, Files]:
     if reader == "onnx":
         found["nncf"] = {".onnx": _hand_made_onnx()}
     return found
+
+
+def saved(graph: Graph, reader: str) -> Files:
+    """`graph` in the format of `reader`."""
+    with tempfile.TemporaryDirectory() as folder:
+        formats.save(graph, Path(folder) / f"m{SUFFIXES[reader]}")
+        return {path.suffix: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def written(files: Files, stem: str | os.PathLike[str]) -> Path:

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from . import mutate_ir, mutate_npz, mutate_onnx
-from .bases import READERS, bases, written
+from .bases import READERS, bases, saved, written
 from .check import Verdict, check
-from .values import Files
+from .random_graph import random_graph
+from .values import Files, pick
 
 MUTATE = {"npz": mutate_npz.mutate, "ir": mutate_ir.mutate, "onnx": mutate_onnx.mutate}
+RANDOM = 0.25  # share of the files that start from a random network, of which most are not changed
 START_SECONDS = 300  # to import, to load machine code or to compile it, and to check the models as they are
 
 
@@ -35,8 +37,11 @@ class Case:
     def files(self) -> Files:
         """The mutated files; always the same."""
         rng = np.random.default_rng([self.seed, READERS.index(self.reader), self.index])
+        if rng.random() < RANDOM:
+            files = saved(random_graph(rng), self.reader)
+            return MUTATE[self.reader](files, rng) if rng.random() < 0.4 else files
         known = bases(self.reader)
-        return MUTATE[self.reader](known[sorted(known)[int(rng.integers(len(known)))]], rng)
+        return MUTATE[self.reader](pick(rng, [known[name] for name in sorted(known)]), rng)
 
     @property
     def name(self) -> str:

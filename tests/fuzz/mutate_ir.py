@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 
 import numpy as np
 
-from .values import FLOATS, TEXTS, Files, array_values, flipped, integer, number, pick
+from .values import FLOATS, TEXTS, Files, array_values, changed, flipped, integer, number, pick
 
 TYPES = {"f32": "<f4", "f16": "<f2", "i8": "i1", "u8": "u1", "i32": "<i4", "i64": "<i8", "fp32": "<f4"}
 KINDS = (
@@ -30,45 +31,35 @@ KINDS = (
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
+@dataclass
+class _Model:
+    root: ET.Element
+    binary: bytes
+
+
 def mutate(files: Files, rng: np.random.Generator) -> Files:
     """One to four changes of the tree and the constants; now and then of the text or bytes behind them."""
-    root = ET.fromstring(files[".xml"].decode())
-    binary = files[".bin"]
-    for _ in range(pick(rng, (1, 1, 1, 2, 2, 3, 4))):
-        kind = pick(
-            rng,
-            ("attribute",) * 8
-            + ("constant",) * 6
-            + ("edge",) * 3
-            + ("layer",) * 3
-            + ("dim",) * 2
-            + ("shape", "offset"),
-        )
-        match kind:
-            case "attribute":
-                _attribute(root, rng)
-            case "constant":
-                binary = _constant(root, binary, rng)
-            case "edge":
-                _edge(root, rng)
-            case "layer":
-                _layer(root, rng)
-            case "dim":
-                _dim(root, rng)
-            case "shape":
-                _input_shape(root, rng)
-            case "offset":
-                _offset(root, rng)
-    text = ET.tostring(root, encoding="utf-8")
+    model = _Model(ET.fromstring(files[".xml"].decode()), files[".bin"])
+    changes = (
+        (8, _attribute),
+        (6, _constant),
+        (3, _edge),
+        (3, _layer),
+        (2, _dim),
+        (1, _input_shape),
+        (1, _offset),
+    )
+    changed(rng, changes, model)
+    text = ET.tostring(model.root, encoding="utf-8")
     if rng.random() < 0.08:
         text = _text(text, rng)
-    if rng.random() < 0.03:
-        binary = flipped(rng, binary)
+    binary = flipped(rng, model.binary) if rng.random() < 0.03 else model.binary
     return {".xml": text, ".bin": binary}
 
 
-def _attribute(root: ET.Element, rng: np.random.Generator) -> None:
+def _attribute(model: _Model, rng: np.random.Generator) -> None:
     """An attribute of the data of a layer, seldom of any other element."""
+    root = model.root
     elements = list(root.iter("data")) if rng.random() < 0.8 else list(root.iter())
     element = pick(rng, elements or [root])
     if not element.attrib:
@@ -114,8 +105,9 @@ def _number_text(old: str, rng: np.random.Generator) -> str:
     )
 
 
-def _constant(root: ET.Element, binary: bytes, rng: np.random.Generator) -> bytes:
+def _constant(model: _Model, rng: np.random.Generator) -> None:
     """Values of one constant; a scalar or range of a FakeQuantize as likely as weights."""
+    root = model.root
     places = []
     for layer in root.iter("layer"):
         data, blob = layer.find("data"), layer.find("blobs/custom")
@@ -128,13 +120,14 @@ def _constant(root: ET.Element, binary: bytes, rng: np.random.Generator) -> byte
                 places.append((int(source.get("offset", "")), int(source.get("size", "")), TYPES[kind or ""]))
             except (ValueError, KeyError):  # changed before
                 continue
+    binary = model.binary
     if not places:
-        return binary
+        return
     offset, size, kind = pick(rng, places)
     part = binary[offset : offset + size] if offset >= 0 and size > 0 else b""
     dtype = np.dtype(kind)
     if not part or len(part) % dtype.itemsize:
-        return binary
+        return
     array = np.frombuffer(part, dtype)
     if dtype.kind == "f" and rng.random() < 0.4:
         with np.errstate(all="ignore"):
@@ -143,10 +136,11 @@ def _constant(root: ET.Element, binary: bytes, rng: np.random.Generator) -> byte
             )
     else:
         array = array_values(rng, array)
-    return binary[:offset] + array.tobytes() + binary[offset + size :]
+    model.binary = binary[:offset] + array.tobytes() + binary[offset + size :]
 
 
-def _edge(root: ET.Element, rng: np.random.Generator) -> None:
+def _edge(model: _Model, rng: np.random.Generator) -> None:
+    root = model.root
     edges = root.find("edges")
     if edges is None or not len(edges):
         return
@@ -168,7 +162,8 @@ def _edge(root: ET.Element, rng: np.random.Generator) -> None:
             )
 
 
-def _layer(root: ET.Element, rng: np.random.Generator) -> None:
+def _layer(model: _Model, rng: np.random.Generator) -> None:
+    root = model.root
     layers = root.find("layers")
     if layers is None or not len(layers):
         return
@@ -194,7 +189,8 @@ def _layer(root: ET.Element, rng: np.random.Generator) -> None:
             root.set("version", pick(rng, ("5", "6", "7", "10", "11", "12", "-1", "x")))
 
 
-def _dim(root: ET.Element, rng: np.random.Generator) -> None:
+def _dim(model: _Model, rng: np.random.Generator) -> None:
+    root = model.root
     dims = list(root.iter("dim"))
     if dims:
         dim = pick(rng, dims)
@@ -202,8 +198,9 @@ def _dim(root: ET.Element, rng: np.random.Generator) -> None:
         dim.text = pick(rng, (str(integer(rng, old)), "-1", "", "x"))
 
 
-def _input_shape(root: ET.Element, rng: np.random.Generator) -> None:
+def _input_shape(model: _Model, rng: np.random.Generator) -> None:
     """Another size of the input, and no word of the file about the others."""
+    root = model.root
     for layer in root.iter("layer"):
         if layer.get("type") in ("Parameter", "Input"):
             size = pick(rng, ((16, 32), (64, 64), (33, 47), (1, 16), (32, 16), (100, 20), (20, 500)))
@@ -219,7 +216,8 @@ def _input_shape(root: ET.Element, rng: np.random.Generator) -> None:
                     dim.text = "-1" if layer.get("type") not in ("Const", "Constant") else dim.text
 
 
-def _offset(root: ET.Element, rng: np.random.Generator) -> None:
+def _offset(model: _Model, rng: np.random.Generator) -> None:
+    root = model.root
     sources = [element for element in root.iter() if "offset" in element.attrib]
     if sources:
         source = pick(rng, sources)

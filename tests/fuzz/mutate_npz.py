@@ -8,43 +8,47 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .values import TEXTS, Files, array_values, flipped, integer, number, pick
+from .values import TEXTS, Files, array_values, changed, flipped, integer, number, pick
 
 Members = dict[str, bytes]
 GRAPH = "graph.npy"
 NAMES = ("name", "input", "left", "right", "output")
 
 
+@dataclass
+class _Model:
+    """A native file taken apart; `document` is the JSON of the member `graph`."""
+
+    members: Members
+    document: dict[str, Any]
+
+    def pack(self) -> None:
+        self.members[GRAPH] = _npy(np.frombuffer(json.dumps(self.document).encode(), np.uint8))
+
+
 def mutate(files: Files, rng: np.random.Generator) -> Files:
-    """One to four changes; the last one may be of the archive itself."""
+    """Up to four changes of the JSON, then perhaps of the arrays, then of the archive itself."""
     with zipfile.ZipFile(io.BytesIO(files[".npz"])) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    document = json.loads(np.load(io.BytesIO(members[GRAPH])).tobytes())
-    text = None
-    for _ in range(pick(rng, (1, 1, 1, 2, 2, 3, 4))):
-        match pick(
-            rng, ("value",) * 6 + ("geometry",) * 4 + ("structure",) * 3 + ("array",) * 4 + ("header", "text")
-        ):
-            case "value":
-                _value(document, rng)
-            case "geometry":
-                _geometry(document, rng)
-            case "structure":
-                _structure(document, rng)
-            case "array":
-                _array(members, rng)
-            case "header":
-                _header(members, rng)
-            case "text":
-                text = flipped(rng, json.dumps(document).encode())
-    content = text if text is not None else json.dumps(document).encode()
-    members[GRAPH] = _npy(np.frombuffer(content, np.uint8))
-    data = _archive(members, rng)
-    return {".npz": pick(rng, _ARCHIVE)(data, rng) if rng.random() < 0.15 else data}
+    model = _Model(members, json.loads(np.load(io.BytesIO(members[GRAPH])).tobytes()))
+    kind = rng.random()
+    if kind < 0.75:
+        changed(rng, ((6, _value), (5, _geometry), (3, _structure)), model)
+        model.pack()
+    if kind > 0.65:
+        changed(rng, ((6, _array), (2, _header), (1, _text)), model)
+    data = _archive(model.members, rng)
+    return {".npz": pick(rng, _ARCHIVE)(data, rng) if rng.random() < 0.12 else data}
+
+
+def _text(model: _Model, rng: np.random.Generator) -> None:
+    content = np.load(io.BytesIO(model.members[GRAPH])).tobytes()
+    model.members[GRAPH] = _npy(np.frombuffer(flipped(rng, content), np.uint8))
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -61,11 +65,18 @@ def _archive(members: Members, rng: np.random.Generator) -> bytes:
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", method) as archive:
         warnings.simplefilter("ignore")  # of names that are there twice
         for name, content in members.items():
-            archive.writestr(name, content)
+            archive.writestr(_entry(name, method), content)
         if rng.random() < 0.02:
             name = pick(rng, sorted(members))
-            archive.writestr(name, flipped(rng, members[name]))
+            archive.writestr(_entry(name, method), flipped(rng, members[name]))
     return buffer.getvalue()
+
+
+def _entry(name: str, method: int) -> zipfile.ZipInfo:
+    """An entry without the time of day."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.compress_type = method
+    return entry
 
 
 def _leaves(tree: Any) -> Iterator[tuple[Any, Any]]:
@@ -76,7 +87,8 @@ def _leaves(tree: Any) -> Iterator[tuple[Any, Any]]:
             yield from _leaves(tree[key])
 
 
-def _value(document: dict[str, Any], rng: np.random.Generator) -> None:
+def _value(model: _Model, rng: np.random.Generator) -> None:
+    document = model.document
     container, key = pick(rng, list(_leaves(document)))
     old = container[key]
     if isinstance(old, str) and key in NAMES and rng.random() < 0.7:  # read another tensor
@@ -97,8 +109,9 @@ def _value(document: dict[str, Any], rng: np.random.Generator) -> None:
         container[key] = pick(rng, (old[:-1], old * 2, old[::-1], old[1:], [*old, 0]))
 
 
-def _geometry(document: dict[str, Any], rng: np.random.Generator) -> None:
+def _geometry(model: _Model, rng: np.random.Generator) -> None:
     """Changes that often leave a valid graph: code ranges, scales, windows, sizes."""
+    document = model.document
     ops = [op for op in document.get("ops", []) if isinstance(op, dict)]
     quantizers = [
         op["quantizer"] for op in ops if isinstance(op.get("quantizer"), list) and len(op["quantizer"]) == 4
@@ -108,20 +121,15 @@ def _geometry(document: dict[str, Any], rng: np.random.Generator) -> None:
     ]
     if quantizers and rng.random() < 0.6:
         quantizer = pick(rng, quantizers)
-        try:
-            if rng.random() < 0.5:
-                offset = pick(
-                    rng,
-                    (1, -1, 100, -100, -128, 255, -32768, 32512, 32513, 65280, 1 << 31, -(1 << 31), 1 << 62),
-                )
-                quantizer[1:] = [code + offset for code in quantizer[1:]]
-            elif rng.random() < 0.5:
-                low, high = sorted(rng.integers(-130, 300, 2).tolist())
-                quantizer[1:] = [int(rng.integers(low, high + 1)), low, high]
-            else:
-                quantizer[0] = number(rng, quantizer[0])
-        except TypeError:  # changed before
-            quantizer[0] = 1.0
+        if rng.random() < 0.5:
+            offsets = (1, -1, 100, -100, -128, 255, -32768, 32512, 32513, 65280, 1 << 31, -(1 << 31), 1 << 62)
+            offset = pick(rng, offsets)
+            quantizer[1:] = [code + offset for code in quantizer[1:]]
+        elif rng.random() < 0.5:
+            low, high = sorted(rng.integers(-130, 300, 2).tolist())
+            quantizer[1:] = [int(rng.integers(low, high + 1)), low, high]
+        else:
+            quantizer[0] = number(rng, quantizer[0])
         return
     if not windows:
         return
@@ -146,7 +154,8 @@ def _geometry(document: dict[str, Any], rng: np.random.Generator) -> None:
     op[field] = pick(rng, choices)
 
 
-def _structure(document: dict[str, Any], rng: np.random.Generator) -> None:
+def _structure(model: _Model, rng: np.random.Generator) -> None:
+    document = model.document
     ops = document.get("ops")
     if not isinstance(ops, list) or not ops:
         return
@@ -185,19 +194,18 @@ def _structure(document: dict[str, Any], rng: np.random.Generator) -> None:
             )
 
 
-def _array(members: Members, rng: np.random.Generator) -> None:
+def _array(model: _Model, rng: np.random.Generator) -> None:
+    members = model.members
     name = pick(rng, sorted(members))
-    try:
-        array = np.load(io.BytesIO(members[name]))
-    except Exception:  # changed before
-        return
+    array = np.load(io.BytesIO(members[name]))
     match int(rng.integers(8)):
         case 0:
             array = array[: array.size // 2]
         case 1:
             array = np.concatenate([array, array])
         case 2:
-            array = array.astype(pick(rng, ("f4", "f8", "i1", "u1", "i4", ">i4", "u2", "i8", "?")))
+            with np.errstate(invalid="ignore"):
+                array = array.astype(pick(rng, ("f4", "f8", "i1", "u1", "i4", ">i4", "u2", "i8", "?")))
         case 3:
             array = pick(
                 rng, (array[None], array.reshape(-1, 1), array[:0], array[0] if array.size else array)
@@ -208,7 +216,8 @@ def _array(members: Members, rng: np.random.Generator) -> None:
     members[name] = _npy(np.asarray(array))
 
 
-def _header(members: Members, rng: np.random.Generator) -> None:
+def _header(model: _Model, rng: np.random.Generator) -> None:
+    members = model.members
     name = pick(rng, sorted(members))
     content = members[name]
     end = content.find(b"\n") + 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .values import TEXTS, Files, array_values, flipped, integer, number, pick
+from .values import TEXTS, Files, array_values, changed, flipped, integer, number, pick
 
 KINDS = (
     *(
@@ -56,16 +56,16 @@ def mutate(files: Files, rng: np.random.Generator) -> Files:
         return {".onnx": flipped(rng, data)}
     model = onnx.ModelProto()
     model.ParseFromString(data)
-    for _ in range(pick(rng, (1, 1, 1, 2, 2, 3, 4))):
-        change = pick(
-            rng,
-            (_attribute,) * 6
-            + (_initializer,) * 6
-            + (_inputs,) * 4
-            + (_node,) * 3
-            + (_proto, _shape, _opset),
-        )
-        change(model, rng)
+    changes = (
+        (6, _attribute),
+        (6, _initializer),
+        (4, _inputs),
+        (3, _node),
+        (1, _proto),
+        (1, _shape),
+        (1, _opset),
+    )
+    changed(rng, changes, model)
     try:
         return {".onnx": model.SerializeToString()}
     except ValueError:  # a change that protocol buffers cannot hold

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -110,3 +111,16 @@ def array_values(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
             )
             flat[places] = pick(rng, extremes)
     return result
+
+
+def changed(
+    rng: np.random.Generator, changes: Sequence[tuple[int, Callable[..., None]]], model: object
+) -> None:
+    """Apply one to four of `changes`, (weight, function of the model and rng), in place.
+
+    A change that no longer suits what those before it left is dropped; the first one always suits.
+    """
+    weighted = [change for weight, change in changes for _ in range(weight)]
+    for number in range(pick(rng, (1, 1, 1, 2, 2, 3, 4))):
+        with contextlib.suppress(*([Exception] if number else [])):
+            pick(rng, weighted)(model, rng)
