@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from PIL import Image
 from sparse_icnet import bundled, formats
 from sparse_icnet.formats import onnx_write, openvino_ir_write
 from sparse_icnet.image import fit, to_rgb
-from sparse_icnet.network.graph import Graph, Size, resized
+from sparse_icnet.network.graph import Argmax, Bilinear, Graph, Resize, Size, Softmax, pruned, resized
+from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.reference import onnxruntime_peer
 from sparse_icnet.sparse.block_csr import block_density
 
@@ -70,7 +71,7 @@ def default_entries() -> list[Entry]:
 
 
 def export(entry: Entry, size: Size, folder: Path, engines: list[str]) -> dict[str, str]:
-    """Write what each engine loads at `size` into `folder`; engine -> path.
+    """Write what each engine loads at `size` into `folder`; engine -> path, engine/case -> what else it loads for a case.
 
     An .xml stays what it is for OpenVINO: its own quantizers, where its own tool put them.
     """
@@ -88,7 +89,25 @@ def export(entry: Entry, size: Size, folder: Path, engines: list[str]) -> dict[s
         image = onnxruntime_peer.with_image_and_classes(graph, None)
         (folder / f"{stem}.image.onnx").write_bytes(image)
         paths["onnxruntime"] = str(folder / f"{stem}.onnx")
+    smooth = smooth_graph(graph, size)
+    if "openvino" in engines:
+        openvino_ir_write.save(smooth, folder / f"{stem}-smooth.xml")
+        paths["openvino/smooth"] = str(folder / f"{stem}-smooth.xml")
+    if "onnxruntime" in engines:
+        image = onnxruntime_peer.with_image_and_classes(smooth, None)
+        (folder / f"{stem}-smooth.image.onnx").write_bytes(image)
+        paths["onnxruntime/smooth"] = str(folder / f"{stem}-smooth.onnx")
     return paths
+
+
+def smooth_graph(graph: Graph, size: Size) -> Graph:
+    """`graph` with its logits enlarged from their grid to `size` by bilinear interpolation, whatever it did before."""
+    graph = optimize(graph)
+    op = graph[graph.output]
+    while isinstance(op, Resize | Bilinear | Softmax | Argmax):
+        op = graph[op.input]
+    tail = (Bilinear("smooth", op.name, size), Softmax("smooth/probabilities", "smooth"))
+    return replace(graph, ops=(*pruned(graph.ops, op.name), *tail), output=tail[-1].name)
 
 
 def write_inputs(graph: Graph, size: Size, folder: Path) -> dict[str, str]:
@@ -97,7 +116,8 @@ def write_inputs(graph: Graph, size: Size, folder: Path) -> dict[str, str]:
     levels = graph.normalization.table()
     blob = np.stack([levels[c][pixels[..., c]] for c in range(3)])[None]
     stem = f"input-{size[0]}x{size[1]}"
-    paths = {"classes": folder / f"{stem}.u8.npy", "probabilities": folder / f"{stem}.f32.npy"}
+    image = folder / f"{stem}.u8.npy"
+    paths = {"classes": image, "smooth": image, "probabilities": folder / f"{stem}.f32.npy"}
     np.save(paths["classes"], pixels)
     np.save(paths["probabilities"], np.ascontiguousarray(blob, np.float32))
     picture = folder / f"{stem}.png"

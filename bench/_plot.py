@@ -9,7 +9,11 @@ from sparse_icnet.files import replacing
 
 COLOURS = {"sparse-icnet": "#1b7f5c", "openvino": "#4a78b5", "onnxruntime": "#b0b6bd"}
 LABELS = {"sparse-icnet": "sparse-icnet", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-CASES = {"probabilities": "blob → probabilities", "classes": "image → class map"}
+CASES = {
+    "probabilities": "blob → probabilities",
+    "classes": "image → class map",
+    "smooth": "image → smooth map",
+}
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

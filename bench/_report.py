@@ -7,7 +7,11 @@ from typing import Any
 from _common import describe, table
 
 OURS = "sparse-icnet"
-CASES = {"probabilities": "blob -> probabilities", "classes": "image -> class map"}
+CASES = {
+    "probabilities": "blob -> probabilities",
+    "classes": "image -> class map",
+    "smooth": "image -> smooth map",
+}
 
 
 def report(results: dict[str, Any]) -> str:

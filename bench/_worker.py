@@ -5,8 +5,9 @@
     classes  path (.npy)                               -> nothing; writes the last class map, uint8 (H, W)
     close                                              -> nothing
 
-Cases: "probabilities" (float32 blob -> float32 probabilities) and "classes" (uint8 RGB image -> uint8 class
-map, both of the network's size).  A failure is answered by {"error": "..."}.
+Cases: "probabilities" (float32 blob -> float32 probabilities), "classes" (uint8 RGB image -> uint8 class map, both of
+the network's size) and "smooth" (the same of bilinearly interpolated logits; to a peer the model is a file that ends in
+that).  A failure is answered by {"error": "..."}.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def open_sparse_icnet(case: str, model: str, size: tuple[int, int], threads: int
     import sparse_icnet
 
     net = sparse_icnet.load(model, size=size, threads=threads)
-    if case == "classes":
-        return lambda image: net.segment(image, smooth=False)
+    if case != "probabilities":
+        return lambda image: net.segment(image, smooth=case == "smooth")
     out = np.empty((1, len(net.classes), *size), np.float32)
     return lambda blob: net(blob, out=out)
 
@@ -42,7 +43,7 @@ def open_openvino(case: str, model: str, size: tuple[int, int], threads: int) ->
     """OpenVINO at its fastest: latency hint, no copies, preprocessing and argmax in its graph."""
     from sparse_icnet.reference import openvino_peer
 
-    if case == "classes":
+    if case != "probabilities":
         return openvino_peer.image_to_classes(model, threads, precision=openvino_precision())
     return openvino_peer.blob_to_probabilities(model, threads, precision=openvino_precision())
 
@@ -51,7 +52,7 @@ def open_onnxruntime(case: str, model: str, size: tuple[int, int], threads: int)
     """ONNX Runtime at its fastest: bound outputs, preprocessing and argmax in its graph."""
     from sparse_icnet.reference import onnxruntime_peer
 
-    if case == "classes":
+    if case != "probabilities":
         session = onnxruntime_peer.OnnxRuntimeModel(
             Path(model).with_suffix(".image.onnx"), threads, exact=False
         )

@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         help="first: the main size; others: the part `sizes`",
     )
     add("--threads", type=int, nargs="+", metavar="N", help="default: 1 and 2, as far as there are CPUs")
-    add("--case", action="append", choices=tuple(CASES), help="default: both; may repeat")
+    add("--case", action="append", choices=tuple(CASES), help="default: all; may repeat")
     add("--engine", action="append", choices=PEERS, help="peers; default: both; may repeat")
     add("--part", action="append", choices=PARTS, help="default: all; may repeat")
     add("--isa", choices=tuple(ISA_ENVIRONMENT), default="native", help="make the engines do without AVX-512")
@@ -152,7 +152,12 @@ class Comparison:
         for engine, worker in self.workers.items():
             try:
                 worker.ask(
-                    "open", case=case, model=paths[engine], size=size, threads=threads, input=inputs[case]
+                    "open",
+                    case=case,
+                    model=paths.get(f"{engine}/{case}", paths[engine]),
+                    size=size,
+                    threads=threads,
+                    input=inputs[case],
                 )
                 opened[engine] = worker
             except WorkerError as error:

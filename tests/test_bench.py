@@ -40,7 +40,7 @@ def test_compare_times_every_engine_in_every_case(tiny_file, tmp_path):
     found = json.loads(result.read_text())
     engines = ["sparse-icnet", "openvino", "onnxruntime"]
     cases = [(row["case"], tuple(row["size"])) for row in found["latency"]]
-    assert cases == [(c, s) for s in ((192, 192), (192, 384)) for c in ("probabilities", "classes")]
+    assert cases == [(c, s) for s in ((192, 192), (192, 384)) for c in ("probabilities", "classes", "smooth")]
     for row in found["latency"]:
         assert list(row["ms"]) == engines
         assert all(0 < ms["min"] <= ms["q1"] <= ms["median"] <= ms["q3"] for ms in row["ms"].values())
