@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -643,6 +645,89 @@ class TestModels:
         assert_one_error_line(run("info", "--json", tiny_file), "ends in .json", tiny_file)
 
 
+class TestFirstMinute:
+    @pytest.fixture
+    def uncompiled(self, monkeypatch, tmp_path):
+        """As if no cache had the kernels (they are loaded in this process, so nothing is compiled)."""
+        monkeypatch.setattr(machine_code, "is_cached", lambda: False)
+        monkeypatch.setattr(machine_code, "warm_up", lambda: tmp_path / "run.o")
+
+    def test_a_line_before_compiling(self, run, tiny_file, photo, tmp_path, uncompiled):
+        command = ("segment", photo, "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
+        code, _, err = run(*command)
+        assert code == 0
+        assert "compiling the kernels for this CPU, once after an install: 15 to 60 s" in err
+        assert f"kept in {tmp_path}" in err
+        assert run(*command, "-q")[2] == ""
+
+    def test_warmup(self, run, tmp_path, monkeypatch):
+        code, out, err = run("warmup")
+        assert (code, err) == (0, "")
+        assert "are there" in out
+        monkeypatch.setattr(machine_code, "warm_up", lambda: None)
+        assert_one_error_line(run("warmup"), "no folder can keep", "NUMBA_CACHE_DIR")
+
+    def test_warmup_compiles(self, run, uncompiled, tmp_path):
+        code, out, _ = run("warmup")
+        assert code == 0
+        assert out.splitlines()[0] == "compiling the kernels for this CPU: 15 to 60 s ..."
+        assert str(tmp_path / "run.o") in out
+        assert run("warmup", "-q")[1] == ""
+
+    def test_models(self, run, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        code, out, err = run("models")
+        assert (code, err) == (0, "")
+        assert max(map(len, out.splitlines())) <= 80
+        assert re.search(r"^sparse-60 +60\.00 +43\.09 +69\.94 +68\.84 ", out, re.M)
+        assert re.search(r"^block4x4 +83\.24 +78\.00 +69\.90 +68\.84 ", out, re.M)
+        models = json.loads(run("models", "--json")[1])["models"]
+        assert [model["name"] for model in models] == bundled.names()
+        assert [model["default"] for model in models] == [True, False]
+        assert all(model["notes"] and model["licence"] == "Apache-2.0" for model in models)
+
+    def test_verbose_lines_of_the_logger(self, run, tiny_file, monkeypatch):
+        from sparse_icnet.cli import info
+
+        def say_something(arguments):
+            logging.getLogger("sparse_icnet.part").info("of interest")
+            logging.getLogger("sparse_icnet.part").debug("of little interest")
+            return 0
+
+        monkeypatch.setattr(info, "run", say_something)
+        assert run("info", tiny_file)[2] == ""
+        assert run("info", tiny_file, "-v")[2] == "sparse-icnet: of interest\n"
+        assert run("info", tiny_file, "-vv")[2].splitlines()[1] == "sparse-icnet: of little interest"
+
+    @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (["seg"], {"segment"}),
+            (["segment", "--ov"], {"--overwrite"}),
+            (["info", "--model", "bl"], {"block4x4"}),
+            (["verify", "--against", "o"], {"oracle", "openvino", "onnxruntime"}),
+        ],
+    )
+    def test_completion_in_bash(self, run, tmp_path, words, expected):
+        pytest.importorskip("shtab")
+        code, out, _ = run("completion", "bash")
+        assert code == 0
+        (tmp_path / "complete.bash").write_text(out)
+        text = (
+            f"source {tmp_path}/complete.bash; COMP_WORDS=(sparse-icnet {' '.join(words)}); "
+            f'COMP_CWORD={len(words)}; _shtab_sparse_icnet; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        )
+        found = subprocess.run(["bash", "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert set(found.stdout.split()) == expected, found.stderr
+
+    def test_completion_in_zsh_and_without_shtab(self, run, monkeypatch):
+        pytest.importorskip("shtab")
+        assert run("completion", "zsh")[1].startswith("#compdef sparse-icnet")
+        monkeypatch.setitem(sys.modules, "shtab", None)
+        assert_one_error_line(run("completion", "bash"), "shtab", "sparse-icnet[cli]")
+
+
 class TestErrors:
     def test_no_command(self, run):
         assert_one_error_line(run(), "COMMAND")
@@ -659,8 +744,10 @@ class TestErrors:
         code, out, _ = run("--help")
         assert code == 0
         assert "exit codes" in out
-        for command in ("segment", "verify", "convert", "export", "info", "eval", "profile"):
-            assert command in out
+        commands = re.findall(r"^    (\w+) ", out, re.M)
+        assert commands[:2] == ["segment", "models"]
+        assert len(commands) == 10
+        for command in commands:
             code, text, _ = run(command, "--help")
             assert code == 0
             assert len(text) > 300

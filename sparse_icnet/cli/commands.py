@@ -6,10 +6,21 @@ import argparse
 from typing import TYPE_CHECKING
 
 import sparse_icnet
-from sparse_icnet.cli.parser import RESULT_KINDS, Help, Parser, json_place, kinds, positive, share, size
+from sparse_icnet.cli.options import (
+    RESULT_KINDS,
+    add_json,
+    add_model,
+    add_size,
+    add_size_and_threads,
+    add_talk,
+    kinds,
+    positive,
+    share,
+)
+from sparse_icnet.cli.parser import Help, Parser
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, _SubParsersAction
+    from argparse import _SubParsersAction
 
     Commands = _SubParsersAction[Parser]
 
@@ -22,6 +33,7 @@ EPILOG = """\
 examples:
   sparse-icnet segment --sample -o out        the bundled photo
   sparse-icnet segment a.jpg frames/ -o out   a photo and a folder of pictures
+  sparse-icnet segment a.jpg -o out --model block4x4    the faster model
   sparse-icnet verify a.jpg                   the reference's result, every bit?
   sparse-icnet verify --against openvino      and OpenVINO's? (extra `reference`)
   sparse-icnet convert model.xml model.npz    OpenVINO IR or ONNX to the native
@@ -29,7 +41,7 @@ examples:
   sparse-icnet eval --data CamVid             mIoU on CamVid/val, CamVid/valannot
 
 MODEL is a .npz, an OpenVINO .xml (its .bin beside it), an .onnx, or a bundled
-model by its name: sparse-60, block4x4.
+model by its name: sparse-60, block4x4 (`sparse-icnet models` compares them).
 `sparse-icnet COMMAND --help` tells more of each command.
 
 exit codes:
@@ -52,7 +64,10 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser, title="commands"
     )
-    for add in (_segment, _verify, _convert, _export, _info, _eval, _profile):
+    for add in (
+        *(_segment, _models, _eval, _verify, _convert, _export),
+        *(_info, _profile, _warmup, _completion),
+    ):
         add(commands)
     return parser
 
@@ -150,9 +165,9 @@ code is 2.""",
     results.add_argument(
         "--overwrite", action="store_true", help="replace whatever is in the way of a result"
     )
-    _add_model(parser, positional=False)
-    _add_size_and_threads(parser)
-    _add_talk(parser)
+    add_model(parser, positional=False)
+    add_size_and_threads(parser)
+    add_talk(parser)
 
 
 def _verify(commands: Commands) -> None:
@@ -181,10 +196,10 @@ does not pass.  Exit code 1: mismatch.""",
     parser.add_argument(
         "--against", choices=("oracle", "openvino", "onnxruntime"), default="oracle", help="default: oracle"
     )
-    _add_json(parser)
-    _add_model(parser, positional=False)
-    _add_size_and_threads(parser)
-    _add_talk(parser)
+    add_json(parser)
+    add_model(parser, positional=False)
+    add_size_and_threads(parser)
+    add_talk(parser)
 
 
 def _convert(commands: Commands) -> None:
@@ -197,7 +212,7 @@ Reads OpenVINO IR (version 7, 10, 11), ONNX (QDQ or FakeQuantize) or the native
 .npz and writes the format that the name of OUT asks for: .npz, .xml (its .bin
 beside it) or .onnx (extra `onnx`).""",
     )
-    _add_model(parser, metavar="IN", text="model to read")
+    add_model(parser, metavar="IN", text="model to read")
     parser.add_argument("output", metavar="OUT", help=".npz, .xml or .onnx to write")
     parser.add_argument(
         "--gather-zeros",
@@ -205,7 +220,7 @@ beside it) or .onnx (extra `onnx`).""",
         help="permute channels so that more 4x4 blocks of weights are empty and can be skipped: same results, faster",
     )
     parser.set_defaults(size=None)
-    _add_talk(parser)
+    add_talk(parser)
 
 
 def _export(commands: Commands) -> None:
@@ -218,11 +233,11 @@ Writes MODEL as OpenVINO IR, OUT.xml with OUT.bin beside it, or as ONNX (QDQ;
 extra `onnx`).  OpenVINO and ONNX Runtime load and run the result.""",
         module="convert",
     )
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument("output", metavar="OUT.xml|OUT.onnx", help="file to write")
     parser.set_defaults(gather_zeros=False)
-    _add_size(parser)
-    _add_talk(parser)
+    add_size(parser)
+    add_talk(parser)
 
 
 def _info(commands: Commands) -> None:
@@ -235,10 +250,10 @@ Prints of each convolution its shape, the share of zero weights, how many 1x4
 and 4x4 blocks (output x input channels) hold a non-zero, which kernel the
 engine chose and why, and the bytes of its packed weights.""",
     )
-    _add_model(parser)
-    _add_json(parser)
-    _add_size_and_threads(parser)
-    _add_talk(parser)
+    add_model(parser)
+    add_json(parser)
+    add_size_and_threads(parser)
+    add_talk(parser)
 
 
 def _eval(commands: Commands) -> None:
@@ -255,13 +270,13 @@ ignored; a class that no label holds is left out of the mean and named.
 Two columns: smooth class maps, as `segment` writes them, and the network's
 blocks of 8 x 8 pixels, as the model card says.""",
     )
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument("--data", metavar="DIR", help="folder with SPLIT/ and SPLITannot/ (required)")
     parser.add_argument("--split", default="val", help="default: val")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N frames")
-    _add_json(parser)
-    _add_size_and_threads(parser)
-    _add_talk(parser)
+    add_json(parser)
+    add_size_and_threads(parser)
+    add_talk(parser)
 
 
 def _profile(commands: Commands) -> None:
@@ -274,55 +289,51 @@ Times every step from an image (random pixels) to its class map by itself,
 median of N runs: milliseconds, share of the whole, multiply-accumulates a
 second (executed, and counting the zero blocks skipped).""",
     )
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="default: 10")
-    _add_json(parser)
-    _add_size_and_threads(parser)
-    _add_talk(parser)
+    add_json(parser)
+    add_size_and_threads(parser)
+    add_talk(parser)
 
 
-def _add_model(
-    parser: ArgumentParser, positional: bool = True, metavar: str = "MODEL", text: str = "see --model"
-) -> None:
-    """--model, and the place for it that some commands have as well: `parse` makes one of both."""
-    if positional:
-        parser.add_argument("model_here", nargs="?", metavar=metavar, help=text)
-    parser.add_argument(
-        "--model", metavar="MODEL", help="a file, or a bundled model by its name (default: sparse-60)"
+def _models(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "models",
+        "the bundled models, and when to use which",
+        """\
+Lists the models that come with the package: share of zero weights, share of
+the multiply-accumulates that zeros make superfluous, mean IoU, what it is for.
+Their names stand for their files in every command.""",
     )
+    add_json(parser)
+    add_talk(parser)
 
 
-def _add_size_and_threads(parser: ArgumentParser) -> None:
-    _add_size(parser)
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
-
-
-def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        type=json_place,
-        metavar="FILE.json",
-        help="the figures as JSON as well, into a file; without FILE on standard output, and nothing else there",
+def _warmup(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "warmup",
+        "compile the kernels now, not at the first inference",
+        """\
+The first inference on a machine compiles the kernels for its CPU (15 to 60 s)
+and keeps the machine code: in NUMBA_CACHE_DIR if that is set, else beside the
+sources, else in the user's cache folder.  This does it ahead, for instance when
+the image of a container is built.  Where nothing can be kept the exit code is
+2.""",
     )
+    add_talk(parser)
 
 
-def _add_talk(parser: ArgumentParser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="errors and results alone")
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="count",
-        default=0,
-        help="more: what is done and why; twice: all that the logger sparse_icnet says",
+def _completion(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "completion",
+        "a script that completes this command in bash or zsh",
+        """\
+Prints a script for the shell (extra `cli`).  To keep it:
+  sparse-icnet completion bash > \\
+      ~/.local/share/bash-completion/completions/sparse-icnet
+  sparse-icnet completion zsh > FOLDER/_sparse-icnet   (FOLDER in $fpath)""",
     )
-
-
-def _add_size(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--size",
-        type=size,
-        metavar="HxW",
-        help="network input, height x width, multiples of 32 for ICNet (default: what the model says, else 768x960)",
-    )
+    parser.add_argument("shell", choices=("bash", "zsh"), help="for which shell")

@@ -26,10 +26,14 @@ Result = TypeVar("Result")
 
 def model_of(arguments: argparse.Namespace) -> Model:
     """The model that --model (or MODEL), --size and --threads ask for."""
-    model = load(arguments.model, arguments.size, arguments.threads)
-    if getattr(arguments, "classes", None) is not None:
-        model.classes = read_class_names(arguments.classes, len(model.classes))
-    return model
+    file = getattr(arguments, "classes", None)
+    names = None if file is None else read_class_names(file)
+    try:
+        return load(arguments.model, arguments.size, arguments.threads, names)
+    except ValueError as error:
+        if names is not None and "class names" in str(error):
+            raise ValueError(f"{file}: {error}") from error
+        raise
 
 
 def ready(model: Model, quiet: bool = False) -> None:

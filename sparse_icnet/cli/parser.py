@@ -10,8 +10,6 @@ from typing import NoReturn
 from sparse_icnet.cli.entry import BAD_INPUT, complain
 from sparse_icnet.suggest import did_you_mean
 
-RESULT_KINDS = ("classes", "overlay", "side-by-side", "confidence", "probabilities")
-
 
 class Parser(argparse.ArgumentParser):
     """argparse with the error lines of this command and suggestions for what is mistyped."""
@@ -49,6 +47,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
         width = min(shutil.get_terminal_size().columns, 100)
         super().__init__(prog, max_help_position=28, width=max(width - 2, 40))
 
+    def format_help(self) -> str:
+        self._action_max_length += 2  # argparse forgets that commands stand further in than options
+        return super().format_help()
+
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of a command line; `module` is the module of `sparse_icnet.cli` that runs it.
@@ -76,50 +78,3 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     arguments.model = getattr(arguments, "model", None) or here
     return arguments
-
-
-def size(text: str) -> tuple[int, int]:
-    """'768x960' -> (768, 960)."""
-    height, x, width = text.lower().partition("x")
-    if not (x and height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 768x960, found {text!r}")
-    return int(height), int(width)
-
-
-def positive(text: str) -> int:
-    """A positive integer below 2^31."""
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 1 << 31):
-        raise argparse.ArgumentTypeError(f"expected a positive integer, found {text!r}")
-    return int(text)
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
-    return value
-
-
-def kinds(text: str) -> tuple[str, ...]:
-    """'classes,overlay' -> its parts, in the order of `RESULT_KINDS`."""
-    words = text.replace(" ", "").split(",")
-    for word in words:
-        if word not in RESULT_KINDS:
-            raise argparse.ArgumentTypeError(
-                f"expected some of {', '.join(RESULT_KINDS)} with commas between them, found {word!r}"
-                f"{did_you_mean(word, RESULT_KINDS)}"
-            )
-    return tuple(kind for kind in RESULT_KINDS if kind in words)
-
-
-def json_place(text: str) -> str:
-    """A file for figures, or - for standard output."""
-    if text != "-" and not text.lower().endswith(".json"):
-        raise argparse.ArgumentTypeError(
-            f"expected a name that ends in .json, or - for standard output, found {text!r}"
-        )
-    return text

@@ -26,22 +26,21 @@ def run(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     model = model_of(arguments)
     ready(model, arguments.quiet)
-    rows = model.session.profile(arguments.runs)
-    total = sum(row.seconds for row in rows)
+    profile = model.profile(arguments.runs)
     figures: dict[str, Any] = {
         "model": bundled.short_name(bundled.resolve(arguments.model)),
         "size": list(model.size),
-        "threads": model.session.threads,
+        "threads": profile.threads,
         "runs": arguments.runs,
-        "milliseconds": 1e3 * total,
-        "macs": sum(row.macs for row in rows),
-        "dense_macs": sum(row.dense_macs for row in rows),
+        "milliseconds": 1e3 * profile.seconds,
+        "macs": sum(step.macs for step in profile.steps),
+        "dense_macs": sum(step.dense_macs for step in profile.steps),
         "steps": [],
     }
-    for row in rows:
-        values = asdict(row)
+    for step in profile.steps:
+        values = asdict(step)
         values["milliseconds"] = 1e3 * values.pop("seconds")
-        values["empty_blocks"] = 1 - values.pop("block_density") if row.macs else None
+        values["empty_blocks"] = 1 - values.pop("block_density") if step.macs else None
         figures["steps"].append(values)
     if arguments.json != "-":
         _print(figures)

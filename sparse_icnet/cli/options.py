@@ -1,0 +1,108 @@
+"""Options that several commands share, and what the words behind options mean."""
+
+from __future__ import annotations
+
+import argparse
+
+from sparse_icnet.suggest import did_you_mean
+
+RESULT_KINDS = ("classes", "overlay", "side-by-side", "confidence", "probabilities")
+
+
+def add_model(
+    parser: argparse.ArgumentParser,
+    positional: bool = True,
+    metavar: str = "MODEL",
+    text: str = "see --model",
+) -> None:
+    """--model, and the place for it that some commands have as well: `parse` makes one of both."""
+    if positional:
+        parser.add_argument("model_here", nargs="?", metavar=metavar, help=text)
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="a file, or a bundled model by its name: sparse-60 (default) or block4x4",
+    )
+
+
+def add_size_and_threads(parser: argparse.ArgumentParser) -> None:
+    add_size(parser)
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        type=json_place,
+        metavar="FILE.json",
+        help="the figures as JSON as well, into a file; without FILE on standard output, and nothing else there",
+    )
+
+
+def add_talk(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors and results alone")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="more: what is done and why; twice: all that the logger sparse_icnet says",
+    )
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        type=size,
+        metavar="HxW",
+        help="network input, height x width, multiples of 32 for ICNet (default: what the model says, else 768x960)",
+    )
+
+
+def size(text: str) -> tuple[int, int]:
+    """'768x960' -> (768, 960)."""
+    height, x, width = text.lower().partition("x")
+    if not (x and height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 768x960, found {text!r}")
+    return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    """A positive integer below 2^31."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 1 << 31):
+        raise argparse.ArgumentTypeError(f"expected a positive integer, found {text!r}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
+def kinds(text: str) -> tuple[str, ...]:
+    """'classes,overlay' -> its parts, in the order of `RESULT_KINDS`."""
+    words = text.replace(" ", "").split(",")
+    for word in words:
+        if word not in RESULT_KINDS:
+            raise argparse.ArgumentTypeError(
+                f"expected some of {', '.join(RESULT_KINDS)} with commas between them, found {word!r}"
+                f"{did_you_mean(word, RESULT_KINDS)}"
+            )
+    return tuple(kind for kind in RESULT_KINDS if kind in words)
+
+
+def json_place(text: str) -> str:
+    """A file for figures, or - for standard output."""
+    if text != "-" and not text.lower().endswith(".json"):
+        raise argparse.ArgumentTypeError(
+            f"expected a name that ends in .json, or - for standard output, found {text!r}"
+        )
+    return text

@@ -1,0 +1,29 @@
+"""`sparse-icnet warmup`: compile the kernels ahead, for images of containers and first commands that shall not wait."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from sparse_icnet.cli.terminal import say
+from sparse_icnet.kernels import machine_code
+
+DONE, NOT_KEPT = 0, 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    cached = machine_code.is_cached()
+    if not (cached or arguments.quiet):
+        say("compiling the kernels for this CPU: 15 to 60 s ...")
+    start = time.perf_counter()
+    kept = machine_code.warm_up()
+    seconds = time.perf_counter() - start
+    if kept is None:
+        folders = ", ".join(map(str, machine_code.cache_folders()))
+        raise OSError(
+            f"compiled in {seconds:.0f} s, but no folder can keep the machine code for other processes ({folders}); "
+            "NUMBA_CACHE_DIR names another"
+        )
+    if not arguments.quiet:
+        say(f"the kernels for this CPU {'are there' if cached else f'took {seconds:.0f} s'}: {kept}")
+    return DONE
