@@ -3,6 +3,8 @@
 >>> import sparse_icnet
 >>> net = sparse_icnet.load()                    # the bundled weights
 >>> class_map = net.segment("street.jpg")        # uint8, the size of the image   # doctest: +SKIP
+>>> result = net.predict("street.jpg")           # classes, shares, confidence ...   # doctest: +SKIP
+>>> result.overlay(palette="colour-blind").save("overlay.png")                       # doctest: +SKIP
 
 Importing this package imports neither NumPy nor Numba; the first inference does.
 """

@@ -1,4 +1,17 @@
-"""The network as a user sees it: load once, then segment pictures or run blobs."""
+"""The network as a user sees it: load once, then segment pictures or run blobs.
+
+>>> import sparse_icnet
+>>> from sparse_icnet.bundled import SAMPLE_IMAGE
+>>> net = sparse_icnet.load(size=(192, 256), threads=1)
+>>> net
+Model(size=(192, 256), classes=12, threads=1)
+>>> net.segment(SAMPLE_IMAGE).shape                # as large as the picture
+(427, 640)
+>>> net.probabilities(SAMPLE_IMAGE).shape          # as large as the network's output
+(12, 192, 256)
+>>> [result.size for result in net.predict([SAMPLE_IMAGE, SAMPLE_IMAGE])]
+[(427, 640), (427, 640)]
+"""
 
 from __future__ import annotations
 
@@ -13,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled, formats
+from sparse_icnet.arguments import check_out, checked_blob, checked_size, checked_threads
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
 from sparse_icnet.network.constants import check_constants
@@ -39,9 +53,6 @@ if TYPE_CHECKING:
     from sparse_icnet.runtime.steps import Plan
 
 Picture = TypeVar("Picture", bound=ImageLike)  # of a list: list[Path] is one of images, too
-
-MAX_THREADS = 256
-MAX_SIDE = 1 << 14
 
 
 def load(
@@ -89,18 +100,7 @@ def _reloaded(path: str, size: Size, threads: int | None, classes: tuple[str, ..
 
 
 def _at_size(graph: Graph, size: Size | None) -> Graph:
-    if size is None:
-        return graph
-    if (
-        not isinstance(size, Sequence)
-        or len(size) != 2
-        or not all(isinstance(n, int | np.integer) for n in size)
-    ):
-        raise TypeError(f"size must be two integers (height, width), found {size!r}")
-    height, width = (int(n) for n in size)
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        raise ValueError(f"size must be (height, width) within 1..{MAX_SIDE}, found {height}x{width}")
-    return resized(graph, (height, width))
+    return graph if size is None else resized(graph, checked_size(size))
 
 
 def _class_count(graph: Graph) -> int:
@@ -146,17 +146,12 @@ class Model:
     def __init__(
         self, graph: Graph, threads: int | None = None, class_names: Sequence[str] | None = None
     ) -> None:
-        if threads is not None:
-            if not isinstance(threads, int | np.integer) or isinstance(threads, bool):
-                raise TypeError(f"threads must be an integer or None, found {threads!r}")
-            if not 1 <= threads <= MAX_THREADS:
-                raise ValueError(f"threads must lie in 1..{MAX_THREADS}, found {threads}")
         channels, height, width = graph.input.shape
         if channels != 3:
             raise GraphError(f"input {graph.input.name!r}: expected 3 channels (RGB), found {channels}")
         check_constants(graph)
         self.graph = graph
-        self.threads = None if threads is None else int(threads)
+        self.threads = checked_threads(threads)
         self.size: Size = (height, width)
         self.output_size: Size = graph.shape(graph.output)[1:]
         self.stated_size: Size | None = None if graph.size_is_free else self.size
@@ -221,6 +216,16 @@ class Model:
 
         Exactly what the equations of `sparse_icnet.network.graph` define.  The first call plans the network anew so
         that every tensor keeps memory of its own.  Raises ValueError for a name that the network does not have.
+
+        >>> import sparse_icnet
+        >>> from sparse_icnet.bundled import SAMPLE_IMAGE
+        >>> net = sparse_icnet.load(size=(96, 96), threads=1)
+        >>> codes = net.activations(SAMPLE_IMAGE, ["conv1_2/codes"])["conv1_2/codes"]
+        >>> codes.data.shape, codes.data.dtype, codes.quantizer.levels
+        ((32, 24, 24), dtype('int16'), 256)
+        >>> net.activations(SAMPLE_IMAGE, ["conv1_2/code"])
+        Traceback (most recent call last):
+        ValueError: 'conv1_2/code' is no tensor of this network, did you mean ...?
         """
         from sparse_icnet.activations import Activations, checked_names
 
@@ -342,39 +347,13 @@ class Model:
               Infinities count as the nearest value the input quantizer knows, NaN as its lowest.
         out   C-contiguous array for the result, not overlapping `blob`; also returned
         """
-        blob = self._checked_blob(blob)
+        blob = checked_blob(blob, self.size)
         session = self.session
         shape = (len(blob), *session.output_shape)
         if out is None:
             out = np.empty(shape, session.output_dtype)
         else:
-            _check_out(out, shape, session.output_dtype, blob)
+            check_out(out, shape, session.output_dtype, blob)
         for one, result in zip(blob, out, strict=True):
             session.output(np.ascontiguousarray(one), out=result)
         return out
-
-    def _checked_blob(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
-        expected = f"float32 of shape (N, 3, {self.size[0]}, {self.size[1]})"
-        if not isinstance(blob, np.ndarray):
-            raise TypeError(f"a blob must be a NumPy array, {expected}, found {type(blob).__name__}")
-        if blob.dtype != np.float32:
-            raise TypeError(f"a blob must be {expected}, found {blob.dtype}; for a picture call segment()")
-        if blob.ndim != 4 or blob.shape[1:] != (3, *self.size):
-            raise ValueError(f"a blob must be {expected}, found {blob.shape}")
-        return blob
-
-
-def _check_out(
-    out: NDArray[np.float32 | np.uint8],
-    shape: tuple[int, ...],
-    dtype: np.dtype[np.float32] | np.dtype[np.uint8],
-    blob: NDArray[np.float32],
-) -> None:
-    if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        raise TypeError(f"out must be a {dtype} array, found {getattr(out, 'dtype', type(out).__name__)}")
-    if out.shape != shape:
-        raise ValueError(f"out must have shape {shape}, found {out.shape}")
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("out must be C-contiguous and writable")
-    if np.may_share_memory(out, blob):
-        raise ValueError("out must not overlap the blob")

@@ -51,6 +51,14 @@ def palette(source: PaletteLike = "camvid", classes: int = len(CLASSES)) -> NDAr
 
     The named ones are continued by distinct colours where a model has more classes than they have.  Raises ValueError
     for a name that is no file either, for a wrong file and for too few colours; OSError for an unreadable file.
+
+    >>> palette("colour-blind", classes=2).tolist()      # sky, building
+    [[161, 220, 255], [128, 32, 8]]
+    >>> palette([(255, 0, 0), (0, 0, 255)], classes=2).shape
+    (2, 3)
+    >>> palette("color-blind")
+    Traceback (most recent call last):
+    ValueError: palette: expected camvid, colour-blind or a file, found 'color-blind'
     """
     if isinstance(source, str) and source in PALETTES:
         return _continued(PALETTES[source], classes)
@@ -172,7 +180,11 @@ def class_shares(classes: NDArray[np.uint8], count: int) -> tuple[float, ...]:
 
 
 def share_text(share: float) -> str:
-    """ "31 %", "< 1 %"."""
+    """A share as people read it.
+
+    >>> [share_text(share) for share in (0.0, 0.004, 0.314, 1.0)]
+    ['0 %', '< 1 %', '31 %', '100 %']
+    """
     return "< 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
 
 

@@ -54,6 +54,22 @@ class Result:
     network      (height, width) of the network's output
     name         path of the picture or what else it is called
     align_corners   how smooth logits are interpolated, equation (Q11): as the network itself does
+
+    >>> import sparse_icnet
+    >>> from sparse_icnet.bundled import SAMPLE_IMAGE
+    >>> result = sparse_icnet.load(size=(192, 256), threads=1).predict(SAMPLE_IMAGE)
+    >>> result.size
+    (427, 640)
+    >>> list(result.shares)[:3]
+    ['sky', 'building', 'pole']
+    >>> round(sum(result.shares.values()), 6)
+    1.0
+    >>> result.confidence.shape, result.probabilities().shape
+    ((427, 640), (12, 427, 640))
+    >>> result.overlay(alpha=0.5, legend=False, palette="colour-blind").size
+    (640, 427)
+    >>> result.save("street.png")                        # doctest: +SKIP
+    >>> result.save("street.classes.npy", "classes")     # doctest: +SKIP
     """
 
     image: Image.Image
