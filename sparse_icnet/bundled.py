@@ -95,10 +95,8 @@ def check_digest(path: Path) -> None:
         raise FormatError(
             f"{path}: expected the digest table {table.name} beside the bundled weights, found none"
         )
-    digests = dict(
-        reversed(line.split(None, 1)) for line in table.read_text("ascii").splitlines() if line.strip()
-    )
-    expected = {name.lstrip("*").strip(): digest for name, digest in digests.items()}.get(path.name)
+    lines = (line.split(None, 1) for line in table.read_text("ascii").splitlines() if line.strip())
+    expected = {name.lstrip("*").strip(): digest for digest, name in lines}.get(path.name)
     if expected is None:
         raise FormatError(f"{path}: expected a SHA-256 digest in {table.name}, found none for this file")
     with open(path, "rb") as file:

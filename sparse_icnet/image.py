@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sparse_icnet import png
 from sparse_icnet.files import replacing
 from sparse_icnet.network.graph import Size
 
@@ -314,5 +315,6 @@ def nearest_points(points: int, network: int, length: int) -> NDArray[np.int64]:
 
 def save_png(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a PNG whole or not at all."""
+    content = png.encoded(picture)
     with replacing(Path(path)) as temporary:
-        picture.save(temporary, format="PNG", compress_level=1)
+        temporary.write_bytes(content)

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif metavar == _PALETTES:
             action.complete = {"bash": "_sparse_icnet_palettes", "zsh": "_sparse_icnet_palettes"}
     words = {"models": bundled.names(), "palettes": ["camvid", "colour-blind"]}
-    preamble = {
+    preamble: Any = {
         "bash": "".join(
             f'_sparse_icnet_{name}() {{ compgen -W "{" ".join(known)}" -- "$1"; compgen -f -- "$1"; }}\n'
             for name, known in words.items()

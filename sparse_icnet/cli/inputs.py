@@ -18,6 +18,7 @@ from sparse_icnet.jobs import sources
 from sparse_icnet.kernels import machine_code
 from sparse_icnet.model import Model, load
 from sparse_icnet.render import read_class_names
+from sparse_icnet.runtime.session import default_threads
 from sparse_icnet.suggest import did_you_mean
 
 Item = TypeVar("Item")
@@ -84,9 +85,15 @@ def expand(
     return sources.expand(arguments, contents, recursive=recursive, output=output)
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 2) -> Iterator[Result]:
-    """`map` on a few threads: one decodes or encodes while another computes.  Stops when the caller does."""
-    pool = ThreadPoolExecutor(workers)
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """`map` on a few threads: some decode or encode while one computes.  Stops when the caller does.
+
+    workers  None: one for each core, at least 2 and at most 8, since decoding and encoding a picture take one core as
+             long as an inference takes two to four
+    """
+    pool = ThreadPoolExecutor(workers or min(8, max(2, default_threads())))
     try:
         yield from pool.map(function, items)
     finally:

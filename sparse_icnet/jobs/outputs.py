@@ -14,14 +14,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 import sparse_icnet
+from sparse_icnet import png
 from sparse_icnet.files import replacing
 
 SUFFIX_OF_KIND: Mapping[str, str] = {
@@ -103,11 +102,10 @@ def _npy_text(head: bytes) -> str:
 
 def save_png(picture: Image.Image, path: Path, mark: Mark) -> None:
     """Write a PNG with its mark, whole or not at all."""
-    text = PngInfo()
-    text.add_text("Software", f"sparse-icnet {sparse_icnet.__version__}")
-    text.add_text(_KEYWORD, json.dumps(asdict(mark)))
+    text = {"Software": f"sparse-icnet {sparse_icnet.__version__}", _KEYWORD: json.dumps(asdict(mark))}
+    content = png.encoded(picture, text)
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", compress_level=1, pnginfo=text)
+        temporary.write_bytes(content)
 
 
 def save_npy(array: NDArray[np.generic], path: Path, mark: Mark) -> None:
@@ -118,11 +116,7 @@ def save_npy(array: NDArray[np.generic], path: Path, mark: Mark) -> None:
     header += " " * (-(len(_NPY) + 2 + len(header) + 1) % 64) + "\n"
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(_NPY + len(header).to_bytes(2, "little") + header.encode("ascii"))
-        _write(file, array)
-
-
-def _write(file: IO[bytes], array: NDArray[np.generic]) -> None:
-    file.write(memoryview(array).cast("B") if array.size else b"")
+        file.write(array.data)
 
 
 def check_free(path: Path, digest: str, earlier: str | None = None) -> None:
