@@ -104,7 +104,9 @@ def smooth_graph(graph: Graph, size: Size) -> Graph:
     """`graph` with its logits enlarged from their grid to `size` by bilinear interpolation, whatever it did before."""
     graph = optimize(graph)
     op = graph[graph.output]
-    while isinstance(op, Resize | Bilinear | Softmax | Argmax):
+    while isinstance(op, Resize | Softmax | Argmax):
+        op = graph[op.input]
+    if isinstance(op, Bilinear):
         op = graph[op.input]
     tail = (Bilinear("smooth", op.name, size), Softmax("smooth/probabilities", "smooth"))
     return replace(graph, ops=(*pruned(graph.ops, op.name), *tail), output=tail[-1].name)

@@ -6,7 +6,7 @@ import graphs
 import numpy as np
 from hypothesis import strategies as st
 
-from sparse_icnet.network.graph import Affine, Graph, Input, Op, Quantizer, Shape, Softmax
+from sparse_icnet.network.graph import Affine, Bilinear, Graph, Input, Op, Quantizer, Shape, Softmax
 
 
 class _Engine(graphs._Drawn):
@@ -24,14 +24,19 @@ class _Engine(graphs._Drawn):
 
 @st.composite
 def any_graphs(draw: st.DrawFn) -> Graph:
-    """Every kind of operation in any order, quantizers anywhere, then a convolution and a softmax."""
+    """Every kind of operation in any order, quantizers anywhere, then a convolution, perhaps resized, and a softmax."""
     drawn = _Engine(draw, dyadic=False)
     for _ in range(draw(st.integers(1, 6))):
         drawn.step()
     last = drawn.last if drawn.held[drawn.last] is not None else drawn.quantize(drawn.last)
     logits = drawn.convolution_of(last, draw(st.integers(2, 5)))
     _, height, width = drawn.shapes[logits]
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["grid", "nearest", "bilinear"]))
+    if kind == "nearest":
         logits = drawn.resize_to(logits, (2 * height, 2 * width))
+    if kind == "bilinear":
+        size = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+        op = Bilinear("interpolated", logits, size, draw(st.booleans()))
+        logits = drawn.emit(op, (drawn.shapes[logits][0], *size))
     drawn.emit(Softmax("probabilities", logits))
     return Graph(tuple(drawn.ops), "probabilities")

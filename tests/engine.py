@@ -174,7 +174,7 @@ def assert_equals_oracle(
     threads: int = 1,
     session: Session | None = None,
 ) -> Session:
-    """Every tensor, the probabilities and the classes of a Session equal the Oracle's, bit for bit.
+    """Every tensor, the probabilities, classes, logits and a smooth class map of a Session equal the Oracle's, bit for bit.
 
     The session first runs on another blob of extreme values, which must leave no trace.  The
     probabilities are compared with the oracle of the graph as it was before any rewrite.  A session whose tensors
@@ -195,6 +195,9 @@ def assert_equals_oracle(
     soil(sharing)
     np.testing.assert_array_equal(bits(sharing.probabilities(blob)), bits(expected), err_msg="shared memory")
     np.testing.assert_array_equal(sharing.classes(blob), classes)
+    np.testing.assert_array_equal(bits(sharing.logits(blob)), bits(oracle.logits()))
+    size = (2 * classes.shape[0] + 1, 3 * classes.shape[1] - 1)
+    np.testing.assert_array_equal(sharing.smooth_classes(blob, size), oracle.smooth_classes(size))
     return session
 
 

@@ -74,11 +74,10 @@ class Oracle:
 
     def _end(self) -> tuple[str, bool]:
         """(name of the logits, whether their upsampling aligns corners)."""
-        op, align_corners = self.graph[self.graph.output], False
-        while isinstance(op, Resize | Softmax | Argmax | Bilinear):
-            align_corners |= isinstance(op, Bilinear) and op.align_corners
+        op = self.graph[self.graph.output]
+        while isinstance(op, Resize | Softmax | Argmax):
             op = self.graph[op.input]
-        return op.name, align_corners
+        return (op.input, op.align_corners) if isinstance(op, Bilinear) else (op.name, False)
 
     def value(self, name: str) -> NDArray:
         """The output of `name` as the network would return it: classes, codes or real values."""
