@@ -335,6 +335,8 @@ def test_whatever_a_picture_raises_is_an_image_error(monkeypatch, place, error):
 @pytest.mark.parametrize("suffix", sorted(image.SUFFIXES - {".apng", ".jpc", ".j2c", ".avifs"}))
 def test_every_suffix_is_of_a_format_that_pillow_reads(tmp_path, suffix):
     path = tmp_path / f"p{suffix}"
+    if Image.registered_extensions()[suffix] not in Image.SAVE:
+        pytest.skip("this Pillow reads the format, and does not write it")
     mode = {".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")
     Image.fromarray(random_picture(32, 32)).convert(mode).save(path)
     assert image.to_rgb(path).size == (32, 32)
@@ -372,12 +374,21 @@ def test_the_default_picture_of_an_animated_png_is_no_frame(tmp_path):
     assert [frame.picture.getpixel((3, 3)) for frame in image.frames(path)] == COLOURS[1:]
 
 
-def test_still_pictures_pages_and_views_are_one_frame(tmp_path):
+def still_pictures(folder):
+    """Pages of a TIFF, views of an MPO, an array, a picture: 16 pixels wide, 8 high."""
     pictures = [Image.new("RGB", (16, 8), colour) for colour in COLOURS]
-    pages, views = tmp_path / "pages.tif", tmp_path / "views.mpo"
+    pages, views = folder / "pages.tif", folder / "views.mpo"
     for path in (pages, views):
         pictures[0].save(path, save_all=True, append_images=pictures[1:])
-    for source in (pages, views, random_picture(8, 16), pictures[0]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(views) as opened:
+            whole = opened.format == "MPO"  # Pillow 10.3 writes damaged ones
+    return [pages, *([views] if whole else []), random_picture(8, 16), pictures[0]]
+
+
+def test_still_pictures_pages_and_views_are_one_frame(tmp_path):
+    for source in still_pictures(tmp_path):
         assert image.frame_count(source) == 1
         (frame,) = image.frames(source)
         assert frame.picture.size == (16, 8)
