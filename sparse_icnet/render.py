@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeAlias
@@ -196,16 +197,16 @@ def with_legend(
 ) -> Image.Image:
     """`picture` with a column at its right: colour, name and share of each class that occurs, the largest first.
 
-    The letters grow with the picture.  Where the column is higher than the picture, white is added below that.
+    The letters grow with the picture; they are Pillow's own, which knows ASCII: others lose their marks or become "?".
+    Where the column is higher than the picture, white is added below that.
     """
     shown = sorted((i for i, share in enumerate(shares) if share > 0), key=lambda i: -shares[i])
     pixels = min(picture.height / 32, picture.width / 24, picture.height / (1.7 * (len(shown) + 1)))
     font = _font(max(_SMALLEST_FONT, round(pixels)))
     size = font.size if isinstance(font, ImageFont.FreeTypeFont) else _SMALLEST_FONT
     line, margin, gap = math.ceil(1.7 * size), math.ceil(0.8 * size), math.ceil(0.6 * size)
-    labels = [
-        names[i] if len(names[i]) <= _SHOWN_NAME else f"{names[i][: _SHOWN_NAME - 3]}..." for i in shown
-    ]
+    labels = [_drawable(names[i]) for i in shown]
+    labels = [one if len(one) <= _SHOWN_NAME else f"{one[: _SHOWN_NAME - 3]}..." for one in labels]
     texts = [share_text(shares[i]) for i in shown]
     name_width = max((_width(font, label) for label in labels), default=0)
     text_width = max((_width(font, text) for text in texts), default=0)
@@ -249,13 +250,20 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> int:
-    return math.ceil(font.getlength(_drawable(font, text)))
+    return math.ceil(font.getlength(text))
 
 
-def _drawable(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> str:
-    if isinstance(font, ImageFont.FreeTypeFont):
-        return text
-    return text.encode("latin-1", "replace").decode("latin-1")  # all that the bitmap font knows
+def _drawable(text: str) -> str:
+    """`text` in ASCII, all that both fonts of Pillow have: letters without their marks, "?" for those that have none.
+
+    >>> _drawable("Bürgersteig, caf\u00e9, \u6a39")
+    'Burgersteig, cafe, ?'
+    """
+    letters = []
+    for letter in unicodedata.normalize("NFKD", text):
+        if not unicodedata.combining(letter):
+            letters.append(letter if letter.isascii() else "?")
+    return "".join(letters)
 
 
 def _text(
@@ -266,7 +274,6 @@ def _text(
     anchor: str,
 ) -> None:
     """`text` with its middle at the height of `place`, beginning ("lm") or ending ("rm") there."""
-    text = _drawable(font, text)
     if isinstance(font, ImageFont.FreeTypeFont):
         draw.text(place, text, _INK, font, anchor)
         return

@@ -268,6 +268,15 @@ def test_legend_of_long_and_foreign_names():
     assert render.with_legend(picture, names, [0, 0, 0], render.palette(classes=3)).height == 100
 
 
+def test_letters_that_the_font_lacks_lose_their_marks():
+    picture, colours = Image.new("RGB", (200, 100)), render.palette(classes=2)
+    plain, marked = (
+        np.asarray(render.with_legend(picture, names, [0.7, 0.3], colours))
+        for names in (["Burgersteig", "cafe?"], ["B\u00fcrgersteig", "caf\u00e9\u6a39"])
+    )
+    assert np.array_equal(plain, marked)
+
+
 def test_legend_without_freetype(monkeypatch):
     def none(size=None):
         if size is not None:
