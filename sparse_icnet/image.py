@@ -16,7 +16,7 @@ from typing import IO, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sparse_icnet import png
 from sparse_icnet.files import replacing
@@ -45,6 +45,10 @@ MAX_PIXELS = 1 << 27  # 134 million: 400 MB as RGB
 MAX_STREAM = 1 << 30  # bytes of a stream that cannot be rewound
 
 _ACCEPTED = "a path, bytes, a binary file object, a PIL image or a uint8 array"
+_COMMON = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM")  # Pillow has their readers at once
+_REFUSED = frozenset(
+    {"EPS", "WMF"}
+)  # drawn by programs outside Pillow (Ghostscript, Windows) that a file would steer
 _ANIMATED = frozenset({"AVIF", "GIF", "PNG", "WEBP"})  # where several frames are a film, not pages or views
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
@@ -213,7 +217,12 @@ def _opened(source: object, name: str) -> Image.Image:
         raise TypeError(f"{name}: expected {_ACCEPTED}, found {type(source).__name__}")
     file = cast("IO[bytes]", source)
     try:
-        return Image.open(file if _can_seek(file) else _whole(file))
+        file = file if _can_seek(file) else _whole(file)
+        try:
+            return Image.open(file, formats=_COMMON)
+        except UnidentifiedImageError:
+            Image.init()  # the readers of all other formats, some 50 ms
+            return Image.open(file, formats=[one for one in Image.ID if one not in _REFUSED])
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # decoders of broken files raise nearly anything

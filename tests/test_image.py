@@ -130,6 +130,19 @@ def test_truncated_and_scrambled_files(tmp_path, suffix):
         assert "\n" not in error
 
 
+def test_no_picture_runs_another_program(tmp_path, monkeypatch):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(file.getvalue())
+    with Image.open(path) as opened:
+        assert opened.format == "EPS"
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was run"))
+    with pytest.raises(image.ImageError, match=r"photo\.jpg: expected a picture that Pillow can read"):
+        image.to_rgb(path)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         image.to_rgb(tmp_path / "none.png")
