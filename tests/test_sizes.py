@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import random_picture
+from networks import random_blob, random_picture
 from PIL import Image
 
 from sparse_icnet import cli, formats
 from sparse_icnet.formats import npz
-from sparse_icnet.network.graph import Argmax, Graph
+from sparse_icnet.network.graph import Argmax, Graph, Resize
+from sparse_icnet.reference.oracle import Oracle
 
 ONE = ["--threads", "1"]
 
@@ -64,3 +65,21 @@ def test_info_says_that_the_size_is_free(tiny_graph, tmp_path, capsys, monkeypat
     path.write_bytes(b"x")
     assert cli.main(["info", str(path), *ONE]) == 0
     assert "input 3x192x192 RGB (the file leaves the size free), output" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".xml", ".onnx"])
+@pytest.mark.parametrize("size", [None, (192, 192)])
+def test_class_maps_survive_every_format(tiny_graph, tmp_path, suffix, size):
+    """The argmax of small logits, and enlarged by a nearest resize behind it."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnx", reason="needs onnx (extra onnx)")
+    ops = [op for op in tiny_graph if op.name not in ("logits_up", "probabilities")]
+    ops.append(Argmax("classes", "conv6_cls"))
+    if size:
+        ops.append(Resize("enlarged", "classes", size))
+    graph = Graph(tuple(ops), ops[-1].name)
+    formats.save(graph, tmp_path / f"m{suffix}")
+    found = formats.load(tmp_path / f"m{suffix}")
+    assert found.returns_classes
+    blob = random_blob(graph)
+    np.testing.assert_array_equal(Oracle(found, blob).output(), Oracle(graph, blob).output())

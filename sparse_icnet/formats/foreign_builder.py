@@ -112,7 +112,16 @@ class Builder:
         self._emitted: dict[object, str] = {}  # pending value -> its operation
         self._affines: list[Affine] = []
 
-    def activation(self, node: Node, value: Value | None, codes_allowed: bool = False) -> Tensor:
+    def holds_classes(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is a class map: an argmax, or a nearest resize of one."""
+        op = self.ops.get(tensor.name)
+        while isinstance(op, Resize):
+            op = self.ops.get(op.input)
+        return isinstance(op, Argmax)
+
+    def activation(
+        self, node: Node, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
+    ) -> Tensor:
         """`value` as an activation in (1, channels, height, width) order."""
         if not isinstance(value, Tensor):
             raise FormatError(f"{node.where}: expected an activation as input, found a constant or nothing")
@@ -120,12 +129,16 @@ class Builder:
             raise FormatError(
                 f"{node.where}: expected DequantizeLinear between QuantizeLinear and this operation"
             )
-        if isinstance(self.ops.get(value.name), Argmax):
-            raise FormatError(f"{node.where}: expected nothing but the result after ArgMax")
+        if not classes_allowed and self.holds_classes(value):
+            raise FormatError(
+                f"{node.where}: expected nothing but nearest resizes and the result after ArgMax"
+            )
         return value
 
-    def planar_activation(self, node: Node, value: Value | None, codes_allowed: bool = False) -> Tensor:
-        tensor = self.activation(node, value, codes_allowed)
+    def planar_activation(
+        self, node: Node, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
+    ) -> Tensor:
+        tensor = self.activation(node, value, codes_allowed, classes_allowed)
         if not tensor.is_planar:
             raise FormatError(
                 f"{node.where}: expected an input of shape (1, channels, height, width), found "

@@ -20,7 +20,6 @@ from sparse_icnet.formats.foreign_constants import (
     squeezed,
     unsqueezed,
 )
-from sparse_icnet.network.graph import Argmax
 
 
 def shape_of(g: Builder, node: Node, x: Value | None) -> Constant:
@@ -41,7 +40,7 @@ def convert(g: Builder, node: Node, x: Value | None) -> Tensor:
     if not isinstance(x, Tensor) or x.codes is not None:
         raise FormatError(f"{node.where}: expected real values to convert")
     dtype = node.attributes["dtype"]
-    if (dtype is None or dtype.kind != "f") and not isinstance(g.ops.get(x.name), Argmax):
+    if (dtype is None or dtype.kind != "f") and not g.holds_classes(x):
         raise FormatError(
             f"{node.where}: expected a conversion to a float type, found {node.attributes['type']!r}"
         )

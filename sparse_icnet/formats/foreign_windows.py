@@ -199,7 +199,7 @@ def interpolate(
     axes: Value | None = None,
 ) -> Tensor:
     """Nearest or bilinear resize of height and width to constant sizes or by constant scales."""
-    tensor = g.planar_activation(node, x, codes_allowed=True)
+    tensor = g.planar_activation(node, x, codes_allowed=True, classes_allowed=True)
     if any(node.attributes.get("pads", ())):
         raise FormatError(f"{node.where}: expected a resize without padding, found {node.attributes['pads']}")
     given = None if axes is None else required(node, axes, "the axes")
@@ -224,10 +224,9 @@ def interpolate(
     size = (target[2], target[3])
     mode = node.attributes["mode"]
     if mode != "nearest" and tensor.shape[1:] != (1, 1) and tensor.shape[1:] != size:
-        if mode != "linear" or tensor.codes is not None:
-            expected = (
-                "'nearest'" if tensor.codes is not None else "'nearest' or bilinear at the places of pixels"
-            )
+        integer = tensor.codes is not None or g.holds_classes(tensor)
+        if mode != "linear" or integer:
+            expected = "'nearest'" if integer else "'nearest' or bilinear at the places of pixels"
             raise FormatError(f"{node.where}: expected mode {expected}, found {mode!r}")
         if node.attributes.get("antialias"):
             raise FormatError(f"{node.where}: expected a bilinear resize without antialias")
@@ -252,7 +251,7 @@ def resized(g: Builder, node: Node, tensor: Tensor, size: Size) -> Tensor:
 
 def strided_slice(g: Builder, node: Node, x: Value | None, *rest: Value | None) -> Tensor:
     """A strided slice of rows and columns is a nearest downsampling."""
-    tensor = g.planar_activation(node, x, codes_allowed=True)
+    tensor = g.planar_activation(node, x, codes_allowed=True, classes_allowed=True)
     constants = [None if value is None else required(node, value) for value in rest]
     parts, drop, insert = slices(node, tensor.dimensions, constants)
     counts, steps = [], []

@@ -66,7 +66,7 @@ def save(graph: g.Graph, path: str | os.PathLike[str], meta: Meta | None = None)
     """
     path = Path(path)
     meta = graph.meta if meta is None else meta
-    arrays: dict[str, NDArray] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     ops = [_op_to_json(op, f"layer{i:04d}", arrays) for i, op in enumerate(graph.ops)]
     document: dict[str, Any] = {
         "format": "sparse-icnet",
@@ -96,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> g.Graph:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _write_members(file: Any, arrays: dict[str, NDArray]) -> None:
+def _write_members(file: Any, arrays: dict[str, NDArray[Any]]) -> None:
     """A deterministic .npz: fixed time stamps, so the same graph gives the same bytes and the same digest."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, array in arrays.items():
@@ -106,7 +106,7 @@ def _write_members(file: Any, arrays: dict[str, NDArray]) -> None:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def _op_to_json(op: g.Op, key: str, arrays: dict[str, NDArray]) -> dict[str, Any]:
+def _op_to_json(op: g.Op, key: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": type(op).__name__}
     for spec in fields(op):
         if not spec.init:
@@ -212,14 +212,17 @@ def _op_from_json(entry: Any, where: str, members: Members) -> g.Op:
             values[name] = _quantizer(op)
         elif name == "weight":
             weight = op.object(name, {"csr", "shape"})
-            values[name] = members.weights(weight.where, weight.text("csr"), weight.integers("shape", 4))
+            values[name] = members.weights(
+                weight.where, weight.text("csr"), _four(weight.integers("shape", 4))
+            )
         elif name in _ARRAY_FIELDS:
             values[name] = members.array(op.object(name, {"array"}).text("array"), "float32", g.MAX_LENGTH)
         elif name == "align_corners":
             values[name] = op.flag(name)
         else:
             values[name] = op.integers(name, _LENGTHS[name])
-    return kind(**values)
+    made: g.Op = kind(**values)
+    return made
 
 
 def _quantizer(op: _Object) -> g.Quantizer:
@@ -280,6 +283,11 @@ class _Object:
         if not isinstance(value, list) or len(value) > g.MAX_LENGTH:
             raise FormatError(f"{self.where}: {key} must be a list of numbers, found {_shown(value)}")
         return tuple(_number(number, f"{self.where}: {key}") for number in value)
+
+
+def _four(numbers: tuple[int, ...]) -> tuple[int, int, int, int]:
+    a, b, c, d = numbers
+    return a, b, c, d
 
 
 def _integer(value: Any, key: str, where: str) -> int:

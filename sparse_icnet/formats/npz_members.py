@@ -7,6 +7,7 @@ import math
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Members:
             raise FormatError(f"{path}: expected members of distinct names, found one twice")
         self._dense_left = MAX_BYTES
 
-    def array(self, name: str, dtypes: str, most: int) -> NDArray:
+    def array(self, name: str, dtypes: str, most: int) -> NDArray[Any]:
         """The member `name`, of one of `dtypes` ("uint16|uint32") and of at most `most` elements."""
         where = f"{self.path}: member {name!r}"
         head, payload = self._parts(name, where, 8 * most + MAX_HEADER)
@@ -83,9 +84,9 @@ class Members:
         end = start + int.from_bytes(content[8:start], "little")
         return (content[start:end], content[end:]) if end <= MAX_HEADER else (content, b"")
 
-    def weights(self, where: str, key: str, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    def weights(self, where: str, key: str, shape: tuple[int, int, int, int]) -> NDArray[np.int8]:
         """Dense int8 weights (O, I, kh, kw) from the CSR arrays `key`; `where` begins messages about them."""
-        size = math.prod(shape) if len(shape) == 4 and min(shape) >= 1 else 0
+        size = math.prod(shape) if min(shape) >= 1 else 0
         if not 0 < size <= self._dense_left:
             raise FormatError(f"{where}: weights of shape {shape} are not acceptable")
         self._dense_left -= size
@@ -99,7 +100,7 @@ class Members:
         return matrix.to_dense()
 
 
-def _dtype(descr: str) -> np.dtype | None:
+def _dtype(descr: str) -> np.dtype[Any] | None:
     try:
         return np.dtype(descr)
     except TypeError:

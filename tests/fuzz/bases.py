@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from make_ir import Ir, bias, codes, scales
@@ -138,18 +139,17 @@ def _branches(size: Size) -> Graph:
 def _classes(size: Size, native: bool) -> Graph:
     """Normalization in the file, signed and asymmetric codes, quantizers on the inputs of a sum, a class map.
 
-    native  also narrow codes and a resize of the class map, which only the native format has
+    native  also narrow codes, which only the native format has
     """
     g = _Builder(size, 3)
-    scale, shift = np.float32([0.02, 0.018, 0.021]), np.float32([-2.1, -2.0, -1.8])
+    scale, shift = np.array([0.02, 0.018, 0.021], np.float32), np.array([-2.1, -2.0, -1.8], np.float32)
     image = g.codes(g.add(Affine("affine", "image", scale, shift)), 0.02, -5, -128, 127)
     x = g.codes(g.convolution("first", image, 5, 3, 3, 2), 0.05, 100)
     pooled = g.add(MaxPool("pool", image, (2, 2), (2, 2)))
     y = g.codes(g.convolution("second", pooled, 5, 3), 0.04, 0, -127 if native else -128, 127)
     x = g.codes(g.add(Add("sum", x, y)), 0.06, 8, 0, 15 if native else 255)
-    classes = g.add(Argmax("classes", g.convolution("logits", x, 7, 5, 3)))
-    if native:
-        g.add(Resize("enlarged", classes, size))
+    logits = g.convolution("logits", x, 7, 5, 3)
+    g.add(Resize("enlarged", g.add(Argmax("classes", logits)), size))
     return g.graph(Normalization(1.0, (0.0,) * 3, (1.0,) * 3))
 
 
@@ -234,9 +234,9 @@ def _foreign_ir(form: str, version: int) -> Ir:
     if version < 10:
         ir.unary("SoftMax", x, name="probabilities", axis=1)
         return ir
-    data = {"axis": 1, "mode": "max", "sort": "none", "index_element_type": "i32"}
+    top_k: dict[str, object] = {"axis": 1, "mode": "max", "sort": "none", "index_element_type": "i32"}
     shape = (1, 1, 8, 16)
-    top = ir.layer("TopK", (x, ir.constant(1, "int64")), [shape, shape], data, "opset3", "top")
+    top = ir.layer("TopK", (x, ir.constant(1, "int64")), [shape, shape], top_k, "opset3", "top")
     ir.result((top[0], top[1] + 1))
     return ir
 
@@ -245,14 +245,15 @@ def _hand_made_onnx() -> bytes:
     """ONNX as NNCF and PyTorch write it: FakeQuantize of its own domain, batch norm, sizes computed from shapes."""
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes, constants = [], []
+    nodes: list[Any] = []
+    constants: list[Any] = []
 
     def constant(value: object, dtype: str = "float32") -> str:
         name = f"c{len(constants)}"
         constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def node(kind: str, *inputs: str, domain: str = "", **attributes: object) -> str:
+    def node(kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         name = f"{kind}_{len(nodes)}"
         nodes.append(helper.make_node(kind, list(inputs), [name], name, domain=domain, **attributes))
         return name
@@ -293,7 +294,8 @@ def _hand_made_onnx() -> bytes:
         constants,
     )
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("org.openvinotoolkit", 1)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 @cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -46,6 +47,9 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.reader}-{self.seed}-{self.index}"
+
+
+Item = TypeVar("Item", Case, Path)
 
 
 @dataclass
@@ -92,24 +96,23 @@ def run(
 
 
 def verdicts(
-    cases: Sequence[Case | Path], workers: int, seconds: float, gigabytes: float
-) -> Iterator[tuple[Case, Verdict]]:
+    cases: Sequence[Item], workers: int, seconds: float, gigabytes: float
+) -> Iterator[tuple[Item, Verdict]]:
     """(case, verdict), as they come."""
     todo = list(reversed(cases))
     readers = tuple(dict.fromkeys(case.reader for case in cases if isinstance(case, Case)))
-    pool = [_Worker(readers, gigabytes) for _ in range(max(1, min(workers, len(todo))))]
+    pool: list[_Worker[Item]] = [_Worker(readers, gigabytes) for _ in range(max(1, min(workers, len(todo))))]
     try:
         while True:
             for worker in pool:
                 if worker.case is None and todo:
                     worker.give(todo.pop(), seconds)
-            busy = [worker for worker in pool if worker.case is not None]
+            busy = [worker.connection for worker in pool if worker.case is not None]
             if not busy:
                 return
-            wait([worker.connection for worker in busy], timeout=0.5)
-            for worker in busy:
-                verdict = worker.verdict()
-                if verdict is not None:
+            wait(busy, timeout=0.5)
+            for worker in pool:
+                if worker.case is not None and (verdict := worker.verdict()) is not None:
                     case, worker.case = worker.case, None
                     yield case, verdict
     finally:
@@ -117,12 +120,12 @@ def verdicts(
             worker.stop()
 
 
-class _Worker:
+class _Worker(Generic[Item]):
     """A process that checks one file after the other; started anew after a crash or a hang."""
 
     def __init__(self, readers: Sequence[str], gigabytes: float) -> None:
         self.readers, self.gigabytes = tuple(readers), gigabytes
-        self.case: Case | Path | None = None
+        self.case: Item | None = None
         self.deadline = 0.0
         self.connection: Connection
         self.process: BaseProcess
@@ -135,12 +138,12 @@ class _Worker:
         self.process = context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
         other.close()
-        if not self.connection.poll(START_SECONDS) or (message := self.connection.recv()) is not None:
-            found = message if "message" in locals() else "no answer"
+        message = self.connection.recv() if self.connection.poll(START_SECONDS) else "no answer"
+        if message is not None:
             self.stop()
-            raise RuntimeError(f"a model without changes does not pass: {found}")
+            raise RuntimeError(f"a model without changes does not pass: {message}")
 
-    def give(self, case: Case | Path, seconds: float) -> None:
+    def give(self, case: Item, seconds: float) -> None:
         self.case, self.deadline = case, time.monotonic() + seconds
         self.connection.send(case)
 
@@ -148,7 +151,8 @@ class _Worker:
         """The verdict of the case, if there is one."""
         with contextlib.suppress(EOFError, OSError):
             if self.connection.poll():
-                return self.connection.recv()
+                found: Verdict = self.connection.recv()
+                return found
             if self.process.is_alive() and time.monotonic() < self.deadline:
                 return None
         self.process.join(0.2)  # an end of file may come before the end of the process

@@ -98,7 +98,7 @@ def _compared(net: sparse_icnet.Model) -> Verdict:
 def _blob(graph: Graph, rng: np.random.Generator) -> np.ndarray:
     """Normal numbers, and in the first row those that are none."""
     blob = (1.5 * rng.standard_normal(graph.input.shape)).astype(np.float32)
-    extremes = np.float32([np.inf, -np.inf, np.nan, 1e38, -1e38, 0, -0.0, 1e-45])
+    extremes = np.array([np.inf, -np.inf, np.nan, 1e38, -1e38, 0, -0.0, 1e-45], np.float32)
     row = blob[0, 0]
     row[: min(len(extremes), len(row) // 2)] = extremes[: len(row) // 2]
     return blob

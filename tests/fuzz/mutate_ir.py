@@ -194,7 +194,8 @@ def _dim(model: _Model, rng: np.random.Generator) -> None:
     dims = list(root.iter("dim"))
     if dims:
         dim = pick(rng, dims)
-        old = int(dim.text) if (dim.text or "").strip().lstrip("-").isdecimal() else 1
+        text = (dim.text or "").strip()
+        old = int(text) if text.lstrip("-").isdecimal() else 1
         dim.text = pick(rng, (str(integer(rng, old)), "-1", "", "x"))
 
 

@@ -143,7 +143,7 @@ class _Drawn:
         source, channels, phases = self.codes[-1]
         x = self.convolution(source, channels, int(rng.integers(2, 20)), (1, 1), 1, (1, 1))
         size = self.size(phases * pick(rng, (1, 2, 3, 4)))
-        ending = pick(rng, ("s", "s", "rs", "sr", "a", "ra", "bs", "ba"))
+        ending = pick(rng, ("s", "s", "rs", "sr", "a", "ra", "ar", "bs", "ba"))
         for letter in ending:
             match letter:
                 case "r":
