@@ -41,7 +41,7 @@ def test_help_says_which_sizes(capsys):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         text = " ".join(capsys.readouterr().out.split())
-        assert "multiples of 32 for ICNet (default: as the file says, 768x960 if it does not)" in text
+        assert "multiples of 32 for ICNet (default: what the model says, else 768x960)" in text
 
 
 def test_class_maps_from_the_command_line(tiny_graph, tmp_path, capsys):
@@ -54,7 +54,7 @@ def test_class_maps_from_the_command_line(tiny_graph, tmp_path, capsys):
     assert cli.main(["verify", str(model), str(photo), *ONE]) == 0
     assert "PASSED" in capsys.readouterr().out
     assert cli.main(["segment", str(photo), "-o", str(tmp_path), "--model", str(model), *ONE]) == 0
-    with Image.open(tmp_path / "photo.classes.png") as picture:
+    with Image.open(tmp_path / "photo.png.classes.png") as picture:
         assert picture.size == (140, 100)
 
 
