@@ -294,7 +294,8 @@ class Model:
         smooth  interpolate the scores of the classes from the grid on which the network computes them (an eighth of its
                 height and width) straight to every pixel of the image, equation (Q11) of `sparse_icnet.network.graph`:
                 smooth edges, and more pixels right.  False: the grid's classes as they are, blocks of 8 x 8 pixels of the
-                network, brought to the image by nearest neighbour, as the model card says
+                network, brought to the image by nearest neighbour, as the model card says.  Every network that the engine
+                runs has such scores, also one whose output is a class map
 
         The image is stretched to the network size (bilinear).
         """

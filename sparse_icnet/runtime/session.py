@@ -209,13 +209,17 @@ class Session:
         return tuple(self.plan.views) if self.keep_tensors else ()
 
     def profile(self, repeats: int = 20) -> list[StepTime]:
-        """Median time of every step of image -> class map, run one by one on all threads, on random pixels."""
-        steps = self._programs[True, _End.CLASSES]
+        """Median time of every step of image -> smooth class map, run one by one on all threads, on random pixels.
+
+        The map is of the network's own size.
+        """
+        steps = self._programs[True, _End.SMOOTH_CLASSES]
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
-        out = np.empty(self.plan.classes_size, np.uint8)
+        size = self.input_shape[1:]
+        out, stretch = np.empty(size, np.uint8), self._stretch(size)
         seconds = np.empty((len(steps), repeats))
-        table = self._bound(True, _End.CLASSES, image, out)
+        table = self._bound(True, _End.SMOOTH_CLASSES, image, out, {-1: stretch.fields()})
         for repeat in range(repeats):
             for index in range(len(steps)):
                 start = time.perf_counter()
@@ -284,16 +288,21 @@ class Session:
         out: NDArray,
         fields: Mapping[int, Mapping[int, int]] = MappingProxyType({}),
     ) -> None:
-        """Run a program; `fields` are set for this run: step (-1 is the last), field, value."""
-        table = self._bound(image, end, source, out)
+        """Run a program for one call: see `_bound`."""
+        table = self._bound(image, end, source, out, fields)
+        self._launch(table, 0, len(table))
+
+    def _bound(
+        self, image: bool, end: _End, source: NDArray, out: NDArray, fields: Mapping[int, Mapping[int, int]]
+    ) -> NDArray[np.int64]:
+        """The rows of a program for one call, which reads `source` and writes `out`.
+
+        fields  of this call: step (-1 is the last), field, value
+        """
+        table = self._tables[image, end].copy()
         for step, values in fields.items():
             for index, value in values.items():
                 table[step, index] = value
-        self._launch(table, 0, len(table))
-
-    def _bound(self, image: bool, end: _End, source: NDArray, out: NDArray) -> NDArray[np.int64]:
-        """The rows of a program for one call, which reads `source` and writes `out`."""
-        table = self._tables[image, end].copy()
         table[0, f.IN] = source.ctypes.data
         table[-1, f.OUT] = out.ctypes.data
         return table
