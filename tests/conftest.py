@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from networks import random_icnet
 
 import sparse_icnet
@@ -13,6 +14,10 @@ from sparse_icnet.formats import npz
 from sparse_icnet.network.graph import Graph
 
 SIZE = (192, 192)
+
+# No test has a time limit of its own: a machine that is busy is no failure.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
