@@ -12,9 +12,11 @@ Importing this package imports neither NumPy nor Numba; the first inference does
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as `typing` has it, which is slow to import: until `main` runs, nobody answers Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from sparse_icnet.bundled import DEFAULT_WEIGHTS
     from sparse_icnet.image import ImageError
     from sparse_icnet.model import Model, load

@@ -46,7 +46,7 @@ def encoded(picture: Image.Image, text: Mapping[str, str] | None = None) -> byte
     strategy = zlib.Z_DEFAULT_STRATEGY if picture.mode == "P" else zlib.Z_RLE
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW_BITS, _MEMORY, strategy)
     rows = _filtered(np.asarray(picture), _NO_FILTER if picture.mode == "P" else _UP)
-    chunks.append(_chunk(b"IDAT", compressor.compress(rows) + compressor.flush()))
+    chunks.append(_chunk(b"IDAT", compressor.compress(rows.data) + compressor.flush()))
     return _SIGNATURE + b"".join((*chunks, _chunk(b"IEND", b"")))
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 import sparse_icnet
 from sparse_icnet import bundled, cli, render
 from sparse_icnet.formats import npz
+from sparse_icnet.jobs import work
 from sparse_icnet.kernels import machine_code
 
 SMALL = ["--size", "192x192", "--threads", "1"]
@@ -108,8 +109,10 @@ class TestSegment:
         (frames / "f2.png").write_bytes((frames / "f2.png").read_bytes()[:200])
         (frames / "notes.txt").write_text("not a picture, not tried")
         command = ("segment", frames, "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
-        result = run(*command, "--no-overlay", "-v")
-        assert_one_error_line(result, frames / "f2.png")
+        code, out, err = result = run(*command, "--no-overlay", "-v")
+        about, error = err.splitlines(keepends=True)
+        assert about.startswith("sparse-icnet: tiny.npz at 192x192")
+        assert_one_error_line((code, out, error), frames / "f2.png")
         assert [line[:5] for line in result[1].splitlines()] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]", "4 of "]
         assert pictures_of(tmp_path / "out") == [f"f{i}.png.classes.png" for i in (0, 1, 3, 4)]
 
@@ -360,6 +363,27 @@ class TestSegment:
         assert {"b.jfif.classes.png", "c.gif.classes.png", "photo.png.classes.png"} <= set(
             pictures_of(tmp_path / "out")
         )
+
+    @pytest.mark.parametrize("fault", ["memory", "size"])
+    def test_whatever_one_picture_raises_stays_with_it(
+        self, run, tiny_file, photo, tmp_path, monkeypatch, fault
+    ):
+        large = photo.with_name("large.png")
+        Image.fromarray(random_picture(400, 600)).save(large)
+        right = sparse_icnet.Model.predict
+
+        def predict(self, image, smooth=True):
+            if image.width > 500:
+                raise MemoryError
+            return right(self, image, smooth)
+
+        if fault == "memory":
+            monkeypatch.setattr(sparse_icnet.Model, "predict", predict)
+        else:
+            monkeypatch.setattr(work, "MAX_STREAM", 100_000)
+        result = run("segment", large, photo, "-o", tmp_path / "out", "-q", "--model", tiny_file, *SMALL)
+        assert_one_error_line(result, large, "not enough memory" if fault == "memory" else "100000 bytes")
+        assert pictures_of(tmp_path / "out") == ["photo.png.classes.png", "photo.png.overlay.png"]
 
     def test_options_between_pictures(self, run, tiny_file, photo, tmp_path):
         other = tmp_path / "other.png"
@@ -816,7 +840,7 @@ class TestProcess:
             child.send_signal(signal.SIGINT)
             _, err = child.communicate(timeout=60)
         assert child.returncode == 130
-        assert err == b"sparse-icnet: error: interrupted\n"
+        assert err.splitlines()[1:] == [b"sparse-icnet: error: interrupted"]  # after a line about the model
         names = [p.name for p in (tmp_path / "out").iterdir()]
         assert 0 < len(names) < 600
         lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()

@@ -6,8 +6,7 @@ that hardly a moment is left in which Ctrl-C is not answered in one line.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # `typing` takes as long to import as all that is imported here
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

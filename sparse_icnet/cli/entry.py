@@ -68,13 +68,15 @@ def complain(message: str, hint: str = "") -> None:
 
 def _talk(verbose: int) -> None:
     """-v: what the logger `sparse_icnet` says of its work (INFO) goes to stderr; -vv: all (DEBUG)."""
-    if not verbose:
+    if not verbose and "logging" not in sys.modules:
         return
     import logging
 
     logger = logging.getLogger("sparse_icnet")
     for handler in [one for one in logger.handlers if one.get_name() == "sparse-icnet"]:
         logger.removeHandler(handler)  # of an earlier command in this process
+    if not verbose:
+        return
     handler = logging.StreamHandler()
     handler.set_name("sparse-icnet")
     handler.setFormatter(logging.Formatter("sparse-icnet: %(message)s"))

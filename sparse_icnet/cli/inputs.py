@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +23,7 @@ from sparse_icnet.model import Model, load
 from sparse_icnet.render import read_class_names
 from sparse_icnet.runtime.session import default_threads
 from sparse_icnet.suggest import did_you_mean
+from sparse_icnet.target import TARGET
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,7 +51,14 @@ def ready(model: Model, quiet: bool = False) -> None:
         note(
             f"compiled in {seconds:.0f} s, {f'kept in {kept.parent}' if kept else 'no folder to keep them in'}"
         )
-    _ = model.session
+    session = model.session
+    logging.getLogger(__name__).info(
+        "%s at %dx%d, threads: %d, kernels: %s",
+        bundled.short_name(model.path) if model.path else "a model",
+        *model.size,
+        session.threads,
+        TARGET.name,
+    )
 
 
 def check_json(place: str | None) -> None:
@@ -93,8 +104,14 @@ def in_order(
     workers  None: one for each core, at least 2 and at most 8, since decoding and encoding a picture take one core as
              long as an inference takes two to four
     """
-    pool = ThreadPoolExecutor(workers or min(8, max(2, default_threads())))
+    workers = workers or min(8, max(2, default_threads()))
+    pool = ThreadPoolExecutor(workers)
+    remaining = iter(items)
+    running = deque(pool.submit(function, item) for item in itertools.islice(remaining, 2 * workers))
     try:
-        yield from pool.map(function, items)
+        while running:
+            result = running.popleft().result()
+            running.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
+            yield result
     finally:
         pool.shutdown(cancel_futures=True)

@@ -39,7 +39,7 @@ def _segment_all(
     verbose = not arguments.quiet and (arguments.verbose or total == 1)
     failures = pictures = skipped = 0
     start = time.perf_counter()
-    with Progress(total, "sources", arguments.quiet) as progress:
+    with Progress(total, "files", arguments.quiet) as progress:
         for number, records in enumerate(in_order(segment, sources), 1):
             for line in filter(None, (record.line() for record in records)):
                 manifest.append(line)

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparse_icnet.image import ImageError, frame_count, frames
+from sparse_icnet.image import MAX_STREAM, ImageError, frame_count, frames
 from sparse_icnet.jobs.manifest import Entry, Manifest
 from sparse_icnet.jobs.outputs import Mark, check_free, result_name, save_npy, save_png
 from sparse_icnet.jobs.sources import Source
@@ -122,9 +123,12 @@ def segment_source(
     """
     start = time.perf_counter()
     try:
-        data = Path(source.path).read_bytes()
+        data = _read(source.path)
     except OSError as error:
         yield Record(source.path, source.name, error=f"{source.path}: {error.strerror or error}")
+        return
+    except ImageError as error:
+        yield Record(source.path, source.name, error=str(error))
         return
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     frame: int | None = None
@@ -139,11 +143,24 @@ def segment_source(
             start = time.perf_counter()
     except ImageError as error:
         yield Record(source.path, source.name, frame, digest, error=str(error))
+    except MemoryError:
+        yield Record(source.path, source.name, frame, digest, error=f"{source.path}: not enough memory")
     except OSError as error:
         if error.errno in _HOPELESS:
             raise
         message = f"{error.filename}: {error.strerror or error}"
         yield Record(source.path, source.name, frame, digest, error=message)
+
+
+def _read(path: str) -> bytes:
+    """The content of a picture file; ImageError for one of more than MAX_STREAM bytes, such as a device without end."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        whole = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_STREAM
+        data = file.read() if whole else file.read(MAX_STREAM + 1)
+    if len(data) > MAX_STREAM:
+        raise ImageError(f"{path}: expected a picture of at most {MAX_STREAM} bytes, found more")
+    return data
 
 
 @dataclass(frozen=True, slots=True)
