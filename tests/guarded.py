@@ -2,7 +2,7 @@
 
     python tests/guarded.py EXAMPLES DAMAGES
 
-For EXAMPLES random graphs and two ICNets, each with DAMAGES random changes of a field or a table, whatever the proof
+For EXAMPLES random graphs and two networks, each with DAMAGES random changes of a field or a table, whatever the proof
 accepts is run.  A kernel that then touches a byte outside of its tensors, tables or scratch memory kills the process.
 Prints how many damaged plans the proof accepted and refused.
 """
@@ -10,6 +10,7 @@ Prints how many damaged plans the proof accepted and refused.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import sys
 from collections.abc import Iterator
@@ -17,14 +18,14 @@ from contextlib import contextmanager
 
 import numpy as np
 from any_graphs import any_graphs
-from engine import WINOGRAD, forced_kernel, random_blob, random_image
+from engine import WINOGRAD, Net, forced_kernel, random_blob, random_image
 from graphs import random_icnet
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparse_icnet.kernels import fields as f
-from sparse_icnet.network.graph import Graph
+from sparse_icnet.network.graph import Bilinear, Graph
 from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime import layout
 from sparse_icnet.runtime import plan as planner
@@ -178,15 +179,22 @@ def main(examples: int, damages: int) -> None:
                 judge(plan, counts)
 
     attempt()
-    for at_end in (False, True):
+    for at_end, graph in itertools.product((False, True), (random_icnet((96, 192)), bilinear())):
         with guarded(at_end):
-            plan = unproven(random_icnet((96, 192)))
+            plan = unproven(graph)
         assert plan is not None
         rng = np.random.default_rng(at_end)
         for _ in range(damages):
             with damaged(plan, rng):
                 judge(plan, counts)
     print(*(f"{name} {count}" for name, count in counts.items()))
+
+
+def bilinear() -> Graph:
+    """A network that ends in a bilinear upsampling, larger than what is computed of a row at a time."""
+    net = Net((24, 48))
+    net.add(Bilinear("up", net.convolution(net.image, 5, 3, 2), (31, 300)))
+    return net.softmax("up")
 
 
 def judge(plan: Plan, counts: dict[str, int]) -> None:

@@ -38,6 +38,22 @@ def test_a_branch_runs_to_its_end_before_the_next_the_largest_first():
     assert needs(steps) == [set(), {0}, {1}, {0}, {3}, {2, 4}]
 
 
+@given(st.data())
+def test_depth_first_is_what_it_says(data):
+    """Against the definition: of all steps that may run, the one that reads what was written last; then the largest."""
+    steps: list[Step] = []
+    for i in range(data.draw(st.integers(1, 12))):
+        sources = data.draw(st.lists(st.sampled_from(steps), max_size=3)) if steps else []
+        steps.append(make(str(i), data.draw(st.integers(1, 3)), *map(output, sources)))
+    before = needs(steps)
+    order: list[int] = []
+    while len(order) < len(steps):
+        ready = [i for i in range(len(steps)) if i not in order and before[i] <= set(order)]
+        latest = {i: max((order.index(j) for j in before[i]), default=-1) for i in ready}
+        order.append(max(ready, key=lambda i: (latest[i], output(steps[i]).planes, -i)))
+    assert depth_first(steps) == [steps[i] for i in order]
+
+
 def test_whoever_reads_a_copy_waits_for_it():
     image = make("image", 8)
     copies = Step("copies", Kind.SHIFT, 1, output=image.output, reads=[output(image)])

@@ -410,10 +410,14 @@ class Graph:
     meta: Meta = field(default_factory=Meta)
     _by_name: Mapping[str, Op] = field(init=False, repr=False)
     _shapes: Mapping[str, Shape] = field(init=False, repr=False)
+    _held: Mapping[str, Quantizer | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         by_name: dict[str, Op] = {}
         shapes: dict[str, Shape] = {}
+        held: dict[str, Quantizer | None] = {}
+        object.__setattr__(self, "_by_name", by_name)
+        object.__setattr__(self, "_held", held)
         for op in self.ops:
             if op.name in by_name:
                 raise GraphError(f"operation {op.name!r}: names must be unique, found twice")
@@ -423,7 +427,10 @@ class Graph:
                         f"operation {op.name!r}: input {source!r} must be an earlier operation, found none"
                     )
             by_name[op.name] = op
-            object.__setattr__(self, "_by_name", by_name)
+            if isinstance(op, Quantize):
+                held[op.name] = op.quantizer
+            else:
+                held[op.name] = held[op.input] if isinstance(op, Resize | MaxPool) else None
             shapes[op.name] = shape = _checked_shape(self, op, shapes)
             if shape[0] > MAX_CHANNELS or max(shape) > MAX_LENGTH or math.prod(shape) > MAX_ELEMENTS:
                 raise GraphError(
@@ -432,6 +439,7 @@ class Graph:
                 )
         object.__setattr__(self, "_by_name", MappingProxyType(by_name))
         object.__setattr__(self, "_shapes", MappingProxyType(shapes))
+        object.__setattr__(self, "_held", MappingProxyType(held))
         inputs = [op.name for op in self.ops if isinstance(op, Input)]
         if len(inputs) != 1:
             raise GraphError(f"a graph must have exactly one input, found {inputs}")
@@ -482,10 +490,7 @@ class Graph:
 
     def quantizer(self, name: str) -> Quantizer | None:
         """The quantizer whose codes `name` holds, or None if the tensor is real."""
-        op = self._by_name[name]
-        while isinstance(op, Resize | MaxPool):
-            op = self._by_name[op.input]
-        return op.quantizer if isinstance(op, Quantize) else None
+        return self._held[name]
 
     def consumers(self) -> dict[str, list[Op]]:
         """Name -> operations that read it (an Add of a tensor to itself appears twice)."""

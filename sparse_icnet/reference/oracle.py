@@ -59,6 +59,10 @@ class Oracle:
         self._blob = blob
         self._codes: dict[str, NDArray[np.int16]] = dict(codes or {})
         self._accumulators: dict[str, NDArray[np.int32]] = {}
+        self._readers = graph.consumers()
+        self._shared: dict[
+            tuple[str, float], NDArray[np.float32]
+        ] = {}  # real values that are read more than once
 
     def output(self) -> NDArray:
         return self.value(self.graph.output)
@@ -104,8 +108,23 @@ class Oracle:
 
     def codes(self, name: str) -> NDArray[np.int16]:
         if name not in self._codes:
-            self._codes[name] = self._compute_codes(self.graph[name])
+            for op in self._unknown(name):
+                self._codes[op.name] = self._compute_codes(op)
         return self._codes[name]
+
+    def _unknown(self, name: str) -> list[Op]:
+        """The quantized tensors that `name` is computed from, then itself: a graph may be deeper than Python recurses."""
+        needed: set[str] = set()
+        waiting = [name]
+        while waiting:
+            source = waiting.pop()
+            if source not in needed and source not in self._codes:
+                needed.add(source)
+                waiting += self.graph[source].inputs
+        held = self.graph.quantizer
+        return [
+            op for op in self.graph if op.name == name or (op.name in needed and held(op.name) is not None)
+        ]
 
     def _compute_codes(self, op: Op) -> NDArray[np.int16]:
         match op:
@@ -128,6 +147,15 @@ class Oracle:
         if quantizer is not None:
             zero_based = (self.codes(name) - np.int16(quantizer.zero_point)).astype(np.float32)
             return zero_based * arithmetic.dequantize_multiplier(quantizer, unit)
+        key = name, unit
+        if key not in self._shared:
+            value = self._compute_real(op, unit)
+            if len(self._readers[name]) < 2:
+                return value
+            self._shared[key] = value
+        return self._shared[key]
+
+    def _compute_real(self, op: Op, unit: float) -> NDArray[np.float32]:
         match op:
             case Input():
                 return self._blob / np.float32(unit)
@@ -139,7 +167,7 @@ class Oracle:
                 source = self.graph.quantizer(op.input)
                 multiplier = arithmetic.convolution_multiplier(op, source, unit)[:, None, None]
                 bias = arithmetic.convolution_bias(op, unit)[:, None, None]
-                return self.accumulator(name).astype(np.float32) * multiplier + bias
+                return self.accumulator(op.name).astype(np.float32) * multiplier + bias
             case Add(left=left, right=right):
                 return self.real(left, unit) + self.real(right, unit)
             case Relu(input=source):

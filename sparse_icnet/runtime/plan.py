@@ -41,10 +41,12 @@ from sparse_icnet.network.graph import (
     Resize,
     Size,
     Softmax,
+    pruned,
 )
 from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime import pyramid, winograd
 from sparse_icnet.runtime.bounds import largest_values
+from sparse_icnet.runtime.budget import check_graph, check_memory, check_work
 from sparse_icnet.runtime.choice import (
     blocks_of,
     choose_kernel,
@@ -69,6 +71,7 @@ LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 un
 
 def plan_for(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Plan:
     """`build_plan` of any graph that ends in Softmax or Argmax, or their nearest upsampling; it is optimized here."""
+    check_graph(graph)
     return build_plan(optimize(graph), threads, keep_tensors)
 
 
@@ -96,6 +99,8 @@ class _Planner:
         _check_magnitudes(graph)
         self.largest = largest_values(graph)
         self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
+        check_graph(graph)
+        check_work(graph, self.grid)
         self.buffers: list[Buffer] = []
         self.body: list[Step] = []
         self.codes_views: dict[str, View] = {}
@@ -120,6 +125,7 @@ class _Planner:
         logits_shape = self.graph.shape(source)
         if logits_shape[0] > 256:
             raise PlanError(f"operation {end.name!r}: expected at most 256 classes, found {logits_shape[0]}")
+        self._plan_what_windows_read()
         logits = self._real(source, 1.0)
         output_shape = (logits_shape[0], *self.graph.shape(self.graph.output)[1:])
         if isinstance(upsampling, Bilinear):
@@ -167,11 +173,23 @@ class _Planner:
             shared,
         )
 
+    def _plan_what_windows_read(self) -> None:
+        """The steps of all codes that convolutions and poolings read, those first that others are made from.
+
+        From here on the methods that call each other go no deeper than one expression: `budget` bounds its depth.
+        """
+        for op in pruned(self.graph.ops, self.graph.output):
+            if isinstance(op, Convolution | MaxPool | AveragePool):
+                self._codes(op.input)
+
     def _place(self, steps: list[Step], arena: Arena) -> NDArray[np.uint8]:
         """Give every buffer memory: its own, or a part of what is returned, which others use before and after."""
         alive = lifetimes(steps)
         shared = [] if self.keep_tensors else self.buffers
         places, size = offsets([b.bytes for b in shared], [alive[id(b)] for b in shared])
+        kept = sum(buffer.bytes for buffer in self.buffers)
+        largest = max(self.buffers, key=lambda buffer: buffer.bytes)
+        check_memory(kept if self.keep_tensors else size, f"operation {largest.name!r}", self.keep_tensors)
         memory = arena.take(size)
         for buffer, start in zip(shared, places, strict=True):
             buffer.place(memory[start : start + buffer.bytes], False)

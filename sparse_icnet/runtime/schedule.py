@@ -6,6 +6,7 @@ Run depth first, few tensors are alive at a time, and those that follow find the
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,20 +28,28 @@ def needs(steps: Sequence[Step]) -> list[set[int]]:
 
 def depth_first(steps: Sequence[Step]) -> list[Step]:
     """The same steps, each as soon after what it reads as possible; among equals the one with the largest output."""
-    waiting = dict(enumerate(needs(steps)))
-    position: dict[int, int] = {}
-    while waiting:
-        ready = [i for i, before in waiting.items() if before <= position.keys()]
+    before = needs(steps)
+    readers: list[list[int]] = [[] for _ in steps]
+    for i, sources in enumerate(before):
+        for source in sources:
+            readers[source].append(i)
+    missing = [len(sources) for sources in before]
+    # Steps that may run, by the place of the last of what they read, by size of output, by their order.
+    ready = [(0, -_planes(step), i) for i, step in enumerate(steps) if not missing[i]]
+    heapq.heapify(ready)
+    order: list[Step] = []
+    while ready:
+        *_, chosen = heapq.heappop(ready)
+        order.append(steps[chosen])
+        for reader in readers[chosen]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                heapq.heappush(ready, (-len(order), -_planes(steps[reader]), reader))
+    return order
 
-        def urgency(i: int) -> tuple[int, int, int]:
-            latest = max((position[j] for j in waiting[i]), default=-1)
-            planes = max((buffer.planes for buffer in _written(steps[i])), default=0)
-            return latest, planes, -i
 
-        chosen = max(ready, key=urgency)
-        position[chosen] = len(position)
-        del waiting[chosen]
-    return [steps[i] for i in position]
+def _planes(step: Step) -> int:
+    return max((buffer.planes for buffer in _written(step)), default=0)
 
 
 def lifetimes(steps: Sequence[Step]) -> dict[int, tuple[int, int]]:

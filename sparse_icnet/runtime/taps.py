@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.network.graph import Convolution, MaxPool
+from sparse_icnet.runtime.budget import check_memory
 from sparse_icnet.runtime.layout import SLACK, VECTOR_PIXELS, Arena, Buffer, View
 from sparse_icnet.runtime.steps import PlanError, Step, int32_table
 
@@ -71,6 +72,7 @@ def taps_of(op: Convolution | MaxPool, source: View, phases: tuple[int, int]) ->
         if top or bottom or shift:
             above, below = buffer.edges.get((tap_plane, shift), (0, 0))
             buffer.edges[tap_plane, shift] = max(above, -top), max(below, bottom)
+    check_memory(buffer.bytes, f"operation {op.name!r}, its input with shifted copies")
     return taps
 
 
@@ -115,17 +117,11 @@ def copies(buffer: Buffer, arena: Arena) -> int:
             keep = (columns < grid.columns) & (columns >= shift) & (columns - shift < grid.columns)
             lanes = np.where(keep, np.uint32(0xFFFFFFFF), np.uint32(0)).reshape(-1, 1, VECTOR_PIXELS)
             masks[shift] = arena.put(np.concatenate([lanes, ~lanes & padding], 1))
-    return _ranged_table(
-        arena,
-        [
-            [
-                (buffer.plane_offset(plane, shift) - buffer.plane_offset(plane) - 4 * shift, masks[shift])
-                for source, shift in buffer.shifts
-                if source == plane
-            ]
-            for plane in range(buffer.planes)
-        ],
-    )
+    entries: list[list[tuple[int, int]]] = [[] for _ in range(buffer.planes)]
+    for plane, shift in buffer.shifts:
+        distance = buffer.plane_offset(plane, shift) - buffer.plane_offset(plane)
+        entries[plane].append((distance - 4 * shift, masks[shift]))
+    return _ranged_table(arena, entries)
 
 
 def _ranged_table(arena: Arena, entries: list[list[tuple[int, int]]]) -> int:
@@ -143,11 +139,15 @@ def fill_padding(step: Step, arena: Arena, planes: Iterable[int] | None = None) 
     buffer = step.output.buffer
     if not buffer.edges:
         return
-    entries = []
-    for plane in (None,) if planes is None else planes:
-        start = 0 if plane is None else buffer.plane_offset(plane)
-        regions = [buffer.padding(source, shift) for source, shift in buffer.edges if plane in (None, source)]
-        entries.append([(at - start, size) for region in regions for at, size in region])
+    entries: list[list[tuple[int, int]]]
+    if planes is None:
+        places, entries = dict.fromkeys(range(buffer.planes), 0), [[]]
+    else:
+        places = {plane: i for i, plane in enumerate(planes)}
+        entries = [[] for _ in places]
+    for plane, shift in buffer.edges:
+        start = 0 if planes is None else buffer.plane_offset(plane)
+        entries[places[plane]] += [(at - start, size) for at, size in buffer.padding(plane, shift)]
     step.fields |= {
         f.PHASES: len(entries),
         f.PADDING: _ranged_table(arena, entries),

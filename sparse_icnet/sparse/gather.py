@@ -102,13 +102,16 @@ def _patterns(
     """bool (C, blocks): which blocks channel c would occupy; float32 (blocks,): the work of each block."""
     columns, costs = [], []
     for op in graph.convolutions:
+        reads, writes = orders.of[op.input] == root, orders.of[op.name] == root
+        if not (reads or writes):
+            continue
         occupied = weights[op.name] != 0  # (O, I, kh, kw)
         pixels = math.prod(graph.shape(op.name)[1:])
-        if orders.of[op.input] == root:  # channels are input channels: blocks of 4 rows of one tap
+        if reads:  # channels are input channels: blocks of 4 rows of one tap
             blocks = _any_of_groups(occupied, 0, ROWS)
             columns.append(blocks.transpose(1, 0, 2, 3).reshape(occupied.shape[1], -1))
             costs.append(np.full(columns[-1].shape[1], pixels, np.float32))
-        if orders.of[op.name] == root:  # channels are rows: blocks of 4 input channels of one tap
+        if writes:  # channels are rows: blocks of 4 input channels of one tap
             blocks = _any_of_groups(occupied, 1, LANE_CHANNELS)
             columns.append(blocks.reshape(occupied.shape[0], -1))
             costs.append(np.full(columns[-1].shape[1], pixels, np.float32))

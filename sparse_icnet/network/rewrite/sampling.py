@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from sparse_icnet.network.graph import (
@@ -90,15 +90,31 @@ def _can_pull(op: Op, ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -
         case Convolution() | MaxPool() | Resize():
             return True
         case Quantize() | Relu() | Softmax() | Argmax() | Add():
-            return all(_can_sample(source, ops, readers) for source in op.inputs)
+            return _can_sample(op.inputs, ops, readers)
     return False
 
 
-def _can_sample(name: str, ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -> bool:
-    """Whether reading `name` at fewer positions leaves no new resize of a real tensor behind."""
-    if held_quantizer(ops, name) is not None or isinstance(ops[name], Resize):
-        return True
-    return len(set(readers[name])) == 1 and _can_pull(ops[name], ops, readers)
+def _can_sample(names: Iterable[str], ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -> bool:
+    """Whether reading all `names` at fewer positions leaves no new resize of a real tensor behind.
+
+    Real values that one operation alone reads go on to what they are computed from, each of which is looked at once.
+    """
+    waiting = list(names)
+    seen = set(waiting)
+    while waiting:
+        name = waiting.pop()
+        op = ops[name]
+        if held_quantizer(ops, name) is not None or isinstance(op, Resize):
+            continue
+        if len(set(readers[name])) != 1:
+            return False
+        if isinstance(op, Convolution):
+            continue
+        if not isinstance(op, Relu | Softmax | Argmax | Add):
+            return False
+        waiting += [source for source in op.inputs if source not in seen]
+        seen.update(op.inputs)
+    return True
 
 
 def _common_step(readers: list[Op], sizes: Mapping[str, Size], size: Size) -> Size:
@@ -164,7 +180,7 @@ def quantize_before_sampling(graph: Graph) -> Graph:
         before = size_of(graph, source)
         if factor(before, resize.size) is not None:
             continue  # push_upsampling moves it
-        if factor(resize.size, before) is not None and _can_sample(source, ops, readers):
+        if factor(resize.size, before) is not None and _can_sample([source], ops, readers):
             continue  # pull_sampling moves it
         key = source, op.quantizer
         if key not in existing:

@@ -75,9 +75,12 @@ def _prove_apart(steps: list[Step], buffers: list[Buffer]) -> None:
     alive = lifetimes(steps)
     life = np.array([alive[id(buffer)] for buffer in buffers], np.int64).reshape(-1, 2)
     place = np.array([(b.memory.address, b.memory.end) for b in buffers], np.int64).reshape(-1, 2)
-    together = (life[:, None, 0] <= life[None, :, 1]) & (life[None, :, 0] <= life[:, None, 1])
-    overlap = (place[:, None, 0] < place[None, :, 1]) & (place[None, :, 0] < place[:, None, 1])
-    first, second = np.nonzero(np.triu(together & overlap, 1))
-    if first.size:
-        one, two = buffers[first[0]].name, buffers[second[0]].name
-        raise ProofError(f"tensors {one!r} and {two!r} are alive at a time and share memory")
+    order = np.argsort(place[:, 0], kind="stable")
+    life, place = life[order], place[order]
+    behind = np.searchsorted(place[:, 0], place[:, 1])  # of each, the first that begins behind its end
+    for first, last in enumerate(behind.tolist()):
+        rivals = life[first + 1 : last]
+        together = (rivals[:, 0] <= life[first, 1]) & (life[first, 0] <= rivals[:, 1])
+        if together.any():
+            one, two = buffers[order[first]], buffers[order[first + 1 + int(together.argmax())]]
+            raise ProofError(f"tensors {one.name!r} and {two.name!r} are alive at a time and share memory")
