@@ -270,6 +270,28 @@ def test_errors_of_the_file_system_stay_what_they_are(good, tmp_path, monkeypatc
         formats.load(path)
 
 
+def test_the_weights_beside_an_ir(tmp_path, monkeypatch):
+    """A missing .bin is a fault of the model; one that cannot be read is one of the system."""
+    path = small_network().save(tmp_path)
+    weights = path.with_suffix(".bin")
+    right = Path.open
+
+    def broken(self: Path, *arguments: object, **options: object) -> object:
+        if self == weights:
+            raise PermissionError(13, "Permission denied", str(self))
+        return right(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", broken)
+        with pytest.raises(PermissionError):
+            formats.load(path)
+    weights.unlink()
+    with pytest.raises(
+        FormatError, match=r"m\.bin: expected the weights of m\.xml beside it, found no such file"
+    ):
+        formats.load(path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("suffix", [".npz", ".xml", ".onnx"])
 def test_pipes_and_folders_are_not_opened(tmp_path, suffix):

@@ -49,7 +49,7 @@ def load(path: str | os.PathLike[str]) -> Graph:
     """Read `path` (.xml) and the .bin of the same name beside it.
 
     Raises FormatError for a file that is damaged or that the engine cannot run, naming the layer, and
-    OSError if the .xml cannot be read.
+    OSError if a file cannot be read.
     """
     return to_graph(read(Path(path)))
 
@@ -90,9 +90,9 @@ class _Constants:
         if self.data is None:
             try:
                 self.data = read_bounded(self.path, MAX_BIN_BYTES)
-            except OSError as error:
+            except FileNotFoundError:
                 raise FormatError(
-                    f"{self.path}: expected the weights of {self.xml.name}, found none: {error.strerror}"
+                    f"{self.path}: expected the weights of {self.xml.name} beside it, found no such file"
                 ) from None
         if offset < 0 or size < 0 or offset + size > len(self.data):
             raise FormatError(

@@ -19,6 +19,7 @@ from sparse_icnet.runtime.session import Session
 THREADS = 2
 MAX_WORK = 1 << 28  # products of the oracle
 MAX_ELEMENTS = 1 << 24  # of all tensors together
+PICTURE = (37, 53)  # to which smooth class maps are brought
 GOOD = frozenset({"refused", "equal", "large"})
 
 
@@ -88,6 +89,9 @@ def _compared(net: sparse_icnet.Model) -> Verdict:
         if kept.tobytes() != expected.tobytes():
             return Verdict("differs", _difference("output with tensors kept", kept, expected))
         oracle = Oracle(keeping.graph, blob)
+        smooth = keeping.smooth_classes(blob, PICTURE)
+        if not np.array_equal(smooth, oracle.smooth_classes(PICTURE)):
+            return Verdict("differs", _difference("smooth class map", smooth, oracle.smooth_classes(PICTURE)))
         for name in keeping.tensors():
             codes = keeping.tensor(name)
             if not np.array_equal(codes, oracle.codes(name)):
