@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Graph, Quantizer
 from sparse_icnet.network.rewrite import sampled
+from sparse_icnet.processes import PerProcess
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.runtime.session import Session
 from sparse_icnet.suggest import did_you_mean
@@ -57,7 +58,7 @@ class Activations:
     def __init__(self, graph: Graph, threads: int | None) -> None:
         self.graph = graph
         self.session = Session(graph, threads, keep_tensors=True)
-        self._lock = threading.Lock()
+        self._lock = PerProcess(threading.RLock)
         known = {op.name for op in graph}
         self._same = tuple(
             name
@@ -71,7 +72,7 @@ class Activations:
         self, pixels: NDArray[np.uint8], blob: NDArray[np.float32], names: Sequence[str]
     ) -> dict[str, Activation]:
         """The tensors `names` for RGB `pixels` (H, W, 3), as float32 `blob` (3, H, W)."""
-        with self._lock:
+        with self._lock.get():
             self.session.classes_of_image(pixels)
             codes = {name: self.session.tensor(name) for name in self._same}
         oracle = Oracle(self.graph, blob, codes)

@@ -16,8 +16,8 @@ Model(size=(192, 256), classes=12, threads=1)
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -43,6 +43,7 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.network.icnet import CLASSES
 from sparse_icnet.network.meta import checked_class_names
+from sparse_icnet.processes import Once
 from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.result import Result
 
@@ -127,6 +128,18 @@ def _planned(graph: Graph, threads: int | None) -> Plan:
     return plan_for(graph, threads or default_threads())
 
 
+def _session(graph: Graph, plan: Plan) -> Session:
+    from sparse_icnet.runtime.session import Session
+
+    return Session(graph, plan.threads, plan=plan)
+
+
+def _activations(graph: Graph, threads: int | None) -> Activations:
+    from sparse_icnet.activations import Activations
+
+    return Activations(graph, threads)
+
+
 class Model:
     """A network ready to run; safe to call from several Python threads at once.
 
@@ -157,9 +170,8 @@ class Model:
         self.stated_size: Size | None = None if graph.size_is_free else self.size
         self.classes = _class_names(graph, class_names)
         self.plan: Plan = _planned(graph, self.threads)
-        self._lock = threading.Lock()
-        self._session: Session | None = None
-        self._activations: Activations | None = None
+        self._session = Once(partial(_session, graph, self.plan))
+        self._activations = Once(partial(_activations, graph, self.threads))
 
     def __repr__(self) -> str:
         return f"Model(size={self.size}, classes={len(self.classes)}, threads={self.threads})"
@@ -227,26 +239,16 @@ class Model:
         Traceback (most recent call last):
         ValueError: 'conv1_2/code' is no tensor of this network, did you mean ...?
         """
-        from sparse_icnet.activations import Activations, checked_names
+        from sparse_icnet.activations import checked_names
 
         wanted = checked_names(self.graph, names)
-        if self._activations is None:
-            with self._lock:
-                if self._activations is None:
-                    self._activations = Activations(self.graph, self.threads)
         pixels, _ = fitted(image, self.size)
-        return self._activations.of(pixels, self.blob(image)[0], wanted)
+        return self._activations.get().of(pixels, self.blob(image)[0], wanted)
 
     @property
     def session(self) -> Session:
         """The engine that runs `plan`; made, and its machine code loaded or compiled, when first asked for."""
-        if self._session is None:
-            with self._lock:
-                if self._session is None:
-                    from sparse_icnet.runtime.session import Session
-
-                    self._session = Session(self.graph, self.plan.threads, plan=self.plan)
-        return self._session
+        return self._session.get()
 
     @overload
     def predict(self, image: ImageLike, smooth: bool = True) -> Result: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import stat
 import subprocess
@@ -13,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparse_icnet import files
+from sparse_icnet import files, private_files
 from sparse_icnet.kernels import machine_code
 from sparse_icnet.kernels.control import DONE, control_words
 from sparse_icnet.target import TARGET
 
-FILES = Path(files.__file__)  # writes the cache
+FILES = {Path(files.__file__), Path(private_files.__file__)}  # write the cache
 CODE = b"entry\0" + bytes(range(256))
 
 
@@ -80,6 +81,103 @@ def test_warm_up_names_no_file_where_none_can_be_kept(compiled, monkeypatch):
     assert len(compiled) == 1
 
 
+def messages(caplog) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
+@pytest.mark.parametrize("how", ["open folder", "open file", "FIFO", "link", "endless device", "too large"])
+def test_what_others_may_have_written_is_compiled_anew(compiled, caplog, monkeypatch, tmp_path, how):
+    machine_code._machine_code()
+    (file,) = (tmp_path / "cache").iterdir()
+    if how == "open folder":
+        file.parent.chmod(0o777)
+    elif how == "open file":
+        file.chmod(0o666)
+    elif how == "too large":
+        monkeypatch.setattr(machine_code, "_MAX_BYTES", file.stat().st_size - 1)
+    else:
+        forged = file.rename(tmp_path / "forged")
+        if how == "FIFO":
+            os.mkfifo(file, 0o600)
+        else:
+            file.symlink_to(forged if how == "link" else "/dev/zero")
+    with caplog.at_level(logging.INFO, "sparse_icnet"):
+        assert not machine_code.is_cached()
+        assert machine_code._machine_code() == CODE
+    assert len(compiled) == 2
+    assert f"compiled kernels not loaded: {tmp_path}" in messages(caplog)
+    if how == "open folder":  # nothing can be kept there
+        assert "anew each time" in messages(caplog)
+        assert machine_code._machine_code() == CODE
+        assert len(compiled) == 3
+    elif how != "too large":  # what was there is replaced
+        assert machine_code.is_cached()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
+def test_the_next_folder_serves_where_others_may_write_into_the_first(
+    compiled, caplog, monkeypatch, tmp_path
+):
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setattr(machine_code, "cache_folders", lambda: iter((shared, own)))
+    with caplog.at_level(logging.INFO, "sparse_icnet"):
+        assert [machine_code._machine_code() for _ in range(3)] == [CODE] * 3
+    assert len(compiled) == 1
+    assert not any(shared.iterdir())
+    assert f"compiled kernels kept in {own}" in messages(caplog)
+    assert "anew each time" not in messages(caplog)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
+def test_files_are_for_their_owner_but_as_readable_as_the_sources_beside_them(
+    compiled, monkeypatch, tmp_path
+):
+    machine_code._machine_code()
+    (file,) = (tmp_path / "cache").iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
+    beside = tmp_path / "__pycache__"
+    monkeypatch.setattr(machine_code, "_BESIDE_SOURCES", beside)
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    before = os.umask(0o022)
+    try:
+        machine_code._machine_code()
+    finally:
+        os.umask(before)
+    (file,) = beside.iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o755, 0o644]
+    assert not (tmp_path / "user").exists()
+
+
+_DISABLED = """
+import sys
+from sparse_icnet.kernels import machine_code
+code = machine_code._machine_code()
+import numba
+print(bool(numba.config.DISABLE_JIT), machine_code._key())
+sys.stdout.flush()
+sys.stdout.buffer.write(code)
+"""
+
+
+def test_numba_disable_jit_changes_nothing(tmp_path):
+    """Kernels over vectors cannot run as Python: they are compiled, found and loaded all the same."""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    for cache in (None, tmp_path / "empty"):
+        if cache:
+            environment["NUMBA_CACHE_DIR"] = str(cache)
+        done = subprocess.run(
+            [sys.executable, "-c", _DISABLED], capture_output=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        first, _, code = done.stdout.partition(b"\n")
+        assert first.decode() == f"True {machine_code._key()}"
+        assert code == machine_code._machine_code()
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "strange"])
 def test_a_damaged_file_is_compiled_anew(compiled, tmp_path, damage):
     machine_code._machine_code()
@@ -119,7 +217,7 @@ def test_the_key_covers_every_source_that_the_kernels_import():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = {Path(line) for line in done.stdout.splitlines()}
     faces = {path for path in imported if path.name == "__init__.py"}
-    assert imported - faces - {FILES} <= set(machine_code.sources())
+    assert imported - faces - FILES <= set(machine_code.sources())
     for face in faces:
         assert not [node for node in ast.parse(face.read_text()).body if not isinstance(node, ast.Expr)], face
 

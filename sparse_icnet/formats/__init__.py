@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from sparse_icnet.floats import standard_floats
 from sparse_icnet.formats.errors import FormatError, check_regular
 from sparse_icnet.network.constants import check_constants
 from sparse_icnet.network.graph import Graph, GraphError
@@ -13,6 +14,7 @@ from sparse_icnet.network.graph import Graph, GraphError
 SUFFIXES = (".npz", ".xml", ".onnx")
 
 
+@standard_floats()
 def load(path: str | os.PathLike[str]) -> Graph:
     """Read a model: native .npz, OpenVINO IR (.xml, its .bin beside it) or ONNX.
 

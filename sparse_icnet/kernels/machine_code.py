@@ -11,10 +11,12 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.util
+import logging
 import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,24 @@ from typing import Any
 import llvmlite
 from llvmlite import binding
 
-from sparse_icnet.files import replacing
+from sparse_icnet import private_files
 from sparse_icnet.target import TARGET, target_cpu
 
 _MAGIC = b"sparse-icnet machine code 1\n"
 # Within the package.  Not found by imports: those of Numba would take longer than all else.
-_SOURCES = ("kernels/*.py", "simd/*.py", "target.py", "network/arithmetic.py", "sparse/winograd.py")
+_SOURCES = (
+    "kernels/*.py",
+    "simd/*.py",
+    "floats.py",
+    "target.py",
+    "network/arithmetic.py",
+    "sparse/winograd.py",
+)
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_MAX_BYTES = 1 << 24  # of a file; it has some 100 kB
+_BESIDE_SOURCES = Path(__file__).parent / "__pycache__"
 _ARGUMENTS = 5
+_log = logging.getLogger("sparse_icnet")
 # A fork waits until the compiler is done: in the middle of its work neither Numba nor LLVM can be used by a child.
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
@@ -81,7 +93,7 @@ def cache_folders() -> Iterator[Path]:
     if named:
         yield Path(named)
         return
-    yield Path(__file__).parent / "__pycache__"
+    yield _BESIDE_SOURCES
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA")
     elif sys.platform == "darwin":
@@ -97,10 +109,11 @@ def _machine_code() -> bytes:
     found = _find()
     if found:
         return found[1]
-    code, name = _compile(), _file_name()
-    for folder in cache_folders():
-        if _write(folder / name, code):
-            break
+    start = time.perf_counter()
+    _log.info("compiling the kernels for %s (%s)", target_cpu(), TARGET.name)
+    code = _compile()
+    _log.info("compiled in %.1f s", time.perf_counter() - start)
+    _keep(code)
     return code
 
 
@@ -112,6 +125,15 @@ def _find() -> tuple[Path, bytes] | None:
         if code is not None:
             return folder / name, code
     return None
+
+
+def _keep(code: bytes) -> None:
+    """Write the machine code into the first cache folder that takes it; none is no error, but slow from then on."""
+    name = _file_name()
+    for folder in cache_folders():
+        if _write(folder / name, code):
+            return
+    _log.warning("no folder can keep the compiled kernels: they will be compiled anew each time")
 
 
 def _file_name() -> str:
@@ -135,7 +157,7 @@ def _key() -> str:
     settings = sorted(
         f"{name}={value}"
         for name, value in os.environ.items()
-        if name.startswith("NUMBA_") and name != "NUMBA_CACHE_DIR"
+        if name.startswith("NUMBA_") and name not in ("NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT")
     )
     facts = (
         _numba_version(),
@@ -160,33 +182,39 @@ def _numba_version() -> str:
 
 
 def _read(path: Path) -> bytes | None:
-    """The machine code in a file, None if there is no whole one."""
+    """The machine code in a file, None if there is no whole one or somebody else may have written it."""
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = private_files.read(path, _MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.info("compiled kernels not loaded: %s", error)
         return None
     body = content[len(_MAGIC) + _DIGEST_BYTES :]
-    intact = content[: len(_MAGIC) + _DIGEST_BYTES] == _MAGIC + hashlib.sha256(body).digest()
-    return body if intact else None
+    if content[: len(_MAGIC) + _DIGEST_BYTES] != _MAGIC + hashlib.sha256(body).digest():
+        _log.info("compiled kernels not loaded: %s: damaged", path)
+        return None
+    _log.info("compiled kernels loaded from %s", path)
+    return body
 
 
 def _write(path: Path, code: bytes) -> bool:
     """Whether the machine code could be kept there; a read-only folder is no error."""
+    # Whoever may read the sources may read what was made of them: one installation can serve all users.
+    readable = path.parent == _BESIDE_SOURCES
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(_MAGIC + hashlib.sha256(code).digest() + code)
-    except OSError:
+        private_files.write(path, _MAGIC + hashlib.sha256(code).digest() + code, readable)
+    except OSError as error:
+        _log.info("compiled kernels not kept: %s", error)
         return False
+    _log.info("compiled kernels kept in %s", path)
     return True
 
 
 def _compile() -> bytes:
     from numba import types
-    from numba.core import compiler
+    from numba.core import compiler, config
     from numba.core.registry import cpu_target
-
-    from sparse_icnet.kernels.run import run
 
     flags = compiler.Flags()
     # No entry for the interpreter and no reference counting: the object then needs nothing of Python or Numba.
@@ -195,16 +223,23 @@ def _compile() -> bytes:
     # A division by zero gives 0, as those that `jit` compiles: a kernel that raised would leave an inference open.
     flags.error_model = "numpy"
     codegen = cpu_target.target_context.codegen()
-    with _linking_only(codegen):
-        result = compiler.compile_extra(
-            cpu_target.typing_context,
-            cpu_target.target_context,
-            run.py_func,
-            (types.int64,) * _ARGUMENTS,
-            types.int64,
-            flags,
-            {},
-        )
+    # NUMBA_DISABLE_JIT asks for Python in place of compiled functions, which kernels over vectors cannot be.
+    disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        from sparse_icnet.kernels.run import run
+
+        with _linking_only(codegen):
+            result = compiler.compile_extra(
+                cpu_target.typing_context,
+                cpu_target.target_context,
+                run.py_func,
+                (types.int64,) * _ARGUMENTS,
+                types.int64,
+                flags,
+                {},
+            )
+    finally:
+        config.DISABLE_JIT = disabled
     return result.fndesc.llvm_func_name.encode() + b"\0" + result.library.machine_code()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.floats import standard_floats
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels.fields import Kind
 from sparse_icnet.kernels.sizes import (
@@ -69,6 +70,7 @@ LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hu
 LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
 
 
+@standard_floats()
 def plan_for(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Plan:
     """`build_plan` of any graph that ends in Softmax or Argmax, or their nearest upsampling; it is optimized here."""
     check_graph(graph)
@@ -82,7 +84,8 @@ def build_plan(graph: Graph, threads: int = 1, keep_tensors: bool = False) -> Pl
 
     Raises PlanError for what this engine cannot run; a plan that is returned is proven to stay inside its memory.
     """
-    plan = _Planner(graph, threads, keep_tensors).plan()
+    with standard_floats():
+        plan = _Planner(graph, threads, keep_tensors).plan()
     prove(plan)
     return plan
 

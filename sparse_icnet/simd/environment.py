@@ -1,8 +1,4 @@
-"""How a thread calculates with floats: rounding to nearest, subnormal numbers kept, no traps, whatever was set before.
-
-Other libraries change these settings of a thread and forget to restore them (`-ffast-math`, audio, games); then float32
-sums and the conversion to integers would give other bits.  x86 keeps them in MXCSR, 64-bit Arm in FPCR.
-"""
+"""The compiled side of `sparse_icnet.floats`: `run` calculates with the standard settings on every thread."""
 
 from __future__ import annotations
 
@@ -11,11 +7,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from sparse_icnet.floats import FPCR_STANDARD, MXCSR_STANDARD
 from sparse_icnet.simd.llvm import I32, I64, call
 from sparse_icnet.target import is_arm64, is_x86
-
-MXCSR_STANDARD = 0x1F80  # to nearest, all exceptions masked, neither flush-to-zero nor denormals-are-zero
-FPCR_STANDARD = 0
 
 _VOID = ir.VoidType()
 
@@ -23,22 +17,38 @@ _VOID = ir.VoidType()
 # places, and no load, store or calculation with what was loaded moves across the latter.
 
 
+def read_mxcsr(builder: ir.IRBuilder) -> ir.Value:
+    word = cgutils.alloca_once(builder, I32)
+    call(builder, "llvm.x86.sse.stmxcsr", _VOID, [builder.bitcast(word, cgutils.voidptr_t)])
+    return builder.zext(builder.load(word), I64)
+
+
+def write_mxcsr(builder: ir.IRBuilder, settings: ir.Value) -> None:
+    word = cgutils.alloca_once(builder, I32)
+    builder.store(builder.trunc(settings, I32), word)
+    call(builder, "llvm.x86.sse.ldmxcsr", _VOID, [builder.bitcast(word, cgutils.voidptr_t)])
+
+
+def read_fpcr(builder: ir.IRBuilder) -> ir.Value:
+    return call(builder, "llvm.aarch64.get.fpcr", I64, [])
+
+
+def write_fpcr(builder: ir.IRBuilder, settings: ir.Value) -> None:
+    call(builder, "llvm.aarch64.set.fpcr", _VOID, [settings])
+
+
 @intrinsic
 def standard_environment(typing):
     """Set the standard settings of this thread; what was set before, for `restore_environment`."""
 
     def emit(context, builder, signature, arguments):
-        if is_arm64():
-            before = call(builder, "llvm.aarch64.get.fpcr", I64, [])
-            call(builder, "llvm.aarch64.set.fpcr", _VOID, [ir.Constant(I64, FPCR_STANDARD)])
-            return before
         if is_x86():
-            word = cgutils.alloca_once(builder, I32)
-            place = builder.bitcast(word, cgutils.voidptr_t)
-            call(builder, "llvm.x86.sse.stmxcsr", _VOID, [place])
-            before = builder.zext(builder.load(word), I64)
-            builder.store(ir.Constant(I32, MXCSR_STANDARD), word)
-            call(builder, "llvm.x86.sse.ldmxcsr", _VOID, [place])
+            before = read_mxcsr(builder)
+            write_mxcsr(builder, ir.Constant(I64, MXCSR_STANDARD))
+            return before
+        if is_arm64():
+            before = read_fpcr(builder)
+            write_fpcr(builder, ir.Constant(I64, FPCR_STANDARD))
             return before
         return ir.Constant(I64, 0)
 
@@ -50,11 +60,10 @@ def restore_environment(typing, before):
     """Set what `standard_environment` found."""
 
     def emit(context, builder, signature, arguments):
-        if is_arm64():
-            call(builder, "llvm.aarch64.set.fpcr", _VOID, [arguments[0]])
-        elif is_x86():
-            word = cgutils.alloca_once_value(builder, builder.trunc(arguments[0], I32))
-            call(builder, "llvm.x86.sse.ldmxcsr", _VOID, [builder.bitcast(word, cgutils.voidptr_t)])
+        if is_x86():
+            write_mxcsr(builder, arguments[0])
+        elif is_arm64():
+            write_fpcr(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), emit

@@ -1,0 +1,101 @@
+"""Files of what will be executed: read only where nobody but the user and root can have written, written for no one else.
+
+A folder counts if it belongs to the user or to root and neither its group nor others may write into it, a file if the
+same holds and it is a regular file of bounded size.  Neither is opened through a link, no opening waits (a FIFO would),
+and all is asked of what was opened, not of a name that may mean something else a moment later.  On Windows, where
+user folders are closed to others by themselves, kind and size alone are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sparse_icnet.files import replacing
+
+_POSIX = os.name == "posix"
+_OPEN = sum(
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOINHERIT", "O_BINARY")
+)
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class UntrustedError(OSError):
+    """A file or folder that somebody else may have written; the message says why, and names it."""
+
+
+def read(path: Path, limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes.  Raises FileNotFoundError, UntrustedError or another OSError."""
+    with _opened_folder(path.parent) as folder:
+        if not _POSIX and path.is_symlink():
+            raise UntrustedError(f"{path}: is a link")
+        descriptor = os.open(path, os.O_RDONLY | _OPEN) if folder is None else _open_in(folder, path)
+    try:
+        _check(path, os.fstat(descriptor), stat.S_ISREG, "a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise UntrustedError(f"{path}: is larger than {limit} bytes")
+    return content
+
+
+def write(path: Path, content: bytes, readable: bool = False) -> None:
+    """Write a file whole or not at all; missing folders are made.
+
+    readable  whether others may read it, as far as the umask says so; folders 0755 and file 0644 instead of 0700 and 0600
+
+    Raises UntrustedError for a folder that others may write, another OSError where it cannot be written.
+    """
+    for folder in [folder for folder in reversed(path.parents) if not folder.exists()]:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(0o755 if readable else 0o700)
+    with _opened_folder(path.parent), replacing(path) as temporary:
+        mode = 0o644 if readable else 0o600
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, mode)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+
+
+@contextlib.contextmanager
+def _opened_folder(path: Path) -> Iterator[int | None]:
+    """A descriptor of the folder; None on systems that open no folders."""
+    if not _POSIX:
+        _check(path, path.stat(), stat.S_ISDIR, "a folder")
+        yield None
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        raise UntrustedError(f"{path}: is a link or no folder") from error
+    try:
+        _check(path, os.fstat(descriptor), stat.S_ISDIR, "a folder")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_in(folder: int, path: Path) -> int:
+    try:
+        return os.open(path.name, os.O_RDONLY | _OPEN, dir_fd=folder)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:  # ELOOP; ENXIO of a socket
+        raise UntrustedError(f"{path}: is a link or no regular file") from error
+
+
+def _check(path: Path, found: os.stat_result, kind: Callable[[int], bool], wanted: str) -> None:
+    if not kind(found.st_mode):
+        raise UntrustedError(f"{path}: is not {wanted}")
+    if not _POSIX:
+        return
+    if found.st_uid not in (0, os.geteuid()):
+        raise UntrustedError(f"{path}: belongs to another user (number {found.st_uid})")
+    if found.st_mode & _OTHERS_WRITE:
+        raise UntrustedError(f"{path}: others may write it (mode {stat.S_IMODE(found.st_mode):04o})")
