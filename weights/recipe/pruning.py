@@ -18,20 +18,24 @@ LEAST_KEPT = 0.15  # share of its blocks that every layer keeps
 def unstructured_masks(model: ICNet, sparsity: float) -> dict[str, torch.Tensor]:
     """Keep the largest |w| / ||w of the layer||: exactly round(sparsity * weights) zeros over all layers."""
     layers = dict(model.named_layers())
-    scores = []
-    for layer in layers.values():
-        weight = layer.weight.detach().cpu().contiguous().numpy()
-        scores.append((np.abs(weight) / np.linalg.norm(weight)).ravel())
-    score = np.concatenate(scores)
-    zeros = round(sparsity * score.size)
-    keep = np.ones(score.size, bool)
+    scores = [layer.weight.detach() for layer in layers.values()]
+    score = torch.cat([(weight.abs() / weight.norm()).flatten() for weight in scores])
+    zeros = round(sparsity * len(score))
+    keep = torch.ones(len(score), dtype=torch.bool, device=score.device)
     if zeros:
-        keep[np.argpartition(score, zeros - 1)[:zeros]] = False
-    ends = np.cumsum([s.size for s in scores])[:-1]
+        keep[_least(score, zeros)] = False
+    parts = torch.split(keep, [weight.numel() for weight in scores])
     return {
-        name: torch.from_numpy(part.reshape(tuple(layer.weight.shape)))
-        for (name, layer), part in zip(layers.items(), np.split(keep, ends), strict=True)
+        name: part.reshape(layer.weight.shape)
+        for (name, layer), part in zip(layers.items(), parts, strict=True)
     }
+
+
+def _least(score: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the `count` least values: in linear time on the CPU, by sorting on a GPU."""
+    if score.is_cuda:
+        return torch.argsort(score)[:count]
+    return torch.from_numpy(np.argpartition(score.numpy(), count - 1)[:count])
 
 
 def block_masks(model: ICNet, saved: float) -> dict[str, torch.Tensor]:

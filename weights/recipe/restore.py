@@ -10,6 +10,7 @@ further from the shipped file alone.  The auxiliary classifiers, which inference
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -64,9 +65,16 @@ def fold_in(model: ICNet, graph: Graph) -> None:
         layer.weight.zero_()
 
 
-@torch.no_grad()
 def measure_batch_norm(model: ICNet, frames: list[Frame], seed: int = 0) -> None:
     """Give every batch norm the statistics of its input over training crops, and keep what it computes."""
+    source = batches(frames, CROPS, min(8, len(frames)), seed, 0)
+    crops = (images for _, (images, _) in zip(range(BATCHES), source, strict=False))
+    measure_from(model, (normalize(images).to(memory_format=torch.channels_last) for images in crops))
+
+
+@torch.no_grad()
+def measure_from(model: ICNet, inputs: Iterable[torch.Tensor]) -> None:
+    """`measure_batch_norm` over these network inputs."""
     sums: dict[str, list[torch.Tensor]] = {}
     layers = {name: layer for name, layer in model.named_layers() if layer.normalized}
 
@@ -79,9 +87,8 @@ def measure_batch_norm(model: ICNet, frames: list[Frame], seed: int = 0) -> None
 
     hooks = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
     model.eval()
-    source = batches(frames, CROPS, min(8, len(frames)), seed, 0)
-    for _, (images, _) in zip(range(BATCHES), source, strict=False):
-        model(normalize(images).to(memory_format=torch.channels_last))
+    for x in inputs:
+        model(x)
     for hook in hooks:
         hook.remove()
     for name, layer in layers.items():
