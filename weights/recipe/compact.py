@@ -30,23 +30,23 @@ def save_compact(model: ICNet, path: Path) -> None:
     torch.save(state, path)
 
 
-def load_compact(path: Path) -> ICNet:
-    """The model of `save_compact`; pruned weights are 0."""
-    model = ICNet()
-    own = model.state_dict()
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    if stored.keys() != own.keys():
-        raise ValueError(f"{path}: expected a compact state of ICNet, found other names")
-    for key in [k for k in own if k.endswith(".mask")]:
-        shape = own[key].shape
-        bits = np.unpackbits(stored[key].numpy(), count=own[key].numel()).astype(bool)
+def unpacked(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of `save_compact` as `ICNet.load_state_dict` takes it, pruned weights 0; another state as it is."""
+    names = [key.removesuffix(".mask") for key in stored if key.endswith(".mask")]
+    if not any(stored[f"{name}.mask"].dtype == torch.uint8 for name in names):
+        return stored
+    own, result = ICNet().state_dict(), dict(stored)
+    for name in names:
+        mask_key, weight_key = f"{name}.mask", f"{name}.weight"
+        if mask_key not in own:
+            raise ValueError(f"expected a compact state of ICNet, found the layer {name}")
+        shape = own[mask_key].shape
+        bits = np.unpackbits(stored[mask_key].numpy(), count=shape.numel()).astype(bool)
         mask = torch.from_numpy(bits).reshape(shape)
         weight = torch.zeros(shape)
-        name = key.removesuffix("mask") + "weight"
-        weight[mask] = stored[name].float()
-        stored[key], stored[name] = mask, weight
-    model.load_state_dict(stored)
-    return model
+        weight[mask] = stored[weight_key].float()
+        result[mask_key], result[weight_key] = mask, weight
+    return result
 
 
 def save_half(model: nn.Module, path: Path) -> None:

@@ -296,12 +296,13 @@ def save_state(model: ICNet, path: Path) -> None:
 
 
 def load_model(path: Path) -> ICNet:
-    """A model from `save_state`, or from an FP32 checkpoint .npz."""
+    """A model from `save_state` or `compact.save_compact`, or from an FP32 checkpoint .npz."""
+    from weights.recipe.compact import unpacked
     from weights.recipe.model import load_checkpoint
 
     model = ICNet()
     if path.suffix == ".npz":
         load_checkpoint(model, path)
     else:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        model.load_state_dict(unpacked(torch.load(path, map_location="cpu", weights_only=True)))
     return model
