@@ -215,6 +215,19 @@ def test_too_much_memory_is_refused_before_it_is_taken(monkeypatch, keep_tensors
         plan_for(chain(8), keep_tensors=keep_tensors)
 
 
+def test_too_much_scratch_memory_is_refused():
+    """Each thread keeps the sums of a row of pixels for every row of bins."""
+    net = Net((4096, 1024))
+    x = net.codes(net.convolution(net.image, 4))
+    y = net.resize(net.mean(x, (4096, 4)), (4096, 1024))
+    graph = net.softmax(net.sum(net.convolution(x, 4), y))
+    with pytest.raises(
+        PlanError, match=r"'mean\d+': expected at most 1073741824 bytes of scratch memory on 256 threads"
+    ):
+        plan_for(graph, 256)
+    plan_for(graph, 1)
+
+
 def _packed(graph: Graph, grid: Grid) -> int:
     planes = {op.name: math.prod(grid.phases(*graph.shape(op.name)[1:])) for op in graph.convolutions}
     return sum(budget._packed_bytes(op, planes[op.name]) for op in graph.convolutions)

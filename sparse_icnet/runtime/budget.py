@@ -26,6 +26,7 @@ MAX_TAPS = 1 << 22  # kernel positions of an operation, in all phases of its out
 MAX_PACKED = 1 << 30  # bytes of all weights as kernels read them, and of the tables beside them
 MAX_MEMORY = 1 << 31  # bytes of the tensors of a plan, which share them
 MAX_KEPT = 1 << 32  # the same where each tensor is kept
+MAX_SCRATCH = 1 << 30  # bytes that all threads together have for what is on its way
 
 
 def check_graph(graph: Graph) -> None:
@@ -84,6 +85,14 @@ def check_memory(size: int, what: str, keep_tensors: bool = False) -> None:
         raise PlanError(f"{what}: expected at most {limit} bytes of memory for tensors, found {size}")
 
 
+def check_scratch(size: int, threads: int, what: str) -> None:
+    """Raise PlanError where `size` bytes of scratch memory for each thread are too many for `what`."""
+    if size * threads > MAX_SCRATCH:
+        raise PlanError(
+            f"{what}: expected at most {MAX_SCRATCH} bytes of scratch memory on {threads} threads, found {size * threads}"
+        )
+
+
 def _packed_bytes(op: Op, planes: int) -> int:
     """At most so many bytes of packed weights and offsets of a convolution, whatever kernel computes it."""
     if not isinstance(op, Convolution):
@@ -91,7 +100,7 @@ def _packed_bytes(op: Op, planes: int) -> int:
     outputs, inputs = (n + -n % 4 for n in op.weight.shape[:2])
     window = op.weight.shape[2:]
     # Of blocks of two or four outputs, of two words or one for each output, and of two offsets for each block and plane.
-    blocks = min(int(np.count_nonzero(op.weight)), outputs * inputs * math.prod(window) // 8)
+    blocks: int = min(int(np.count_nonzero(op.weight)), outputs * inputs * math.prod(window) // 8)
     direct = blocks * (32 + 8 * planes)
-    filtered = 2 * ELEMENTS * outputs * inputs if window == (TAPS, TAPS) and op.stride == (1, 1) else 0
+    filtered: int = 2 * ELEMENTS * outputs * inputs if window == (TAPS, TAPS) and op.stride == (1, 1) else 0
     return max(direct, filtered)

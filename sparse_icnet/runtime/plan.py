@@ -47,7 +47,7 @@ from sparse_icnet.network.graph import (
 from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.runtime import pyramid, winograd
 from sparse_icnet.runtime.bounds import largest_values
-from sparse_icnet.runtime.budget import check_graph, check_memory, check_work
+from sparse_icnet.runtime.budget import check_graph, check_memory, check_scratch, check_work
 from sparse_icnet.runtime.choice import (
     blocks_of,
     choose_kernel,
@@ -139,12 +139,12 @@ class _Planner:
             stretch = Stretch.of(logits_shape[1:], upsampling.size, upsampling.align_corners)
             probabilities = bilinear_tail(logits, logits_shape, stretch)
             classes = smooth_tail(logits, logits_shape, stretch)
-            self.scratch = max(self.scratch, bilinear_scratch_bytes(logits_shape[0], logits_shape[2]))
+            self._need_scratch(end.name, bilinear_scratch_bytes(logits_shape[0], logits_shape[2]))
         else:
             probabilities, classes = self._tails(logits, logits_shape, output_shape)
         smooth = smooth_tail(logits, logits_shape)
         plain = logits_tail(logits, logits_shape)
-        self.scratch = max(self.scratch, smooth_scratch_bytes(logits_shape[0]))
+        self._need_scratch(end.name, smooth_scratch_bytes(logits_shape[0]))
         tails = [*probabilities, *classes, *smooth, *plain]
         if self.heads is None:
             raise PlanError("no convolution reads the network input")
@@ -230,7 +230,7 @@ class _Planner:
         upsample = Step("upsample", Kind.UPSAMPLE, -(-channels * height // per_task), dict(common))
         upsample.reads = [softmax]
         upsample.fields |= {f.COUNT: per_task, f.EXTRA: logits.phases[1], f.STEP_Y: ky, f.STEP_X: kx}
-        self.scratch = max(self.scratch, 64 * channels, 4 * width * kx + 64)
+        self._need_scratch(self.graph.output, max(64 * channels, 4 * width * kx + 64))
         return [softmax, upsample], [argmax_step(logits, shape)]
 
     # --- tensors ---------------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class _Planner:
             f.STEP_X: source.phases[1],
             f.IN_ZERO: source.buffer.stored_zero,
         }
-        self.scratch = max(self.scratch, average_pool_scratch_bytes(self.grid.pitch, rows, columns))
+        self._need_scratch(name, average_pool_scratch_bytes(self.grid.pitch, rows, columns))
         table = pyramid.bin_table(quantizer, (height, width), (rows, columns), unit, source.phases)
         out = self._buffer(f"{name}/spread", channels, phases, None)
         expand = Step(f"{name}/spread", Kind.EXPAND, channels, output=View.of(out), reads=[pool])
@@ -571,7 +571,7 @@ class _Planner:
         outputs, inputs = op.weight.shape[:2]
         groups, in_groups = -(-outputs // 4), -(-inputs // 4)
         sums, scratch = winograd.scratch_bytes(op, tiles, own, at_once)
-        self.scratch = max(self.scratch, scratch)
+        self._need_scratch(op.name, scratch)
         step = Step(
             op.name,
             Kind.WINOGRAD,
@@ -742,7 +742,7 @@ class _Planner:
             self._output(blob, arena, View.of(out))
 
         image.fill = fill
-        self.scratch = max(self.scratch, quantize_scratch_bytes(width, phases[1]))
+        self._need_scratch(op.name, quantize_scratch_bytes(width, phases[1]))
         self.heads = (image, blob)
         self.body.append(shift_step(out, not self.keep_tensors))
         return View.of(out)
@@ -774,7 +774,7 @@ class _Planner:
         lines = int32_table(
             pyramid_line_offsets(self.grid.pitch, height, bin_rows), f"pyramid {quantize.name!r}"
         )
-        self.scratch = max(self.scratch, pyramid_scratch_bytes(self.grid.pitch, sum(bin_rows)))
+        self._need_scratch(quantize.name, pyramid_scratch_bytes(self.grid.pitch, sum(bin_rows)))
 
         def fill(step: Step, arena: Arena) -> None:
             step.fields[f.TABLE] = arena.put(words)
@@ -784,6 +784,11 @@ class _Planner:
 
         step.fill = fill
         return self._append(step, out)
+
+    def _need_scratch(self, name: str, size: int) -> None:
+        """Room for the kernel of `name` in the scratch memory of every thread."""
+        check_scratch(size, self.threads, f"operation {name!r}")
+        self.scratch = max(self.scratch, size)
 
     # --- small helpers ---------------------------------------------------------------------------------------------
 

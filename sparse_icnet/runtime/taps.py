@@ -136,6 +136,7 @@ def fill_padding(step: Step, arena: Arena, planes: Iterable[int] | None = None) 
 
     planes  the step calls `elementwise.pad` with each of these in turn; None: once, with the group
     """
+    assert step.output is not None
     buffer = step.output.buffer
     if not buffer.edges:
         return
