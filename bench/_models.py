@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparse_icnet import bundled, formats
-from sparse_icnet.formats import onnx_write, openvino_ir_write
+from sparse_icnet.formats.onnx import write as onnx_write
+from sparse_icnet.formats.openvino import write as openvino_write
 from sparse_icnet.image import fit, to_rgb
 from sparse_icnet.network.graph import Argmax, Bilinear, Graph, Resize, Size, Softmax, pruned, resized
 from sparse_icnet.network.rewrite import optimize
@@ -82,7 +83,7 @@ def export(entry: Entry, size: Size, folder: Path, engines: list[str]) -> dict[s
         xml = entry.path
         if entry.path.suffix != ".xml":
             xml = folder / f"{stem}.xml"
-            openvino_ir_write.save(graph, xml)
+            openvino_write.save(graph, xml)
         paths["openvino"] = str(xml)
     if "onnxruntime" in engines:
         onnx_write.save(graph, folder / f"{stem}.onnx")
@@ -91,7 +92,7 @@ def export(entry: Entry, size: Size, folder: Path, engines: list[str]) -> dict[s
         paths["onnxruntime"] = str(folder / f"{stem}.onnx")
     smooth = smooth_graph(graph, size)
     if "openvino" in engines:
-        openvino_ir_write.save(smooth, folder / f"{stem}-smooth.xml")
+        openvino_write.save(smooth, folder / f"{stem}-smooth.xml")
         paths["openvino/smooth"] = str(folder / f"{stem}-smooth.xml")
     if "onnxruntime" in engines:
         image = onnxruntime_peer.with_image_and_classes(smooth, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sparse_icnet import bundled
-from sparse_icnet.formats import openvino_ir_write
+from sparse_icnet.formats.openvino import write as openvino_write
 from sparse_icnet.image import fit, to_rgb
 from sparse_icnet.network.graph import Graph
 
@@ -31,7 +31,7 @@ def quantize(graph: Graph, path: Path, narrow_weights: bool = False) -> None:
         raise ImportError(f"--nncf needs {error.name}: pip install 'sparse-icnet[peers]'") from error
     advanced = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE) if narrow_weights else None
     nncf.set_log_level(logging.ERROR)
-    xml, constants = openvino_ir_write.serialize(graph, weights="fake_quantize")
+    xml, constants = openvino_write.serialize(graph, weights="fake_quantize")
     model = openvino.Core().read_model(xml, constants)
     for op in model.get_ordered_ops():
         if op.get_type_name() == "FakeQuantize":

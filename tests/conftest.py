@@ -10,7 +10,7 @@ from hypothesis import settings
 from networks import random_icnet
 
 import sparse_icnet
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Graph
 
 SIZE = (192, 192)
@@ -30,7 +30,7 @@ def tiny_graph() -> Graph:
 def tiny_file(tiny_graph, tmp_path_factory) -> Path:
     """The native file of `tiny_graph`."""
     path = tmp_path_factory.mktemp("models") / "tiny.npz"
-    npz.save(tiny_graph, path)
+    native.save(tiny_graph, path)
     return path
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet import bundled, cli, render
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.jobs import work
 from sparse_icnet.kernels import machine_code
 
@@ -568,7 +568,7 @@ class TestVerify:
         """All weights of the classifier zero: one class everywhere, and the oracle agrees, and yet."""
         ops = [replace(op, weight=op.weight * 0) if op.name == "conv6_cls" else op for op in tiny_graph.ops]
         path = tmp_path / "constant.npz"
-        npz.save(replace(tiny_graph, ops=tuple(ops)), path)
+        native.save(replace(tiny_graph, ops=tuple(ops)), path)
         code, out, _ = run("verify", path, photo, *SMALL)
         assert code == 1
         assert "everywhere" in out
@@ -594,7 +594,7 @@ class TestModels:
         assert "64 convolutions" in out
         assert ir.with_suffix(".bin").stat().st_size > 6_000_000
         assert run("convert", ir, back)[0] == 0
-        graph = npz.load(back)
+        graph = native.load(back)
         assert graph.input.shape == tiny_graph.input.shape
         assert len(graph.convolutions) == 64
         for one in tiny_graph.convolutions:

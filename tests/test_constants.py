@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 import sparse_icnet
 from sparse_icnet import formats
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.constants import check_constants, smallest_units
 from sparse_icnet.network.graph import (
@@ -99,7 +99,7 @@ def test_overflow_is_refused_at_load(changes, message, tmp_path):
     with pytest.raises(GraphError, match=message):
         check_constants(graph)
     path = tmp_path / "m.npz"
-    npz.save(graph, path)
+    native.save(graph, path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for load in (formats.load, sparse_icnet.load):

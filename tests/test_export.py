@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from networks import random_blob, random_picture
 
 from sparse_icnet import formats
-from sparse_icnet.formats import onnx_write, openvino_ir_write
+from sparse_icnet.formats.onnx import write as onnx_write
+from sparse_icnet.formats.openvino import write as openvino_write
 from sparse_icnet.network.graph import (
     Affine,
     Argmax,
@@ -82,7 +83,7 @@ def oracle(tiny_graph, blob) -> Oracle:
 
 @pytest.mark.parametrize("form", ["int8", "fake_quantize"])
 def test_ir_is_well_formed(tiny_graph, form):
-    xml, constants = openvino_ir_write.serialize(tiny_graph, "net", weights=form)
+    xml, constants = openvino_write.serialize(tiny_graph, "net", weights=form)
     net = ElementTree.fromstring(xml)
     assert (net.tag, net.get("version"), net.get("name")) == ("net", "11", "net")
     layers = {layer.get("id"): layer for layer in net.find("layers")}
@@ -108,7 +109,7 @@ def test_ir_is_well_formed(tiny_graph, form):
 
 def test_ir_holds_the_weights_as_they_are(tiny_graph):
     """int8 codes and float32 scales lie in the .bin; every zero weight is the byte 0."""
-    xml, constants = openvino_ir_write.serialize(tiny_graph)
+    xml, constants = openvino_write.serialize(tiny_graph)
     layers = {layer.get("name"): layer.find("data") for layer in ElementTree.fromstring(xml).find("layers")}
     for op in tiny_graph.convolutions:
         for name, expected in (("codes", op.weight), ("scale", op.weight_scale)):
@@ -137,7 +138,7 @@ def test_file_appears_whole_or_not_at_all(tiny_graph, tmp_path, suffix, monkeypa
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize(("writer", "suffix"), [(openvino_ir_write, ".xml"), (onnx_write, ".onnx")])
+@pytest.mark.parametrize(("writer", "suffix"), [(openvino_write, ".xml"), (onnx_write, ".onnx")])
 def test_name_must_end_as_the_format_does(tiny_graph, tmp_path, writer, suffix):
     with pytest.raises(ValueError, match=rf"model\.txt: .* ending in \{suffix}"):
         writer.save(tiny_graph, tmp_path / "model.txt")
@@ -157,7 +158,7 @@ def test_missing_package_names_the_extra(tiny_graph, monkeypatch):
 
 def test_unknown_weight_form(tiny_graph):
     with pytest.raises(ValueError, match="weights must be 'int8' or 'fake_quantize', found 'int4'"):
-        openvino_ir_write.serialize(tiny_graph, weights="int4")
+        openvino_write.serialize(tiny_graph, weights="int4")
 
 
 # Quantizers as ranges
@@ -174,17 +175,17 @@ def any_quantizer(draw: st.DrawFn) -> Quantizer:
 @given(any_quantizer())
 @settings(max_examples=500)
 def test_range_gives_the_scale_back(quantizer):
-    low, high = map(float, openvino_ir_write.activation_range(quantizer))
+    low, high = map(float, openvino_write.activation_range(quantizer))
     assert np.float32((high - low) / (quantizer.levels - 1)) == quantizer.scale
     assert abs(-low / quantizer.scale - (quantizer.zero_point - quantizer.low)) < 1e-4
 
 
 def test_range_leaves_zero_only_where_it_must():
     scales = np.random.default_rng(0).uniform(0.001, 0.1, 2000).astype(np.float32)
-    lows = [openvino_ir_write.activation_range(Quantizer(float(scale)))[0] for scale in scales]
+    lows = [openvino_write.activation_range(Quantizer(float(scale)))[0] for scale in scales]
     assert 0 < np.count_nonzero(lows) < 20
     sixteen_bits = np.float32(np.round(np.ldexp(scales, 19)) / 2**19)
-    assert not any(openvino_ir_write.activation_range(Quantizer(float(s)))[0] for s in sixteen_bits)
+    assert not any(openvino_write.activation_range(Quantizer(float(s)))[0] for s in sixteen_bits)
 
 
 # Round trips
@@ -215,7 +216,7 @@ def test_round_trip(tiny_graph, blob, oracle, tmp_path, suffix, form):
     if form is None:
         formats.save(tiny_graph, path)
     else:
-        openvino_ir_write.save(tiny_graph, path, weights=form)
+        openvino_write.save(tiny_graph, path, weights=form)
     again = formats.load(path)
     _same_model(again, tiny_graph, scale_ulps=form == "fake_quantize")
     if form != "fake_quantize":
@@ -300,7 +301,7 @@ def test_small_graphs_in_openvino(graph, seed, form):
     graph = _even_zero_codes(graph)
     blob = dyadic_blob(graph, seed)
     core = openvino_peer.import_openvino().Core()
-    network = core.read_model(*openvino_ir_write.serialize(graph, weights=form))
+    network = core.read_model(*openvino_write.serialize(graph, weights=form))
     properties = openvino_peer.settings(threads=1, int8=False, precision="f32")
     found = core.compile_model(network, "CPU", properties)([blob[None]])[0][0]
     np.testing.assert_array_equal(found, _expected(graph, blob))
@@ -379,7 +380,7 @@ def test_layer_by_layer_where_no_range_gives_the_scale(peer_graph, blob):
 
     def without_range(quantizer: Quantizer) -> Quantizer:
         scale = np.float32(quantizer.scale)
-        while not openvino_ir_write.activation_range(Quantizer(float(scale)))[0]:
+        while not openvino_write.activation_range(Quantizer(float(scale)))[0]:
             scale = np.nextafter(scale, np.float32(1))
         return Quantizer(float(scale))
 
@@ -403,7 +404,7 @@ def _assert_int8(model: openvino_peer.OpenVinoModel, graph: Graph) -> None:
 @openvino
 @pytest.mark.parametrize("form", ["int8", "fake_quantize"])
 def test_openvino_executes_int8(tiny_graph, tmp_path, form):
-    openvino_ir_write.save(tiny_graph, tmp_path / "model.xml", weights=form)
+    openvino_write.save(tiny_graph, tmp_path / "model.xml", weights=form)
     _assert_int8(openvino_peer.OpenVinoModel(tmp_path / "model.xml"), tiny_graph)
     reference = openvino_peer.OpenVinoModel(tmp_path / "model.xml", int8=False)
     assert not any(

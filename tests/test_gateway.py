@@ -16,8 +16,10 @@ import pytest
 from make_ir import small_network
 
 from sparse_icnet import formats
-from sparse_icnet.formats import npz, npz_members, onnx_file, openvino_xml
+from sparse_icnet.formats import native, native_members
 from sparse_icnet.formats.errors import FormatError, parsing
+from sparse_icnet.formats.onnx import read as onnx_read
+from sparse_icnet.formats.openvino import xml as openvino_xml
 from sparse_icnet.network.graph import Convolution, Graph, Input, Quantize, Quantizer, Softmax
 
 LAYER = "layer0002.data"
@@ -34,7 +36,7 @@ def good(tmp_path_factory) -> bytes:
         Softmax("probabilities", "logits"),
     )
     path = tmp_path_factory.mktemp("good") / "good.npz"
-    npz.save(Graph(ops, "probabilities"), path)
+    native.save(Graph(ops, "probabilities"), path)
     return path.read_bytes()
 
 
@@ -246,7 +248,7 @@ class OwnError(Exception):
 
 
 @pytest.mark.parametrize(
-    "place", [(npz, "_op_from_json"), (npz, "_normalization"), (npz_members.CSR, "to_dense")]
+    "place", [(native, "_op_from_json"), (native, "_normalization"), (native_members.CSR, "to_dense")]
 )
 def test_faults_behind_parsing_stay_visible(good, tmp_path, monkeypatch, place):
     def fault(*_: object) -> None:
@@ -305,7 +307,7 @@ def test_memory_that_a_model_asks_for_in_vain(good, tmp_path, monkeypatch):
     def exhausted(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(npz_members.CSR, "to_dense", exhausted)
+    monkeypatch.setattr(native_members.CSR, "to_dense", exhausted)
     assert "expected a model that fits into memory" in refused(written(tmp_path, good))
 
 
@@ -362,6 +364,6 @@ def test_faults_of_the_reader_of_onnx_stay_visible(tmp_path, monkeypatch):
     value = onnx.helper.make_tensor_value_info("x", 1, (1, 3, 8, 8))
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [value])
     path = written(tmp_path, onnx.helper.make_model(graph).SerializeToString(), "m.onnx")
-    monkeypatch.setattr(onnx_file._Reader, "run", fault)
+    monkeypatch.setattr(onnx_read._Reader, "run", fault)
     with pytest.raises(OwnError):
         formats.load(path)

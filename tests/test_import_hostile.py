@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from make_ir import Ir, codes, scales, small_network
 
-from sparse_icnet.formats import openvino_ir
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import MAX_NODES
+from sparse_icnet.formats.exchange.nodes import MAX_NODES
+from sparse_icnet.formats.openvino import read as openvino_read
 from sparse_icnet.network.graph import Graph
 
 NETWORKS = {
@@ -36,7 +36,7 @@ def write(folder: Path, text: str, binary: bytes) -> Path:
 def refusal(folder: Path, text: str, binary: bytes = BINARY["int8"]) -> str:
     """The message, which is one line and names the file."""
     with pytest.raises(FormatError) as caught:
-        openvino_ir.load(write(folder, text, binary))
+        openvino_read.load(write(folder, text, binary))
     message = str(caught.value)
     assert "\n" not in message
     assert "m.xml" in message or "m.bin" in message
@@ -160,12 +160,12 @@ def test_missing_and_truncated_weights(tmp_path):
     assert "at offset" in refusal(tmp_path, TEXT["int8"], b"")
     (tmp_path / "m.bin").unlink()
     with pytest.raises(FormatError, match=r"m\.bin: expected the weights of m\.xml"):
-        openvino_ir.load(tmp_path / "m.xml")
+        openvino_read.load(tmp_path / "m.xml")
     (tmp_path / "m.bin").mkdir()
     with pytest.raises(FormatError, match=r"m\.bin: expected a file, found a folder"):
-        openvino_ir.load(tmp_path / "m.xml")
+        openvino_read.load(tmp_path / "m.xml")
     with pytest.raises(FileNotFoundError):
-        openvino_ir.load(tmp_path / "nothing.xml")
+        openvino_read.load(tmp_path / "nothing.xml")
 
 
 def with_ranges(low, high, output=None, levels: object = 256) -> Ir:
@@ -213,7 +213,7 @@ QUANTIZERS = {
 def test_quantizers_that_cannot_be_represented_are_refused(tmp_path, case):
     ir, message = QUANTIZERS[case]
     with pytest.raises(FormatError, match=message) as caught:
-        openvino_ir.load(ir.save(tmp_path))
+        openvino_read.load(ir.save(tmp_path))
     assert re.match(r".*m\.xml: layer \d+ '", str(caught.value))
 
 
@@ -394,7 +394,7 @@ LAYERS = {
 def test_layers_outside_the_engine_are_refused(tmp_path, case):
     ir, message = LAYERS[case]
     with pytest.raises(FormatError, match=message) as caught:
-        openvino_ir.load(ir.save(tmp_path))
+        openvino_read.load(ir.save(tmp_path))
     assert "m.xml: layer " in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -409,7 +409,7 @@ def test_fractional_zero_points_of_weights_are_refused(tmp_path):
     w = ir.layer("Multiply", (w, ir.constant(scales(2).reshape(2, 1, 1, 1))), [(2, 3, 1, 1)])
     ir.result(ir.convolution(x, w))
     with pytest.raises(FormatError, match=r"'zero': expected an integer zero point.*-18\.3"):
-        openvino_ir.load(ir.save(tmp_path))
+        openvino_read.load(ir.save(tmp_path))
 
 
 def test_plain_float_weights_are_refused(tmp_path):
@@ -417,7 +417,7 @@ def test_plain_float_weights_are_refused(tmp_path):
     x = ir.fake_quantize(ir.parameter(), -1.28, 1.27)
     ir.result(ir.convolution(x, ir.constant(np.ones((2, 3, 1, 1))), name="conv"))
     with pytest.raises(FormatError, match="'conv': expected quantized weights"):
-        openvino_ir.load(ir.save(tmp_path))
+        openvino_read.load(ir.save(tmp_path))
 
 
 def test_constants_that_grow_are_bounded(tmp_path):
@@ -440,7 +440,7 @@ def test_outer_products_of_constants_are_bounded(tmp_path):
     image = ir.fake_quantize(ir.parameter(), -1.28, 1.27)
     ir.result(ir.binary_operation("Add", image, z))
     with pytest.raises(FormatError, match="elements"):
-        openvino_ir.load(ir.save(tmp_path))
+        openvino_read.load(ir.save(tmp_path))
 
 
 def test_size_depth_and_number_of_layers_are_bounded(tmp_path):
@@ -462,7 +462,7 @@ def test_deep_chains_do_not_exhaust_the_stack(tmp_path):
     for _ in range(3000):
         x = ir.unary("ReLU", x)
     ir.result(x)
-    assert len(openvino_ir.load(ir.save(tmp_path)).ops) == 3002
+    assert len(openvino_read.load(ir.save(tmp_path)).ops) == 3002
 
 
 def test_what_the_reader_must_ignore(tmp_path):
@@ -470,7 +470,7 @@ def test_what_the_reader_must_ignore(tmp_path):
     text = TEXT["int8"].replace("<edges>", "<!-- note --><rt_info><a><b value='1'/></a></rt_info><edges>")
     text = text.replace('strides="2,2"', 'strides=" 2, 2, "').replace('levels="256"', 'levels="256.0"')
     text = text.replace("</layers>", '<layer id="99" name="odd" type="Nothing" version="opset9"/></layers>')
-    assert isinstance(openvino_ir.load(write(tmp_path, text, BINARY["int8"])), Graph)
+    assert isinstance(openvino_read.load(write(tmp_path, text, BINARY["int8"])), Graph)
 
 
 NASTY = (
@@ -531,7 +531,7 @@ def mutated(text: str, rng: random.Random) -> str:
 def test_random_edits_give_a_graph_or_a_format_error(tmp_path, seed, form):
     text = mutated(TEXT[form], random.Random(seed))
     try:
-        graph = openvino_ir.load(write(tmp_path, text, BINARY[form]))
+        graph = openvino_read.load(write(tmp_path, text, BINARY[form]))
     except FormatError as error:
         assert "\n" not in str(error)  # noqa: PT017
     else:
@@ -548,7 +548,7 @@ def test_random_bytes_of_weights_give_a_graph_or_a_format_error(tmp_path, seed, 
         special = [b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", rng.randbytes(4)]
         binary[at : at + 4] = rng.choice(special)
     try:
-        graph = openvino_ir.load(write(tmp_path, TEXT[form], bytes(binary[: len(BINARY[form])])))
+        graph = openvino_read.load(write(tmp_path, TEXT[form], bytes(binary[: len(BINARY[form])])))
     except FormatError as error:
         assert "\n" not in str(error)  # noqa: PT017
     else:
@@ -560,7 +560,7 @@ def test_random_edits_reach_both_outcomes(tmp_path):
     outcomes = set()
     for seed in range(40):
         try:
-            openvino_ir.load(write(tmp_path, mutated(TEXT["int8"], random.Random(seed)), BINARY["int8"]))
+            openvino_read.load(write(tmp_path, mutated(TEXT["int8"], random.Random(seed)), BINARY["int8"]))
             outcomes.add("graph")
         except FormatError:
             outcomes.add("error")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from make_ir import Ir, bias, codes, scales, small_network
 
-from sparse_icnet.formats import openvino_ir
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.formats.openvino import read as openvino_read
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -24,7 +24,7 @@ from sparse_icnet.reference.oracle import Oracle, evaluate_float
 
 
 def load(ir: Ir, folder) -> Graph:
-    return openvino_ir.load(ir.save(folder))
+    return openvino_read.load(ir.save(folder))
 
 
 def blob(graph: Graph, seed: int = 0) -> np.ndarray:
@@ -340,7 +340,7 @@ def test_names_stay_and_doubles_get_a_number(tmp_path):
     text = ir.text().replace('name="second"', 'name="first"')
     path = ir.save(tmp_path)
     path.write_text(text)
-    assert [op.name for op in openvino_ir.load(path) if isinstance(op, Convolution)] == ["first", "first#2"]
+    assert [op.name for op in openvino_read.load(path) if isinstance(op, Convolution)] == ["first", "first#2"]
 
 
 def test_adding_a_pooled_pixel_is_adding_it_everywhere(tmp_path):
@@ -403,6 +403,6 @@ def test_free_sizes_are_carried_and_filled_in(tmp_path, shape, size, free):
     attributes = {"strides": "1,1", "dilations": "1,1", "pads_begin": "0,0", "pads_end": "0,0"}
     x = ir.layer("Convolution", (x, w), [(-1, 4, -1, -1)], attributes, name="convolution")
     ir.result(ir.unary("SoftMax", x, axis=1))
-    graph = openvino_ir.load(ir.save(tmp_path))
+    graph = openvino_read.load(ir.save(tmp_path))
     assert graph.input.shape == (3, *size)
     assert graph.size_is_free == free

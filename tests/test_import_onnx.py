@@ -15,8 +15,8 @@ from hypothesis import strategies as st  # noqa: E402
 from make_ir import bias, codes, scales  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sparse_icnet.formats import onnx_file  # noqa: E402
 from sparse_icnet.formats.errors import FormatError  # noqa: E402
+from sparse_icnet.formats.onnx import read as onnx_read  # noqa: E402
 from sparse_icnet.network.graph import Argmax, Convolution, Graph, MaxPool, Normalization, Quantizer, Resize  # noqa: E402
 from sparse_icnet.reference.oracle import Oracle, evaluate_float  # noqa: E402
 
@@ -68,7 +68,7 @@ class Model:
         return path
 
     def load(self, output: str, folder) -> Graph:
-        return onnx_file.load(self.save(output, folder))
+        return onnx_read.load(self.save(output, folder))
 
 
 def small() -> tuple[Model, str]:
@@ -386,7 +386,7 @@ def test_wrong_files_are_refused_by_name(tmp_path, case):
     path = tmp_path / "m.onnx"
     path.write_bytes(changed(change))
     with pytest.raises(FormatError, match=message) as caught:
-        onnx_file.load(path)
+        onnx_read.load(path)
     assert "m.onnx" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -396,9 +396,9 @@ def test_files_that_are_not_onnx(tmp_path):
     for content in (b"", b"hello", b"\xff" * 100, changed(lambda p: None)[:-7]):
         path.write_bytes(content)
         with pytest.raises(FormatError, match=r"m\.onnx"):
-            onnx_file.load(path)
+            onnx_read.load(path)
     with pytest.raises(FileNotFoundError):
-        onnx_file.load(tmp_path / "nothing.onnx")
+        onnx_read.load(tmp_path / "nothing.onnx")
 
 
 def test_without_the_package_the_error_names_the_extra(tmp_path, monkeypatch):
@@ -406,7 +406,7 @@ def test_without_the_package_the_error_names_the_extra(tmp_path, monkeypatch):
     path.write_bytes(changed(lambda p: None))
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModuleNotFoundError, match=r"sparse-icnet\[onnx\]"):
-        onnx_file.load(path)
+        onnx_read.load(path)
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -428,7 +428,7 @@ def test_random_bytes_give_a_graph_or_a_format_error(tmp_path, seed):
     path = tmp_path / "m.onnx"
     path.write_bytes(bytes(data))
     try:
-        assert isinstance(onnx_file.load(path), Graph)
+        assert isinstance(onnx_read.load(path), Graph)
     except FormatError as error:
         assert "\n" not in str(error)  # noqa: PT017
 

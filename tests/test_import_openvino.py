@@ -12,8 +12,8 @@ openvino = pytest.importorskip("openvino", reason="needs openvino (extra referen
 from make_ir import codes, scales  # noqa: E402
 from openvino.utils.node_factory import NodeFactory  # noqa: E402
 
-from sparse_icnet.formats import openvino_ir  # noqa: E402
 from sparse_icnet.formats.errors import FormatError  # noqa: E402
+from sparse_icnet.formats.openvino import read as openvino_read  # noqa: E402
 from sparse_icnet.network.graph import Argmax  # noqa: E402
 from sparse_icnet.reference.oracle import Oracle, evaluate_float  # noqa: E402
 
@@ -36,7 +36,7 @@ def saved(image, output, folder, half=False):
 def agrees(image, output, folder, half=False) -> np.ndarray:
     """Load what OpenVINO saves and compare on one random input; returns the output."""
     path = saved(image, output, folder, half)
-    graph = openvino_ir.load(path)
+    graph = openvino_read.load(path)
     blob = np.random.default_rng(3).uniform(-1.4, 1.4, graph.input.shape).astype(np.float32)
     plain = {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"}
     expected = CORE.compile_model(CORE.read_model(path), "CPU", plain)(blob.reshape(image.shape))[0]
@@ -248,7 +248,7 @@ def test_free_sizes_are_those_of_the_model_card(tmp_path):
         coordinate_transformation_mode="asymmetric",
         nearest_mode="floor",
     )
-    graph = openvino_ir.load(saved(image, y, tmp_path))
+    graph = openvino_read.load(saved(image, y, tmp_path))
     assert graph.input.shape == (3, 768, 960)
     assert graph.shape(graph.output) == (3, 384, 240)
 
@@ -269,7 +269,7 @@ def test_preprocessing_that_openvino_puts_into_the_model(tmp_path):
     )
     path = tmp_path / "m.xml"
     openvino.save_model(steps.build(), str(path))
-    graph = openvino_ir.load(path)
+    graph = openvino_read.load(path)
     assert graph.input.shape == (3, 12, 12)
     assert graph.normalization.divisor == 1
     pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)

@@ -13,7 +13,7 @@ import pytest
 from networks import random_icnet
 
 import sparse_icnet
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.graph import Normalization, resized
 from sparse_icnet.network.meta import Meta
@@ -47,8 +47,8 @@ def with_document(tiny_file, tmp_path):
 
 def test_a_file_carries_its_meta(tiny_graph, tmp_path):
     path = tmp_path / "m.npz"
-    npz.save(tiny_graph, path, META)
-    assert npz.load(path).meta == META
+    native.save(tiny_graph, path, META)
+    assert native.load(path).meta == META
     net = sparse_icnet.load(path, threads=1)
     assert net.classes == net.meta.class_names == NAMES
     assert net.meta.name == "tiny"
@@ -58,8 +58,8 @@ def test_a_file_carries_its_meta(tiny_graph, tmp_path):
     assert net.meta.licence == "Apache-2.0"
     assert net.meta.notes.startswith("Random")
     assert sparse_icnet.load(path, (192, 96), threads=1).meta == net.meta
-    npz.save(npz.load(path), path)
-    assert npz.load(path).meta == META
+    native.save(native.load(path), path)
+    assert native.load(path).meta == META
     with pytest.raises(TypeError):
         net.meta.accuracy["frames"] = 1
 
@@ -73,7 +73,7 @@ def test_the_graph_keeps_it(tiny_graph):
 
 def test_files_without_it_stay_as_they_were(tiny_graph, tiny_file, tmp_path):
     path = tmp_path / "m.npz"
-    npz.save(tiny_graph, path)
+    native.save(tiny_graph, path)
     assert path.read_bytes() == tiny_file.read_bytes()
     assert b"meta" not in zipfile.ZipFile(path).read("graph.npy")
     net = sparse_icnet.load(path, threads=1)
@@ -84,21 +84,21 @@ def test_files_without_it_stay_as_they_were(tiny_graph, tiny_file, tmp_path):
 
 def test_what_is_given_goes_before_what_the_file_says(tiny_graph, tmp_path):
     path = tmp_path / "m.npz"
-    npz.save(tiny_graph, path, META)
+    native.save(tiny_graph, path, META)
     others = [f"other {i}" for i in range(12)]
     assert sparse_icnet.load(path, threads=1, class_names=others).classes == tuple(others)
 
 
 def test_names_for_another_number_of_classes(tmp_path):
     path = tmp_path / "m.npz"
-    npz.save(random_icnet((192, 192), classes=7), path, META)
+    native.save(random_icnet((192, 192), classes=7), path, META)
     with pytest.raises(FormatError, match=r"m\.npz: meta: expected 7 class names, .* found 12"):
         sparse_icnet.load(path)
 
 
 def test_some_fields_are_enough(with_document):
-    assert npz.load(with_document(meta={"licence": "MIT"})).meta == Meta(licence="MIT")
-    assert npz.load(with_document(meta={})).meta == Meta()
+    assert native.load(with_document(meta={"licence": "MIT"})).meta == Meta(licence="MIT")
+    assert native.load(with_document(meta={})).meta == Meta()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_some_fields_are_enough(with_document):
 def test_hostile_meta(with_document, meta, message):
     path = with_document(meta=meta)
     with pytest.raises(FormatError, match=message) as caught:
-        npz.load(path)
+        native.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500

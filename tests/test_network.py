@@ -18,7 +18,7 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet.bundled import SAMPLE_IMAGE
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Graph, resized
 from sparse_icnet.network.icnet import layer_specs
 from sparse_icnet.network.rewrite import sampled
@@ -34,7 +34,7 @@ TESTS = Path(__file__).parent
 def graph() -> Graph:
     """The bundled network, or one with random weights where there is no weight file yet."""
     if sparse_icnet.DEFAULT_WEIGHTS.exists():
-        return npz.load(sparse_icnet.DEFAULT_WEIGHTS)
+        return native.load(sparse_icnet.DEFAULT_WEIGHTS)
     return resized(random_icnet((192, 192), seed=3), SIZE)
 
 
@@ -180,10 +180,10 @@ import sys
 import numpy as np
 import pytest
 from engine import digest
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.runtime.session import Session
 from sparse_icnet.target import TARGET
-graph, blob = npz.load(sys.argv[1]), np.load(sys.argv[2])
+graph, blob = native.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):
     session = Session(graph, threads, keep_tensors=True)
     print(TARGET.name, digest(session, session.probabilities(blob), session.classes(blob)))
@@ -223,7 +223,7 @@ def _runs(cpu: str) -> bool:
 def other_cpus(graph, blob, tmp_path_factory) -> Iterator[dict[str, Future[list[str]]]]:
     """The runs on all other CPUs, two at a time."""
     folder = tmp_path_factory.mktemp("cpus")
-    npz.save(graph, folder / "network.npz")
+    native.save(graph, folder / "network.npz")
     np.save(folder / "blob.npy", blob)
     files = [folder / "network.npz", folder / "blob.npy", TESTS / "test_kernels.py", TESTS / "test_simd.py"]
     with ThreadPoolExecutor(2) as pool:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from sparse_icnet.formats import npz, npz_members
+from sparse_icnet.formats import native, native_members
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.graph import (
     Add,
@@ -78,8 +78,8 @@ def every_operation() -> Graph:
 
 def test_every_kind_of_operation_survives(tmp_path):
     graph = every_operation()
-    npz.save(graph, tmp_path / "all.npz")
-    assert_same(npz.load(tmp_path / "all.npz"), graph)
+    native.save(graph, tmp_path / "all.npz")
+    assert_same(native.load(tmp_path / "all.npz"), graph)
     assert [path.name for path in tmp_path.iterdir()] == ["all.npz"], "a temporary file is left"
 
 
@@ -90,15 +90,15 @@ def test_random_graphs_survive(graph, tmp_path_factory):
     channels = graph.input.shape[0]
     values = tuple(float(i + 1) for i in range(channels))
     graph = Graph(graph.ops, graph.output, Normalization(255.0, values, values))
-    npz.save(graph, path)
-    assert_same(npz.load(path), graph)
+    native.save(graph, path)
+    assert_same(native.load(path), graph)
 
 
 def test_icnet_survives_in_the_same_bytes(tiny_graph, tiny_file, tmp_path):
-    loaded = npz.load(tiny_file)
+    loaded = native.load(tiny_file)
     assert_same(loaded, tiny_graph)
     for name in ("again.npz", "other name.npz"):
-        npz.save(loaded, tmp_path / name)
+        native.save(loaded, tmp_path / name)
         assert (tmp_path / name).read_bytes() == tiny_file.read_bytes()
 
 
@@ -124,9 +124,9 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(npz, "_write_members", fail)
+    monkeypatch.setattr(native, "_write_members", fail)
     with pytest.raises(OSError, match="disk full"):
-        npz.save(every_operation(), path)
+        native.save(every_operation(), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -137,7 +137,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("npz") / "good.npz"
-    npz.save(every_operation(), path)
+    native.save(every_operation(), path)
     return path.read_bytes()
 
 
@@ -171,7 +171,7 @@ def assert_refused(path: Path, message: str, memory: int = 8 << 20) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(FormatError, match=message) as caught:
-            npz.load(path)
+            native.load(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -193,9 +193,9 @@ def test_other_files_are_refused(content, tmp_path):
 
 def test_missing_files_and_folders_stay_what_they_are(tmp_path):
     with pytest.raises(FileNotFoundError):
-        npz.load(tmp_path / "missing.npz")
+        native.load(tmp_path / "missing.npz")
     with pytest.raises((IsADirectoryError, FormatError, PermissionError)):
-        npz.load(tmp_path)
+        native.load(tmp_path)
 
 
 def test_truncated_anywhere_is_refused(good, tmp_path):
@@ -215,7 +215,7 @@ def test_a_flipped_byte_is_an_error_or_harmless(good, tmp_path):
         data[place] ^= int(rng.integers(1, 256))
         path.write_bytes(data)
         try:
-            graph = npz.load(path)
+            graph = native.load(path)
         except FormatError as error:
             refused += 1
             text = str(error)
@@ -482,7 +482,7 @@ def test_wrong_values_are_refused(good, name, array, message, tmp_path):
     members = members_of(good)
     if name == "layer0004.scale":  # a member that nobody names must not matter
         members[f"{name}.npy"] = npy(array)
-        assert_same(npz.load(write(tmp_path / "model.npz", members)), every_operation())
+        assert_same(native.load(write(tmp_path / "model.npz", members)), every_operation())
         return
     assert f"{name}.npy" in members
     members[f"{name}.npy"] = npy(array)
@@ -526,7 +526,7 @@ def test_members_that_promise_more_than_they_hold_are_refused(good, content, tmp
 def test_zip_bombs_are_refused_unread(good, tmp_path):
     members = members_of(good)
     members["layer0004.data.npy"] = with_header(
-        HUGE | {"shape": (npz_members.MAX_BYTES,)}, bytes(npz_members.MAX_BYTES)
+        HUGE | {"shape": (native_members.MAX_BYTES,)}, bytes(native_members.MAX_BYTES)
     )
     path = write(tmp_path / "model.npz", members)
     assert path.stat().st_size < 1 << 20
@@ -548,12 +548,12 @@ def test_dense_weights_are_bounded_together(good, tmp_path):
         f"{key}.data.npy": npy(np.int8([])),
     }
     assert_refused(
-        write(tmp_path / "model.npz", members), "not acceptable", memory=npz_members.MAX_BYTES + (8 << 20)
+        write(tmp_path / "model.npz", members), "not acceptable", memory=native_members.MAX_BYTES + (8 << 20)
     )
 
 
 def test_too_many_members_are_refused(good, tmp_path):
-    members = members_of(good) | {f"x{i}": b"" for i in range(npz_members.MAX_MEMBERS)}
+    members = members_of(good) | {f"x{i}": b"" for i in range(native_members.MAX_MEMBERS)}
     assert_refused(write(tmp_path / "model.npz", members), "members", memory=64 << 20)
 
 

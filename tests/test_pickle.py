@@ -12,7 +12,7 @@ import pytest
 from networks import random_icnet, random_picture
 
 import sparse_icnet
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.digest import digest
 from sparse_icnet.network.graph import GraphError, resized
@@ -64,7 +64,7 @@ def test_another_file_is_noticed(tiny_file, tmp_path):
     path = tmp_path / "model.npz"
     shutil.copy(tiny_file, path)
     data = pickle.dumps(sparse_icnet.load(path, threads=1))
-    npz.save(random_icnet((192, 192), seed=2), path)
+    native.save(random_icnet((192, 192), seed=2), path)
     with pytest.raises(
         FormatError, match=r"model\.npz: expected the network that was pickled .*, found another"
     ):

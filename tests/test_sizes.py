@@ -10,7 +10,7 @@ from networks import random_blob, random_picture
 from PIL import Image
 
 from sparse_icnet import cli, formats
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Argmax, Graph, Resize
 from sparse_icnet.reference.oracle import Oracle
 
@@ -49,7 +49,7 @@ def test_class_maps_from_the_command_line(tiny_graph, tmp_path, capsys):
     ops = [op for op in tiny_graph if op.name not in ("logits_up", "probabilities")]
     ops.append(Argmax("classes", "conv6_cls"))
     model, photo = tmp_path / "classes.npz", tmp_path / "photo.png"
-    npz.save(Graph(tuple(ops), "classes"), model)
+    native.save(Graph(tuple(ops), "classes"), model)
     Image.fromarray(random_picture(100, 140, seed=4)).save(photo)
     assert cli.main(["verify", str(model), str(photo), *ONE]) == 0
     assert "PASSED" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import sparse_icnet
 from sparse_icnet import formats
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.image import MAX_PIXELS, enlarge, fitted
 from sparse_icnet.kernels import fields as f
 from sparse_icnet.kernels import smooth as kernels
@@ -550,8 +550,8 @@ def test_float_evaluation_agrees_with_the_oracle(graph, seed):
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_native_file_keeps_it(tmp_path, last, align_corners):
     graph = upsampled((31, 67), align_corners, last)
-    npz.save(graph, tmp_path / "m.npz")
-    again = npz.load(tmp_path / "m.npz")
+    native.save(graph, tmp_path / "m.npz")
+    again = native.load(tmp_path / "m.npz")
     assert again["up"] == graph["up"]
     blob = blob_of(graph, random_image(graph.input.shape))
     np.testing.assert_array_equal(Oracle(again, blob).output(), Oracle(graph, blob).output())

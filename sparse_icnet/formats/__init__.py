@@ -35,16 +35,16 @@ def load(path: str | os.PathLike[str]) -> Graph:
 def _reader(path: Path) -> Callable[[Path], Graph]:
     match kind(path):
         case ".npz":
-            from sparse_icnet.formats import npz
+            from sparse_icnet.formats import native
 
-            return npz.load
+            return native.load
         case ".xml":
-            from sparse_icnet.formats import openvino_ir
+            from sparse_icnet.formats.openvino import read as openvino_read
 
-            return openvino_ir.load
-    from sparse_icnet.formats import onnx_file
+            return openvino_read.load
+    from sparse_icnet.formats.onnx import read as onnx_read
 
-    return onnx_file.load
+    return onnx_read.load
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -52,15 +52,15 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     match path.suffix.lower():
         case ".npz":
-            from sparse_icnet.formats import npz
+            from sparse_icnet.formats import native
 
-            npz.save(graph, path)
+            native.save(graph, path)
         case ".xml":
-            from sparse_icnet.formats import openvino_ir_write
+            from sparse_icnet.formats.openvino import write as openvino_write
 
-            openvino_ir_write.save(graph, path)
+            openvino_write.save(graph, path)
         case ".onnx":
-            from sparse_icnet.formats import onnx_write
+            from sparse_icnet.formats.onnx import write as onnx_write
 
             onnx_write.save(graph, path)
         case suffix:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.formats import onnx_write
+from sparse_icnet.formats.onnx import write as onnx_write
 from sparse_icnet.network.graph import Convolution, Graph, Op, Quantize, Relu, Size
 
 Model = Graph | str | os.PathLike[str]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.formats import openvino_ir_write
+from sparse_icnet.formats.openvino import write as openvino_write
 from sparse_icnet.network.graph import Graph, Normalization, Size
 
 Model = Graph | str | os.PathLike[str]
@@ -23,7 +23,7 @@ class OpenVinoModel:
     int8       False: every FakeQuantize and convolution runs in floating point, the float reference
     precision  of what is not int8: "f32", or None for OpenVINO's own choice, which is bfloat16 on CPUs that
                have it (faster, and not comparable to the last digit)
-    inputs, outputs  tensors to give and to return, as in `openvino_ir_write.save`; for a Graph only
+    inputs, outputs  tensors to give and to return, as in `openvino_write.save`; for a Graph only
 
     Raises ImportError that names the extra to install where openvino is missing.
     """
@@ -167,7 +167,7 @@ def _read(model: Model, inputs: Sequence[str] | None = None, outputs: Sequence[s
     core = import_openvino().Core()
     if not isinstance(model, Graph):
         return core.read_model(os.fspath(model))
-    xml, constants = openvino_ir_write.serialize(model, inputs=inputs, outputs=outputs)
+    xml, constants = openvino_write.serialize(model, inputs=inputs, outputs=outputs)
     return core.read_model(xml, constants)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Graph, Quantizer
 from sparse_icnet.network.icnet import DEFAULT_SIZE, LayerWeights, activation_names, icnet
 from weights.recipe.model import ICNet
@@ -40,7 +40,7 @@ def export(model: ICNet, path: Path, size: tuple[int, int] = DEFAULT_SIZE) -> Gr
     """Write the native file atomically and return what it holds."""
     graph = to_graph(model, size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    npz.save(graph, path)
+    native.save(graph, path)
     return graph
 
 

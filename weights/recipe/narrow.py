@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Convolution, Graph
 from weights.recipe.model import LEVELS
 
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="native file of an ICNet")
     parser.add_argument("--out", type=Path, required=True, help="native file to write")
     options = parser.parse_args(arguments)
-    graph = narrow(npz.load(options.model))
-    npz.save(graph, options.out)
+    graph = narrow(native.load(options.model))
+    native.save(graph, options.out)
     largest = max(int(np.abs(op.weight.astype(np.int16)).max()) for op in graph.convolutions)
     print(f"{options.out}: weight codes within +-{largest}")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Graph
 from weights.recipe.data import CROPS, Frame, batches, load_frames
 from weights.recipe.model import EPSILON, ICNet, Layer, normalize
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     model = ICNet()
-    fold_in(model, npz.load(options.model))
+    fold_in(model, native.load(options.model))
     measure_batch_norm(model, load_frames(options.data, "train"))
     save_state(model, options.out)
 

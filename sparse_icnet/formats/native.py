@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.files import replacing
 from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
-from sparse_icnet.formats.npz_members import MAX_BYTES, Members
+from sparse_icnet.formats.native_members import MAX_BYTES, Members
 from sparse_icnet.network import graph as g
 from sparse_icnet.network.meta import Meta
 from sparse_icnet.sparse.csr import CSR

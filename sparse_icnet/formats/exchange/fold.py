@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import MAX_ELEMENTS, MAX_RANK, Node
+from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, MAX_RANK, Node
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """OpenVINO IR, versions 10 and 11 (and 7 as best effort): `model.xml` with `model.bin` beside it -> Graph.
 
 Weights may be int8 behind Convert > [Subtract] > Multiply, or float behind FakeQuantize.  Operation and
-attribute names follow the operation specifications of OpenVINO; `foreign` lists what they become.
+attribute names follow the operation specifications of OpenVINO; `exchange.nodes` lists what they become.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.formats import openvino_legacy
 from sparse_icnet.formats.errors import FormatError, read_bounded
-from sparse_icnet.formats.foreign import MAX_ELEMENTS, ForeignModel, Node, UniqueNames
-from sparse_icnet.formats.foreign_import import to_graph
-from sparse_icnet.formats.openvino_xml import Attributes, Layer, Network, read_network
+from sparse_icnet.formats.exchange.build import to_graph
+from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, ForeignModel, Node, UniqueNames
+from sparse_icnet.formats.openvino import read_v7
+from sparse_icnet.formats.openvino.xml import Attributes, Layer, Network, read_network
 from sparse_icnet.network.graph import Graph
 
 MAX_BIN_BYTES = 1 << 30
@@ -61,7 +61,7 @@ def read(path: Path) -> ForeignModel:
         raise FormatError(f"{path}: expected IR version 7, 10 or 11, found {network.version}")
     constants = _Constants(path)
     if network.version < 10:
-        return openvino_legacy.translate(path, network, constants.array)
+        return read_v7.translate(path, network, constants.array)
     result = _result(path, network)
     names = UniqueNames()
     nodes = tuple(_node(layer, names(layer.name), constants) for layer in network.layers)

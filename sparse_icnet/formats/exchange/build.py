@@ -10,15 +10,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sparse_icnet.formats import foreign_layers as layers
-from sparse_icnet.formats import foreign_quantizers as quantizers
-from sparse_icnet.formats import foreign_shapes as shapes
-from sparse_icnet.formats import foreign_windows as windows
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import MAX_ELEMENTS, ForeignModel, Node, Source, check_inputs, in_order
-from sparse_icnet.formats.foreign_builder import Builder, Tensor, Value, is_ordered, required
-from sparse_icnet.formats.foreign_constants import Constant, fold
-from sparse_icnet.formats.foreign_repair import quantize_before_codes
+from sparse_icnet.formats.exchange import pixels as layers
+from sparse_icnet.formats.exchange import quantizers, shapes, windows
+from sparse_icnet.formats.exchange.fold import Constant, fold
+from sparse_icnet.formats.exchange.nodes import (
+    MAX_ELEMENTS,
+    ForeignModel,
+    Node,
+    Source,
+    check_inputs,
+    in_order,
+)
+from sparse_icnet.formats.exchange.repair import quantize_before_codes
+from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, is_ordered, required
 from sparse_icnet.network.graph import Graph, GraphError, pruned
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
-from sparse_icnet.formats.foreign import MAX_INPUTS, MAX_NODES, MAX_RANK, checked_name
+from sparse_icnet.formats.exchange.nodes import MAX_INPUTS, MAX_NODES, MAX_RANK, checked_name
 
 MAX_XML_BYTES = 32 << 20
 MAX_DEPTH = 32

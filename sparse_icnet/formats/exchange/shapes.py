@@ -10,9 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import Node
-from sparse_icnet.formats.foreign_builder import Builder, Tensor, Value, required
-from sparse_icnet.formats.foreign_constants import (
+from sparse_icnet.formats.exchange.fold import (
     Constant,
     integers,
     order_of,
@@ -20,6 +18,8 @@ from sparse_icnet.formats.foreign_constants import (
     squeezed,
     unsqueezed,
 )
+from sparse_icnet.formats.exchange.nodes import Node
+from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, required
 
 
 def shape_of(g: Builder, node: Node, x: Value | None) -> Constant:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import Node, UniqueNames
-from sparse_icnet.formats.foreign_constants import Constant
+from sparse_icnet.formats.exchange.fold import Constant
+from sparse_icnet.formats.exchange.nodes import Node, UniqueNames
 from sparse_icnet.network.graph import (
     Affine,
     Argmax,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import ForeignModel
+from sparse_icnet.formats.exchange.nodes import ForeignModel
 from sparse_icnet.network.graph import (
     AveragePool,
     Convolution,

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparse_icnet.formats import foreign_quantizers as quantizers
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import Node
-from sparse_icnet.formats.foreign_builder import Builder, PendingInput, Tensor, Value, required
-from sparse_icnet.formats.foreign_constants import Constant, integers
-from sparse_icnet.formats.foreign_resize import MAX_LENGTH
+from sparse_icnet.formats.exchange import quantizers
+from sparse_icnet.formats.exchange.fold import Constant, integers
+from sparse_icnet.formats.exchange.geometry import MAX_LENGTH
+from sparse_icnet.formats.exchange.nodes import Node
+from sparse_icnet.formats.exchange.tensors import Builder, PendingInput, Tensor, Value, required
 from sparse_icnet.network.graph import Add, Argmax, Input, Quantize, Quantizer, Relu, Resize, Softmax
 from sparse_icnet.network.icnet import DEFAULT_SIZE
 

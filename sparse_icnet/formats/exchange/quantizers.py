@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import MAX_ELEMENTS
-from sparse_icnet.formats.foreign_constants import Constant
+from sparse_icnet.formats.exchange.fold import Constant
+from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS
 from sparse_icnet.network.graph import GraphError, Quantizer
 
 # The real value 0 must be a code.  Exporters nudge ranges so that it is, up to their float32 arithmetic

@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.formats import foreign_resize as geometry
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import Node
-from sparse_icnet.formats.foreign_builder import (
+from sparse_icnet.formats.exchange import geometry
+from sparse_icnet.formats.exchange.fold import Constant, axes_of, integers, slices
+from sparse_icnet.formats.exchange.nodes import Node
+from sparse_icnet.formats.exchange.tensors import (
     Builder,
     PendingConvolution,
     PendingInput,
@@ -23,7 +24,6 @@ from sparse_icnet.formats.foreign_builder import (
     planar,
     required,
 )
-from sparse_icnet.formats.foreign_constants import Constant, axes_of, integers, slices
 from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,

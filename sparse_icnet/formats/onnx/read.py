@@ -1,6 +1,6 @@
 """ONNX -> Graph: QuantizeLinear/DequantizeLinear, or NNCF's FakeQuantize of the domain org.openvinotoolkit.
 
-Needs the package onnx (extra `onnx`).  Operation semantics: onnx.ai, opsets 11 to 23; `foreign` lists what
+Needs the package onnx (extra `onnx`).  Operation semantics: onnx.ai, opsets 11 to 23; `exchange.nodes` lists what
 they become.
 """
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
-from sparse_icnet.formats.foreign import (
+from sparse_icnet.formats.exchange.build import to_graph
+from sparse_icnet.formats.exchange.nodes import (
     MAX_ELEMENTS,
     MAX_INPUTS,
     MAX_NODES,
@@ -27,7 +28,6 @@ from sparse_icnet.formats.foreign import (
     UniqueNames,
     checked_name,
 )
-from sparse_icnet.formats.foreign_import import to_graph
 from sparse_icnet.network.graph import Graph
 
 MAX_BYTES = 1 << 30

@@ -1,7 +1,7 @@
 """What every reader of a foreign file hands over: nodes of one small vocabulary, bounded and in order.
 
 A reader translates the operations of its format to the kinds below and checks what only it can check
-(syntax, sizes, identifiers).  `foreign_import` then turns the nodes into a `Graph`.
+(syntax, sizes, identifiers).  `build` then turns the nodes into a `Graph`.
 
 kind               inputs (None where absent)             attributes
 parameter          -                                      shape (n,c,h,w), -1 for a free batch

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.foreign import ForeignModel, Node, Source, UniqueNames
-from sparse_icnet.formats.openvino_xml import Attributes, Element, Layer, Network
+from sparse_icnet.formats.exchange.nodes import ForeignModel, Node, Source, UniqueNames
+from sparse_icnet.formats.openvino.xml import Attributes, Element, Layer, Network
 
 PRECISIONS = {
     "FP32": np.float32,

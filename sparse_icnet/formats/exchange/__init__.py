@@ -1,0 +1,1 @@
+"""Exchange formats: nodes as the readers of ONNX and OpenVINO hand them over -> `Graph`."""
