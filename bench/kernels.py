@@ -6,7 +6,7 @@
 Prints the whole network against the peak, which is measured between the other measurements; for each
 micro-kernel and share of blocks kept, on one thread, executed GMAC/s on each layer shape and, in brackets,
 what a dense kernel would have to reach to take the same time; Winograd's filtering of each 3x3 layer against the
-fastest of them; and the constants of the cost models in `sparse_icnet/runtime/choice.py` and `winograd.py`.
+fastest of them; and the constants of the cost models in `sparse_icnet/target.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from _common import (
@@ -118,6 +117,18 @@ def with_blocks(graph: Graph, rows: int, density: float, largest: int = HEAVY) -
     return replace(graph, ops=tuple(ops))
 
 
+@dataclass(frozen=True)
+class Only:
+    """The policy that gives every convolution the same micro-kernel."""
+
+    kernel: Any
+
+    def convolution(self, op: Convolution, geometry: Any) -> Any:
+        from sparse_icnet.plan.policy import Choice
+
+        return Choice(self.kernel, "chosen by the benchmark")
+
+
 def layer_times(
     base: Graph, kernels: Sequence[Any], density: float, rounds: int, largest: int = HEAVY
 ) -> dict[Any, list[LayerTime]]:
@@ -125,17 +136,13 @@ def layer_times(
 
     The kernels take turns, so that noise hits all alike; of each step the fastest round counts.
     """
-    from sparse_icnet.runtime import plan
-    from sparse_icnet.runtime.choice import tail_kernel
-    from sparse_icnet.runtime.session import Session
+    from sparse_icnet.operators.convolution.plan import remainder_kernel
+    from sparse_icnet.run.session import Session
 
-    sessions = {}
-    for kernel in kernels:
-        with (
-            mock.patch.object(plan, "choose_winograd", return_value=""),
-            mock.patch.object(plan, "choose_kernel", return_value=(kernel, "chosen by the benchmark")),
-        ):
-            sessions[kernel] = Session(with_blocks(base, kernel.rows, density, largest), 1)
+    sessions = {
+        kernel: Session(with_blocks(base, kernel.rows, density, largest), 1, policy=Only(kernel))
+        for kernel in kernels
+    }
     profiles: dict[Any, list[Any]] = {kernel: [] for kernel in kernels}
     for _ in range(rounds):
         for kernel, session in sessions.items():
@@ -144,7 +151,7 @@ def layer_times(
     for kernel, session in sessions.items():
         grid = session.plan.grid
         whole, rest = divmod(grid.vectors, kernel.vectors)
-        computed = whole * kernel.vectors + (tail_kernel(kernel, grid.vectors).vectors if rest else 0)
+        computed = whole * kernel.vectors + (remainder_kernel(kernel, grid.vectors).vectors if rest else 0)
         padding = computed * 16 / (grid.rows * grid.columns)
         times[kernel] = []
         for same in zip(*profiles[kernel], strict=True):
@@ -159,20 +166,25 @@ def layer_times(
 
 def filtered_times(base: Graph, rounds: int) -> list[LayerTime]:
     """Every layer of `base` that Winograd's filtering can compute, by it; of each the fastest round counts."""
-    from sparse_icnet.runtime import plan
-    from sparse_icnet.runtime.session import Session
-    from sparse_icnet.runtime.winograd import Tiling, costs
+    from sparse_icnet.operators.winograd.tiling import costs
+    from sparse_icnet.plan import LEAST_TIME
+    from sparse_icnet.plan.policy import Choice, Geometry
+    from sparse_icnet.run.session import Session
+    from sparse_icnet.target import TARGET
 
     counts: dict[str, tuple[int, ...]] = {}
 
-    def choose(op: Convolution, tiles: Tiling | None, *_: int) -> str:
-        if tiles is None:
-            return ""
-        counts[op.name] = costs(op, tiles)
-        return "chosen by the benchmark"
+    class Filtered:
+        """Filtering wherever it is possible."""
 
-    with mock.patch.object(plan, "choose_winograd", choose):
-        session = Session(with_blocks(base, 4, 1.0, LIGHT), 1)  # heavy sums would not be filtered
+        def convolution(self, op: Convolution, geometry: Geometry) -> Choice:
+            if geometry.tiling is None:
+                return LEAST_TIME.convolution(op, geometry)
+            counts[op.name] = costs(op, geometry.tiling)
+            return Choice(TARGET.filtering, "chosen by the benchmark")
+
+    # Heavy sums would not be filtered.
+    session = Session(with_blocks(base, 4, 1.0, LIGHT), 1, policy=Filtered())
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
         for step in (profile := session.profile(3)):
@@ -217,7 +229,7 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
     """Image -> class map and blob -> probabilities as the planner plans them, against the peak."""
     from _peak import Peak
 
-    from sparse_icnet.runtime.session import Session
+    from sparse_icnet.run.session import Session
 
     peak, pairs = Peak(threads), Peak(threads, pairs=True)
     session = Session(graph, threads)

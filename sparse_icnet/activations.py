@@ -18,7 +18,7 @@ from sparse_icnet.network.graph import Graph, Quantizer
 from sparse_icnet.network.rewrite import sampled
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run.session import Session
 from sparse_icnet.suggest import did_you_mean
 
 

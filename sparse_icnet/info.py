@@ -15,8 +15,9 @@ from sparse_icnet.network.graph import Convolution, Graph, Normalization, Size
 from sparse_icnet.sparse.block_csr import block_density
 
 if TYPE_CHECKING:
-    from sparse_icnet.runtime.session import StepTime
-    from sparse_icnet.runtime.steps import Plan, Step
+    from sparse_icnet.operators.operator import Report
+    from sparse_icnet.plan.program import Plan
+    from sparse_icnet.run.session import StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,6 @@ class Profile:
 
 def model_info(graph: Graph, plan: Plan, class_names: tuple[str, ...]) -> ModelInfo:
     """The figures of `graph` and of the plan that the engine made of it."""
-    from sparse_icnet.kernels.fields import Kind
-
     steps = {step.name: step for step in plan.convolutions()}
     weights = sum(op.weight.size for op in graph.convolutions)
     zeros = sum(op.weight.size - int(np.count_nonzero(op.weight)) for op in graph.convolutions)
@@ -176,12 +175,12 @@ def model_info(graph: Graph, plan: Plan, class_names: tuple[str, ...]) -> ModelI
         macs_as_written=graph.macs(),
         dense_macs=sum(step.dense_macs for step in steps.values()),
         macs=sum(step.macs for step in steps.values()),
-        filtered_macs=sum(step.macs for step in steps.values() if step.kind == Kind.WINOGRAD),
+        filtered_macs=sum(step.macs for step in steps.values() if step.filtered),
         layers=tuple(_layer(graph, op, steps.get(op.name)) for op in graph.convolutions),
     )
 
 
-def _layer(graph: Graph, op: Convolution, step: Step | None) -> LayerInfo:
+def _layer(graph: Graph, op: Convolution, step: Report | None) -> LayerInfo:
     outputs, inputs, height, width = op.weight.shape
     return LayerInfo(
         name=op.name,

@@ -50,8 +50,8 @@ from sparse_icnet.result import Result
 if TYPE_CHECKING:
     from sparse_icnet.activations import Activation, Activations
     from sparse_icnet.info import ModelInfo, ModelMeta, Profile
-    from sparse_icnet.runtime.session import Session
-    from sparse_icnet.runtime.steps import Plan
+    from sparse_icnet.plan.program import Plan
+    from sparse_icnet.run.session import Session
 
 Picture = TypeVar("Picture", bound=ImageLike)  # of a list: list[Path] is one of images, too
 
@@ -75,7 +75,7 @@ def load(
     FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
     impossible size or threads.
     """
-    from sparse_icnet.runtime.steps import PlanError
+    from sparse_icnet.plan import PlanError
 
     file = bundled.resolve(path)
     bundled.check_digest(file)
@@ -122,14 +122,14 @@ def _class_names(graph: Graph, given: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _planned(graph: Graph, threads: int | None) -> Plan:
-    from sparse_icnet.runtime.plan import plan_for
-    from sparse_icnet.runtime.session import default_threads
+    from sparse_icnet.plan import plan_for
+    from sparse_icnet.run.session import default_threads
 
     return plan_for(graph, threads or default_threads())
 
 
 def _session(graph: Graph, plan: Plan) -> Session:
-    from sparse_icnet.runtime.session import Session
+    from sparse_icnet.run.session import Session
 
     return Session(graph, plan.threads, plan=plan)
 

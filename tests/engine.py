@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from graphs import random_convolution
@@ -31,9 +29,11 @@ from sparse_icnet.network.graph import (
     Size,
     Softmax,
 )
+from sparse_icnet.plan import LEAST_TIME
+from sparse_icnet.plan.policy import Choice, Geometry, Policy
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.session import Session
-from sparse_icnet.target import MicroKernel
+from sparse_icnet.run.session import Session
+from sparse_icnet.target import TARGET, MicroKernel
 
 UNSIGNED = Quantizer(0.015)
 IMAGE = Quantizer(0.02, 114)
@@ -173,6 +173,7 @@ def assert_equals_oracle(
     seed: int = 0,
     threads: int = 1,
     session: Session | None = None,
+    policy: Policy = LEAST_TIME,
 ) -> Session:
     """Every tensor, the probabilities, classes, logits and a smooth class map of a Session equal the Oracle's, bit for bit.
 
@@ -181,7 +182,7 @@ def assert_equals_oracle(
     share memory, and find there what is not theirs, gives the same.
     """
     blob = random_blob(graph.input.shape, seed) if blob is None else blob
-    session = Session(graph, threads, keep_tensors=True) if session is None else session
+    session = Session(graph, threads, keep_tensors=True, policy=policy) if session is None else session
     session.classes(np.sign(random_blob(graph.input.shape, seed + 1)) * np.float32(1e6))
     probabilities = session.probabilities(blob)
     oracle = Oracle(session.graph, blob)
@@ -191,7 +192,7 @@ def assert_equals_oracle(
     np.testing.assert_array_equal(bits(probabilities), bits(expected), err_msg="probabilities")
     classes = expected_classes(session.graph, blob)
     np.testing.assert_array_equal(session.classes(blob), classes)
-    sharing = Session(graph, session.threads)
+    sharing = Session(graph, session.threads, policy=policy)
     soil(sharing)
     np.testing.assert_array_equal(bits(sharing.probabilities(blob)), bits(expected), err_msg="shared memory")
     np.testing.assert_array_equal(sharing.classes(blob), classes)
@@ -203,7 +204,7 @@ def assert_equals_oracle(
 
 def soil(session: Session, seed: int = 0) -> None:
     """Random bytes wherever the tensors of a session share memory."""
-    shared = session.plan.shared
+    shared = session.plan.placement.shared
     shared[:] = np.random.default_rng(seed).integers(0, 256, shared.size, np.uint8)
 
 
@@ -226,23 +227,24 @@ def digest(session: Session, *results: NDArray) -> str:
 WINOGRAD = "winograd"
 
 
-@contextmanager
-def forced_kernel(kernel: MicroKernel | str | None) -> Iterator[None]:
-    """Plans made inside use `kernel` for every convolution; None leaves the choice to the planner.
+@dataclass(frozen=True)
+class Forced:
+    """The policy that gives every convolution `kernel`.
 
-    WINOGRAD: filtering wherever it is possible, elsewhere what the planner chooses.
+    WINOGRAD: filtering wherever it is possible, elsewhere what the planner chooses by itself.
     """
-    if kernel is None:
-        yield
-        return
-    reason = "forced by a test"
-    plan = "sparse_icnet.runtime.plan"
-    if kernel == WINOGRAD:
-        with patch(f"{plan}.choose_winograd", lambda op, tiles, *_: "" if tiles is None else reason):
-            yield
-        return
-    with (
-        patch(f"{plan}.choose_winograd", lambda *_: ""),
-        patch(f"{plan}.choose_kernel", lambda *_: (kernel, reason)),
-    ):
-        yield
+
+    kernel: MicroKernel | str
+
+    def convolution(self, op: Convolution, geometry: Geometry) -> Choice:
+        reason = "forced by a test"
+        if isinstance(self.kernel, MicroKernel):
+            return Choice(self.kernel, reason)
+        if geometry.tiling is not None:
+            return Choice(TARGET.filtering, reason)
+        return LEAST_TIME.convolution(op, geometry)
+
+
+def forced(kernel: MicroKernel | str | None) -> Policy:
+    """The policy that gives every convolution `kernel`; None leaves the choice to the planner."""
+    return LEAST_TIME if kernel is None else Forced(kernel)

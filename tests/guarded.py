@@ -18,21 +18,26 @@ from contextlib import contextmanager
 
 import numpy as np
 from any_graphs import any_graphs
-from engine import WINOGRAD, Net, forced_kernel, random_blob, random_image
+from engine import WINOGRAD, Net, forced, random_blob, random_image
 from graphs import random_icnet
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels import fields as f
 from sparse_icnet.network.graph import Bilinear, Graph
 from sparse_icnet.network.rewrite import optimize
-from sparse_icnet.runtime import layout
-from sparse_icnet.runtime import plan as planner
-from sparse_icnet.runtime.layout import LINE, Arena
-from sparse_icnet.runtime.proof import ProofError, prove
-from sparse_icnet.runtime.session import Session
-from sparse_icnet.runtime.steps import Plan, PlanError, Step
+from sparse_icnet.operators import memory as placed
+from sparse_icnet.operators import storage
+from sparse_icnet.operators.params import LINE
+from sparse_icnet.operators.storage import PlanError
+from sparse_icnet.plan import LEAST_TIME, layout
+from sparse_icnet.plan.arena import Arena
+from sparse_icnet.plan.encode import encode
+from sparse_icnet.plan.policy import Policy
+from sparse_icnet.plan.program import Plan
+from sparse_icnet.plan.proof import ProofError, prove
+from sparse_icnet.plan.select import select
+from sparse_icnet.run.session import Session
 
 PAGE = mmap.PAGESIZE
 # Fields that decide how long a kernel works: enlarged without bound, a harmless plan would run for hours.
@@ -62,30 +67,34 @@ class GuardedArena(Arena):
 
 
 @contextmanager
-def guarded(at_end: bool, slack: int = layout.SLACK) -> Iterator[None]:
+def guarded(at_end: bool, slack: int = storage.SLACK) -> Iterator[None]:
     """Plans made inside lie between forbidden pages, their tensors with `slack` bytes before and behind."""
-    usual, arena, GuardedArena.at_end = layout.SLACK, planner.Arena, at_end
-    planner.Arena, layout.SLACK = GuardedArena, slack
+    usual, arena, GuardedArena.at_end = storage.SLACK, layout.Arena, at_end
+    layout.Arena, storage.SLACK, placed.SLACK = GuardedArena, slack, slack
     try:
         yield
     finally:
-        planner.Arena, layout.SLACK = arena, usual
+        layout.Arena, storage.SLACK, placed.SLACK = arena, usual, usual
 
 
-def unproven(graph: Graph, keep_tensors: bool = True) -> Plan | None:
+def unproven(graph: Graph, keep_tensors: bool = True, policy: Policy = LEAST_TIME) -> Plan | None:
     """The plan of `graph` as it comes from the planner; None for what the engine cannot run."""
-    prove_, planner.prove = planner.prove, lambda plan: None
     try:
-        return planner.build_plan(optimize(graph), 1, keep_tensors)
+        program = select(optimize(graph), policy, 1)
+        return encode(program, layout.lay_out(program, keep_tensors))
     except PlanError:
         return None
-    finally:
-        planner.prove = prove_
 
 
-def steps_of(plan: Plan) -> list[Step]:
-    tails = plan.probabilities_tail, plan.classes_tail, plan.smooth_tail, plan.logits_tail
-    return [plan.image_head, plan.blob_head, *plan.body, *(step for tail in tails for step in tail)]
+def fields_of(record: np.void, prefix: str = "") -> dict[str, tuple[np.void, str]]:
+    """The integers of a record by dotted name: what holds each, and its name there."""
+    found: dict[str, tuple[np.void, str]] = {}
+    for name, (kind, _) in record.dtype.fields.items():
+        if kind.fields:
+            found |= fields_of(record[name], f"{prefix}{name}.")
+        elif kind == np.int64:
+            found[prefix + name] = record, name
+    return found
 
 
 @contextmanager
@@ -99,16 +108,17 @@ def damaged(plan: Plan, rng: np.random.Generator) -> Iterator[None]:
         return int(np.clip(choices[rng.integers(len(choices))], -limit, limit - 1))
 
     if rng.random() < 0.5:
-        step = steps_of(plan)[rng.integers(len(steps_of(plan)))]
-        index = list(step.fields)[rng.integers(len(step.fields))]
-        before = step.fields[index]
-        step.fields[index] = changed(before, 1 << 62)
+        steps = list(plan.steps())
+        fields = list(fields_of(steps[rng.integers(len(steps))].record[0]).values())
+        record, name = fields[rng.integers(len(fields))]
+        before = int(record[name])
+        record[name] = changed(before, 1 << 62)
         try:
             yield
         finally:
-            step.fields[index] = before
+            record[name] = before
     else:
-        tables = [piece for piece in plan.arena.pieces if piece.constant and piece.bytes >= 8]
+        tables = [piece for piece in plan.placement.arena.pieces if piece.constant and piece.bytes >= 8]
         piece = tables[rng.integers(len(tables))]
         kind = np.dtype(rng.choice(["int32", "int64"]))
         table = piece.memory[: piece.bytes // kind.itemsize * kind.itemsize].view(kind)
@@ -123,8 +133,24 @@ def damaged(plan: Plan, rng: np.random.Generator) -> Iterator[None]:
 
 def lasts(plan: Plan) -> bool:
     """Whether a step would run for long, harmless as it may be."""
-    counts = (f.VECTORS, f.HEIGHT, f.WIDTH, f.COUNT, f.STEP_Y, f.STEP_X, f.CHANNELS, f.GROUPS, f.IN_GROUPS)
-    return any(step.fields.get(index, 0) > LONGEST for step in steps_of(plan) for index in counts)
+    counts = {
+        "vectors",
+        "height",
+        "width",
+        "count",
+        "rows",
+        "columns",
+        "channels",
+        "groups",
+        "taps",
+        "phases",
+    }
+    counts |= {"phases_y", "phases_x", "enlarged_y", "enlarged_x", "rows_per_task"}
+    return any(
+        name.rpartition(".")[2] in counts and record[field] > LONGEST
+        for step in plan.steps()
+        for name, (record, field) in fields_of(step.record[0]).items()
+    )
 
 
 def run(plan: Plan) -> None:
@@ -160,13 +186,13 @@ def main(examples: int, damages: int) -> None:
     @given(
         any_graphs(),
         st.booleans(),
-        st.sampled_from([0, 64, 256, layout.SLACK]),
+        st.sampled_from([0, 64, 256, storage.SLACK]),
         st.sampled_from([None, WINOGRAD]),
         st.integers(0, 2**32 - 1),
     )
     def attempt(graph: Graph, at_end: bool, slack: int, kernel: str | None, seed: int) -> None:
-        with guarded(at_end, slack), forced_kernel(kernel):
-            plan = unproven(graph)
+        with guarded(at_end, slack):
+            plan = unproven(graph, policy=forced(kernel))
         if plan is None:
             return
         counts["graphs"] += 1

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_icnet.network.graph import Affine, Argmax, Convolution, Graph, Input, Quantizer, Softmax
+from sparse_icnet.plan.bounds import largest_values
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.bounds import largest_values
 
 
 @settings(deadline=None, max_examples=60)

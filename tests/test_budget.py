@@ -25,11 +25,9 @@ from sparse_icnet.network.graph import (
     resized,
 )
 from sparse_icnet.network.rewrite import optimize
+from sparse_icnet.operators.storage import Grid
+from sparse_icnet.plan import PlanError, budget, plan_for
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime import budget
-from sparse_icnet.runtime.layout import Grid
-from sparse_icnet.runtime.plan import plan_for
-from sparse_icnet.runtime.steps import PlanError
 
 SIZE = (8, 16)
 
@@ -123,7 +121,7 @@ def test_rewrites_look_at_each_sum_once():
 def test_the_largest_known_use_is_within_the_budget(name):
     graph = resized(formats.load(bundled.resolve(name)), (1536, 1920))
     plan = plan_for(graph, 2, keep_tensors=True)
-    assert plan.arena.bytes < budget.MAX_KEPT / 10
+    assert plan.placement.arena.bytes < budget.MAX_KEPT / 10
     assert _packed(optimize(graph), plan.grid) < budget.MAX_PACKED / 4
     assert len(graph.ops) < budget.MAX_OPERATIONS / 10
     assert sum(op.weight.size for op in graph.convolutions) < budget.MAX_WEIGHTS / 10
@@ -235,7 +233,7 @@ def _packed(graph: Graph, grid: Grid) -> int:
 
 def test_packed_bytes_are_no_estimate_below_what_is_packed(tiny_graph):
     plan = plan_for(tiny_graph)
-    constants = sum(piece.bytes for piece in plan.arena.pieces if piece.constant)
+    constants = sum(piece.bytes for piece in plan.placement.arena.pieces if piece.constant)
     assert sum(step.weight_bytes for step in plan.convolutions()) <= constants
     assert constants <= _packed(plan.graph, plan.grid)
 

@@ -25,7 +25,7 @@ import sparse_icnet
 from sparse_icnet import bundled, cli, render
 from sparse_icnet.formats import native
 from sparse_icnet.jobs import work
-from sparse_icnet.kernels import machine_code
+from sparse_icnet.run import machine_code
 
 SMALL = ["--size", "192x192", "--threads", "1"]
 
@@ -540,7 +540,7 @@ class TestVerify:
 
     def test_a_divergence_is_found_and_named(self, run, tiny_file, photo, monkeypatch):
         """An engine that computes one wrong code somewhere in the middle."""
-        from sparse_icnet.runtime.session import Session
+        from sparse_icnet.run.session import Session
 
         right, wrong_result = Session.tensor, Session.probabilities
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine import IMAGE, Net, assert_equals_oracle, forced_kernel
+from engine import IMAGE, Net, assert_equals_oracle, forced
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Convolution, Quantizer
-from sparse_icnet.runtime import choice
+from sparse_icnet.operators.convolution import pack
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import LIMIT, Entries, entries, sign_sums
 from sparse_icnet.target import TARGET
@@ -132,8 +132,7 @@ def test_extreme_weights_on_the_largest_activations(kernel, values):
     weight = rng.choice(np.int8(values), (9, 37, 3, 3))
     name = net.convolution(codes, 9, 3, weight=weight)
     graph = net.classify(net.codes(name, Quantizer(0.1, 128)))
-    with forced_kernel(kernel):
-        session = assert_equals_oracle(graph)
+    session = assert_equals_oracle(graph, policy=forced(kernel))
     assert (session.tensor(codes) == 255).all()
     packed = BlockCSR.from_dense(np.pad(weight, ((0, 3), (0, 0), (0, 0), (0, 0))), kernel.rows)
     stored = entries(packed, TARGET.couples)
@@ -153,8 +152,8 @@ def test_entries_are_estimated_from_a_sample(rows, outputs):
     )
     one = np.ones(outputs, np.float32)
     op = Convolution("convolution", "codes", weight.astype(np.int8), one, one)
-    stored = choice.entries_of(op, rows)
-    found = choice._estimated_entries(op, rows)
+    stored = pack.entries_of(op, rows)
+    found = pack.estimated_entries(op, rows)
     error = 0.02 * len(stored.blocks) if outputs >= 32 else 1e-9
     assert found == pytest.approx((stored.singles, stored.couples), abs=error)
     assert bool(found[1]) == TARGET.couples

@@ -24,13 +24,13 @@ import pytest
 from engine import bits, random_blob
 from test_session import expected, native_threads, small_graph
 
-from sparse_icnet.kernels import control as c
-from sparse_icnet.kernels.machine_code import run_function
 from sparse_icnet.processes import Once, PerProcess
-from sparse_icnet.runtime import crew as crew_module
-from sparse_icnet.runtime import session as session_module
-from sparse_icnet.runtime.crew import Crew
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run import control as c
+from sparse_icnet.run import crew as crew_module
+from sparse_icnet.run import session as session_module
+from sparse_icnet.run.crew import Crew
+from sparse_icnet.run.machine_code import run_function
+from sparse_icnet.run.session import Session
 
 GRAPH = small_graph()
 BLOBS = [random_blob(GRAPH.input.shape, seed) for seed in range(3)]

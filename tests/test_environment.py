@@ -12,7 +12,7 @@ from test_session import small_graph
 from sparse_icnet import bundled, floats, formats
 from sparse_icnet.network.digest import digest
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run.session import Session
 from sparse_icnet.simd import environment
 from sparse_icnet.simd.llvm import I64
 from sparse_icnet.target import is_arm64, is_x86

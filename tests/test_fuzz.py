@@ -15,7 +15,7 @@ from fuzz.campaign import Case, Summary, _Worker, run, verdicts
 import sparse_icnet
 from sparse_icnet import formats
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run.session import Session
 
 SEED, COUNT = 20261126, 400
 

@@ -69,8 +69,8 @@ def test_figures_become_json(tiny_net):
 
 def test_large_objects_print_a_line(tiny_net):
     graph, plan, session = tiny_net.graph, tiny_net.plan, tiny_net.session
-    steps = [plan.image_head, plan.blob_head, *plan.body]
-    views = [step.output for step in steps if step.output is not None]
+    steps = list(plan.steps())
+    views = [*plan.views.values(), *(target for step in steps for target in step.writes)]
     shown = [tiny_net, graph, plan, session, tiny_net.info(), *graph.ops, *steps, *views]
     for thing in shown:
         assert "\n" not in repr(thing)

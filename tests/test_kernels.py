@@ -15,7 +15,7 @@ from engine import (
     bits,
     blob_of,
     expected_classes,
-    forced_kernel,
+    forced,
     random_blob,
     random_image,
 )
@@ -24,7 +24,6 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.fields import DIRECT
 from sparse_icnet.network.graph import (
     Convolution,
     Graph,
@@ -36,10 +35,12 @@ from sparse_icnet.network.graph import (
     Resize,
     Softmax,
 )
+from sparse_icnet.operators.elementwise.params import ExpandParams
+from sparse_icnet.operators.pooling.pack import bins_of
+from sparse_icnet.operators.pooling.params import AveragePoolParams
+from sparse_icnet.plan import PlanError
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.pyramid import bin_table
-from sparse_icnet.runtime.session import Session
-from sparse_icnet.runtime.steps import PlanError
+from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET, MicroKernel
 
 COLUMNS = [1, 3, 15, 16, 17, 30, 48]  # around the vector of 16 pixels
@@ -132,13 +133,13 @@ def convolutions(draw: st.DrawFn) -> Graph:
 @few
 @given(graph=convolutions(), seed=st.integers(0, 1000), threads=st.sampled_from([1, 1, 1, 2]))
 def test_convolution_equals_oracle(kernel, graph, seed, threads):
-    with forced_kernel(kernel):
-        session = Session(graph, threads, keep_tensors=True)
+    policy = forced(kernel)
+    session = Session(graph, threads, keep_tensors=True, policy=policy)
     used = {step.kernel for step in session.plan.convolutions()}
     assert used
     if isinstance(kernel, MicroKernel):
         assert used == {kernel.name}
-    assert_equals_oracle(graph, seed=seed, session=session)
+    assert_equals_oracle(graph, seed=seed, session=session, policy=policy)
 
 
 @each_kernel
@@ -155,8 +156,7 @@ def test_tails_of_tiles(kernel, rows, columns):
     x = net.codes(net.relu(net.sum(net.convolution(x, 5, 3, stride=2), net.convolution(x, 5, stride=2))))
     x = net.codes(net.convolution(x, 8, 3, dilation=2), QUANTIZERS["asymmetric"])
     x = net.codes(net.convolution(x, 7, 3, dilation=4, density=0.4), SIGNED)
-    with forced_kernel(kernel):
-        session = assert_equals_oracle(net.classify(x), seed=1)
+    session = assert_equals_oracle(net.classify(x), seed=1, policy=forced(kernel))
     if rows * columns > 1:
         assert all(np.unique(session.tensor(name)).size > 2 for name in session.tensors()), "trivial tensors"
 
@@ -180,8 +180,7 @@ def test_largest_accumulators(kernel, code, weight, zero_point):
     unit = 255 * 128 * 9 * 130 / 255 * float(np.abs(net.ops[-1].weight_scale).max()) * quantizer.scale
     x = net.codes(x, Quantizer(unit, 128))
     graph = net.classify(x)
-    with forced_kernel(kernel):
-        session = assert_equals_oracle(graph)
+    session = assert_equals_oracle(graph, policy=forced(kernel))
     assert (session.tensor(source) == code).all()
     oracle = Oracle(session.graph, random_blob(graph.input.shape))
     centre = oracle.accumulator("convolution4")[0, 1, 8]
@@ -199,8 +198,7 @@ def test_stored_blocks_are_the_nonzero_ones(rows, density):
     x = net.codes(net.convolution(net.image, 12))
     name = net.convolution(x, 8, 3, weight=weight)
     kernel = next(k for k in TARGET.kernels if k.rows == rows)
-    with forced_kernel(kernel):
-        session = assert_equals_oracle(net.classify(net.codes(name)))
+    session = assert_equals_oracle(net.classify(net.codes(name)), policy=forced(kernel))
     step = next(step for step in session.plan.convolutions() if step.name == name)
     assert step.macs == np.count_nonzero(weight) * 6 * 16
     assert step.dense_macs == weight.size * 6 * 16
@@ -220,8 +218,8 @@ def test_quantizer_kinds(name, target):
 
 @each_kernel
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize(("largest", "direct"), [(2.0**29, True), (2.0**31.5, False), (2.0**40, False)])
-def test_values_around_the_range_of_int32(kernel, residual, largest, direct):
+@pytest.mark.parametrize(("largest", "saturates"), [(2.0**29, True), (2.0**31.5, False), (2.0**40, False)])
+def test_values_around_the_range_of_int32(kernel, residual, largest, saturates):
     """Values far beyond the codes, some beyond int32, are the lowest and the highest code; so are those below."""
     net = Net((7, 33), Quantizer(0.02, 128), seed=2)
     name = net.convolution(net.image, 6)
@@ -232,20 +230,19 @@ def test_values_around_the_range_of_int32(kernel, residual, largest, direct):
     net.ops.append(Convolution(name, op.input, op.weight, scale, op.bias))
     total = net.sum(name, net.codes(net.convolution(net.image, 6))) if residual else name
     codes = net.codes(total)
-    with forced_kernel(kernel):
-        session = assert_equals_oracle(net.classify(codes))
-    step = next(step for step in session.plan.convolutions() if step.name == name)
-    assert step.fields[DIRECT] == direct
+    session = assert_equals_oracle(net.classify(codes), policy=forced(kernel))
+    step = next(step for step in session.plan.body if step.name == name)
+    assert step.record[0]["epilogue"]["output"]["saturates"] == saturates
     assert {0, 255} <= set(session.tensor(codes).flat)
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
-def test_only_codes_that_saturate_as_bytes_are_direct(name):
+def test_only_codes_of_whole_bytes_saturate(name):
     net = Net((4, 20))
     source = net.convolution(net.image, 4)
     session = assert_equals_oracle(net.classify(net.codes(source, QUANTIZERS[name])))
-    step = next(step for step in session.plan.convolutions() if step.name == source)
-    assert step.fields[DIRECT] == (name in ("unsigned", "signed at its lowest"))
+    step = next(step for step in session.plan.body if step.name == source)
+    assert step.record[0]["epilogue"]["output"]["saturates"] == (name in ("unsigned", "signed at its lowest"))
 
 
 def test_negative_and_tiny_scales():
@@ -330,9 +327,9 @@ def test_pyramid_equals_oracle(graph, seed):
 
 
 def test_sums_of_a_window_must_fit():
-    bin_table(UNSIGNED, (2901, 2902), (1, 1), 1.0)
+    bins_of(UNSIGNED, (2901, 2902), (1, 1), 1.0)
     with pytest.raises(PlanError, match="an average of 8421505 pixels: expected at most 8421504"):
-        bin_table(UNSIGNED, (8421505, 1), (1, 1), 1.0)
+        bins_of(UNSIGNED, (8421505, 1), (1, 1), 1.0)
 
 
 def test_pooled_maps_beyond_the_pyramid():
@@ -344,7 +341,7 @@ def test_pooled_maps_beyond_the_pyramid():
     y = net.codes(net.sum(net.sum(x, pooled), other))
     z = net.codes(net.convolution(pooled, 7, 3))
     session = assert_equals_oracle(net.classify(y, z, grid=(6, 24)))
-    assert {"AVERAGE_POOL", "EXPAND"} <= {step.kind.name for step in session.plan.body}
+    assert {AveragePoolParams, ExpandParams} <= {step.kind for step in session.plan.body}
 
 
 # --- resize ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from sparse_icnet.network.graph import Graph, resized
 from sparse_icnet.network.icnet import layer_specs
 from sparse_icnet.network.rewrite import sampled
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET, is_x86
 
 SIZE = (768, 960)
@@ -145,7 +145,7 @@ def test_threads_change_nothing(graph, session, oracle, expected_digest, blob, t
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tensors_that_share_memory_give_the_same(graph, session, blob, threads):
     sharing = Session(graph, threads)
-    assert 3 * sharing.plan.shared.size < session.plan.arena.bytes
+    assert 3 * sharing.plan.placement.shared.size < session.plan.placement.arena.bytes
     soil(sharing)
     for other in (blob, np.zeros_like(blob), blob):  # what the image before left lies in the shared memory
         np.testing.assert_array_equal(bits(sharing.probabilities(other)), bits(session.probabilities(other)))
@@ -181,7 +181,7 @@ import numpy as np
 import pytest
 from engine import digest
 from sparse_icnet.formats import native
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET
 graph, blob = native.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):

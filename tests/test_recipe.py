@@ -145,7 +145,7 @@ def test_exported_file_computes_what_was_trained(trained, exported, frames) -> N
 
 
 def test_engine_runs_the_exported_file(exported, frames, tmp_path: Path) -> None:
-    pytest.importorskip("sparse_icnet.runtime.session", reason="the engine is not there")
+    pytest.importorskip("sparse_icnet.run.session", reason="the engine is not there")
     path = tmp_path / "icnet.npz"
     formats.save(exported, path)
     net = sparse_icnet.load(path, size=SIZE, threads=1)

@@ -9,13 +9,13 @@ import pytest
 from engine import Net
 
 import sparse_icnet
+import sparse_icnet.plan as planner
 from sparse_icnet import formats
 from sparse_icnet.cli import main
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Argmax, Graph, MaxPool, Quantize, Quantizer, Resize, Softmax
-from sparse_icnet.runtime import plan as planner
-from sparse_icnet.runtime.steps import PlanError
+from sparse_icnet.plan import PlanError
 
 SIZE = (48, 96)
 
@@ -111,10 +111,8 @@ def test_commands_refuse_it_alike(command, tmp_path, capsys):
 
 def test_a_model_is_planned_once(tiny_graph, monkeypatch):
     plans = []
-    build = planner.build_plan
-    monkeypatch.setattr(
-        planner, "build_plan", lambda *arguments: plans.append(arguments) or build(*arguments)
-    )
+    build = planner.prove
+    monkeypatch.setattr(planner, "prove", lambda *arguments: plans.append(arguments) or build(*arguments))
     model = Model(tiny_graph, threads=2)
     assert len(plans) == 1
     assert model.session.plan is model.plan

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_icnet.kernels.fields import Kind
-from sparse_icnet.runtime.layout import Buffer, Grid, View
-from sparse_icnet.runtime.schedule import depth_first, lifetimes, needs, offsets
-from sparse_icnet.runtime.steps import Step
+from sparse_icnet.operators.storage import Block, Grid, RealMap, Storage
+from sparse_icnet.plan.schedule import depth_first, lifetimes, needs, offsets
 
 GRID = Grid.for_size(4, 16)
 
 
-def make(name: str, planes: int, *reads: Buffer | Step) -> Step:
-    buffer = Buffer(name, 4, (planes, 1), None, GRID)
-    return Step(name, Kind.CONVOLUTION, 1, output=View.of(buffer), reads=list(reads))
+@dataclass(frozen=True, eq=False)
+class Fake:
+    """An operator as the schedule sees it."""
+
+    name: str
+    writes: tuple[Storage, ...]
+    reads: tuple[Storage, ...]
 
 
-def output(step: Step) -> Buffer:
-    return step.output.buffer
+def make(name: str, planes: int, *reads: Storage) -> Fake:
+    return Fake(name, (RealMap(name, 4, (planes, 1), GRID),), reads)
 
 
-def names(steps: list[Step]) -> list[str]:
+def output(step: Fake) -> Storage:
+    (storage,) = step.writes
+    return storage
+
+
+def names(steps: list[Fake]) -> list[str]:
     return [step.name for step in steps]
 
 
@@ -41,7 +50,7 @@ def test_a_branch_runs_to_its_end_before_the_next_the_largest_first():
 @given(st.data())
 def test_depth_first_is_what_it_says(data):
     """Against the definition: of all steps that may run, the one that reads what was written last; then the largest."""
-    steps: list[Step] = []
+    steps: list[Fake] = []
     for i in range(data.draw(st.integers(1, 12))):
         sources = data.draw(st.lists(st.sampled_from(steps), max_size=3)) if steps else []
         steps.append(make(str(i), data.draw(st.integers(1, 3)), *map(output, sources)))
@@ -50,22 +59,22 @@ def test_depth_first_is_what_it_says(data):
     while len(order) < len(steps):
         ready = [i for i in range(len(steps)) if i not in order and before[i] <= set(order)]
         latest = {i: max((order.index(j) for j in before[i]), default=-1) for i in ready}
-        order.append(max(ready, key=lambda i: (latest[i], output(steps[i]).planes, -i)))
+        order.append(max(ready, key=lambda i: (latest[i], output(steps[i]).phases[0], -i)))
     assert depth_first(steps) == [steps[i] for i in order]
 
 
 def test_whoever_reads_a_copy_waits_for_it():
     image = make("image", 8)
-    copies = Step("copies", Kind.SHIFT, 1, output=image.output, reads=[output(image)])
+    copies = Fake("copies", image.writes, image.writes)
     reader = make("reader", 64, output(image))
     assert needs([image, copies, reader]) == [set(), {0}, {0, 1}]
     assert names(depth_first([image, copies, reader])) == ["image", "copies", "reader"]
 
 
-def test_a_result_that_a_step_keeps_to_itself_orders_its_reader():
+def test_a_block_orders_its_reader():
     image = make("image", 8)
-    private = Step("private", Kind.AVERAGE_POOL, 1, reads=[output(image)])
-    reader = make("reader", 64, private)
+    private = Fake("private", (Block("means", 99),), (output(image),))
+    reader = make("reader", 64, output(private))
     assert names(depth_first([image, private, reader])) == ["image", "private", "reader"]
 
 
@@ -75,7 +84,7 @@ def test_a_tensor_lives_from_its_writer_to_its_last_reader():
     c = make("c", 1, output(b), output(a))
     d = make("d", 1, output(c))
     alive = lifetimes([a, b, c, d])
-    assert [alive[id(output(step))] for step in (a, b, c, d)] == [(0, 2), (1, 2), (2, 3), (3, 3)]
+    assert [alive[output(step)] for step in (a, b, c, d)] == [(0, 2), (1, 2), (2, 3), (3, 3)]
 
 
 blocks = st.lists(

@@ -19,7 +19,7 @@ from networks import random_blob as random_network_blob
 
 from sparse_icnet.network.graph import Argmax, Graph, Resize
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.session import Session, default_threads
+from sparse_icnet.run.session import Session, default_threads
 
 
 def small_graph(seed: int = 0, size: tuple[int, int] = (24, 64)) -> Graph:
@@ -181,7 +181,7 @@ _FORK = """
 import os, signal, sys
 from test_session import small_graph
 from engine import random_blob
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run.session import Session
 graph = small_graph()
 session = Session(graph, int(sys.argv[1]))
 blobs = [random_blob(graph.input.shape, seed) for seed in range(3)]
@@ -406,8 +406,8 @@ def test_only_a_session_that_keeps_its_tensors_shows_them(session):
 
 def test_tensors_share_memory_unless_they_are_kept(graph):
     shared, kept = Session(graph, 1).plan, Session(graph, 1, keep_tensors=True).plan
-    assert kept.shared.size == 0 < shared.shared.size
-    assert shared.arena.bytes < kept.arena.bytes
+    assert kept.placement.shared.size == 0 < shared.placement.shared.size
+    assert shared.placement.arena.bytes < kept.placement.arena.bytes
 
 
 def test_tensors_are_known_and_unknown_names_are_refused(graph):

@@ -21,10 +21,6 @@ import sparse_icnet
 from sparse_icnet import formats
 from sparse_icnet.formats import native
 from sparse_icnet.image import MAX_PIXELS, enlarge, fitted
-from sparse_icnet.kernels import fields as f
-from sparse_icnet.kernels import smooth as kernels
-from sparse_icnet.kernels import softmax
-from sparse_icnet.kernels.sizes import smooth_scratch_bytes
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
     Argmax,
@@ -37,12 +33,22 @@ from sparse_icnet.network.graph import (
     Softmax,
     resized,
 )
+from sparse_icnet.operators.interpolation import kernel as interpolation
+from sparse_icnet.operators.interpolation.pack import Axis, Stretch
+from sparse_icnet.operators.interpolation.params import SmoothClassesParams
+from sparse_icnet.operators.interpolation.plan import SmoothClassesStep
+from sparse_icnet.operators.memory import Memory
+from sparse_icnet.operators.output import kernel as ends
+from sparse_icnet.operators.output.params import ArgmaxParams, LogitsParams
+from sparse_icnet.operators.output.plan import ArgmaxStep, LogitsStep
+from sparse_icnet.operators.record import written
+from sparse_icnet.operators.storage import Block, Grid, MapLayout, RealMap, View
+from sparse_icnet.plan import PlanError
+from sparse_icnet.plan.arena import Arena, memory_at
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.reference.smooth import bilinear, smooth_classes, unbeaten
-from sparse_icnet.runtime.layout import Arena, Buffer, Grid, View, memory_at
-from sparse_icnet.runtime.session import Session
-from sparse_icnet.runtime.smooth import Axis, Stretch, logits_tail, smooth_tail
-from sparse_icnet.runtime.steps import PlanError, step_rows
+from sparse_icnet.run.session import Session
+from sparse_icnet.simd.record import at
 
 CAMVID_GRID = (96, 120)
 SIZES = [(1, 1), (7, 5), (97, 101), (95, 119), (96, 120), (360, 480), (720, 960), (768, 960), (1080, 1920)]
@@ -196,58 +202,60 @@ def test_what_the_definition_promises(x, size, align_corners):
 # --- the kernels ----------------------------------------------------------------------------------------------------
 
 
+_as_argmax, _as_smooth, _as_logits = at(ArgmaxParams), at(SmoothClassesParams), at(LogitsParams)
+
+
 @njit
 def _argmax_task(step, task, scratch):
-    softmax.argmax(step, task, scratch)
+    ends.argmax(_as_argmax(step), task, scratch)
 
 
 @njit
 def _smooth_task(step, task, scratch):
-    kernels.smooth_classes(step, task, scratch)
+    interpolation.smooth_classes(_as_smooth(step), task, scratch)
 
 
 @njit
 def _logits_task(step, task, scratch):
-    kernels.logits(step, task, scratch)
+    ends.logits(_as_logits(step), task, scratch)
 
 
-def stored(x: NDArray[np.float32], arena: Arena) -> View:
-    """`x` (C, h, w) as the engine keeps a real map: in phases of a grid that divides it."""
+def stored(x: NDArray[np.float32], arena: Arena) -> tuple[View, Block, Memory]:
+    """`x` (C, h, w) as the engine keeps a real map: in phases of a grid that divides it; and room for classes."""
     channels, height, width = x.shape
     phases = tuple(next(k for k in (4, 3, 2, 1) if n % k == 0) for n in (height, width))
     grid = Grid.for_size(height // phases[0], width // phases[1])
-    buffer = Buffer("logits", channels, phases, None, grid)
-    buffer.place(arena.take(buffer.bytes), True)
-    view = View.of(buffer)
+    view, classes = View.of(RealMap("logits", channels, phases, grid)), Block("classes", height * width)
+    layout = MapLayout(view.map)
+    sizes = {view.map: layout.bytes, classes: classes.size}
+    places = {storage: arena.take(size).ctypes.data for storage, size in sizes.items()}
+    memory = Memory({view.map: layout}, places)
     for c in range(channels):
         for plane, (i, j) in enumerate(np.ndindex(phases)):
-            at = buffer.address + c * buffer.stride + buffer.plane_offset(plane)
-            rows = memory_at(at, grid.rows * grid.pitch).view(np.float32).reshape(grid.rows, -1)
+            start = memory.start(view.map) + c * layout.stride + layout.plane_offset(plane)
+            rows = memory_at(start, grid.rows * grid.pitch).view(np.float32).reshape(grid.rows, -1)
             rows[:, : grid.columns] = x[c, i :: phases[0], j :: phases[1]]
-    return view
+    return view, classes, memory
 
 
 def run_kernel(x: NDArray[np.float32], size: Size, align_corners: bool = False) -> NDArray[np.uint8]:
     """The smooth class map of `x` by the kernels, between guards that they must leave alone."""
     arena = Arena()
-    steps = smooth_tail(stored(x, arena), x.shape)
-    for step in steps:
-        step.fill(step, arena)
-    rows = step_rows(steps)
-    stretch = Stretch.of(x.shape[1:], size, align_corners)
-    for index, value in stretch.fields().items():
-        rows[-1, index] = value
+    logits, classes, memory = stored(x, arena)
+    smooth = SmoothClassesStep(x.shape, logits, classes, Stretch.of(x.shape[1:], size, align_corners))
     guard = 256
-    memory = np.full(size[0] * size[1] + 2 * guard, 77, np.uint8)
-    rows[-1, f.OUT] = memory.ctypes.data + guard
-    scratch = np.full(smooth_scratch_bytes(len(x)) + guard, 78, np.uint8)
-    for row, step, task in zip(rows, steps, (_argmax_task, _smooth_task), strict=True):
+    out = np.full(size[0] * size[1] + 2 * guard, 77, np.uint8)
+    scratch = np.full(smooth.scratch + guard, 78, np.uint8)
+    for step, task in ((ArgmaxStep(x.shape, logits, classes), _argmax_task), (smooth, _smooth_task)):
+        record = written(step.params(memory), arena.put)
+        if step is smooth:
+            record["out"] = out.ctypes.data + guard
         for index in range(step.tasks):
-            task(row.ctypes.data, index, scratch.ctypes.data)
-    assert (memory[:guard] == 77).all()
-    assert (memory[-guard:] == 77).all()
+            task(record.ctypes.data, index, scratch.ctypes.data)
+    assert (out[:guard] == 77).all()
+    assert (out[-guard:] == 77).all()
     assert (scratch[-guard:] == 78).all()
-    return memory[guard:-guard].reshape(size)
+    return out[guard:-guard].reshape(size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -304,13 +312,13 @@ def test_the_kernel_interpolates_no_beaten_class():
 def test_logits_come_out_as_they_are():
     arena = Arena()
     x = blocky_logits((5, 12, 32), 8)
-    (step,) = logits_tail(stored(x, arena), x.shape)
-    step.fill(step, arena)
-    row = step_rows([step])
+    logits, _, memory = stored(x, arena)
+    step = LogitsStep(x.shape, logits)
     out = np.zeros_like(x)
-    row[0, f.OUT] = out.ctypes.data
+    record = written(step.params(memory), arena.put)
+    record["out"] = out.ctypes.data
     for task in range(step.tasks):
-        _logits_task(row.ctypes.data, task, 0)
+        _logits_task(record.ctypes.data, task, 0)
     np.testing.assert_array_equal(out, x)
 
 

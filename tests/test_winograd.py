@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine import UNSIGNED, WINOGRAD, Net, assert_equals_oracle, forced_kernel
+from engine import UNSIGNED, WINOGRAD, Net, assert_equals_oracle, forced
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from sparse_icnet.kernels.transforms import (
+from sparse_icnet.network.graph import Convolution, Quantizer
+from sparse_icnet.operators.storage import Grid
+from sparse_icnet.operators.winograd import tiling as planning
+from sparse_icnet.operators.winograd.pack import pack_weights, weight_bytes
+from sparse_icnet.operators.winograd.tiling import Tiling
+from sparse_icnet.operators.winograd.transforms import (
     shared_sums,
     transform_bytes,
     transform_last,
     transform_pairs,
     transform_sums,
 )
-from sparse_icnet.network.graph import Convolution, Quantizer
-from sparse_icnet.runtime import winograd as planning
-from sparse_icnet.runtime.layout import Grid
 from sparse_icnet.sparse import winograd
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, OUTPUTS, SUM_LIMIT, TAPS, A, B, G
 from sparse_icnet.target import TARGET
@@ -153,7 +155,7 @@ def test_transforms_of_vectors():
 
 def tiling(
     weight: NDArray[np.int8], size=(12, 16), phases=(1, 1), grid=None, alone=True, **geometry
-) -> planning.Tiling | None:
+) -> Tiling | None:
     one = np.ones(len(weight), np.float32)
     geometry = {"padding": (1, 1, 1, 1)} | geometry
     op = Convolution("convolution", "codes", weight, one, one, **geometry)
@@ -197,7 +199,7 @@ def test_weights_as_the_kernel_reads_them():
     expected = np.zeros((ELEMENTS, 12, 8), np.int16)
     expected[:, :10, :6] = winograd.transformed(weight.transpose(2, 3, 0, 1))
     for at_once in (1, 2, 3):
-        place, words = 0, planning.pack_weights(op, at_once).view(np.int16).reshape(-1, 2)
+        place, words = 0, pack_weights(op, at_once).view(np.int16).reshape(-1, 2)
         for first in range(0, 3, at_once):
             groups = range(first, min(first + at_once, 3))
             for element in range(ELEMENTS):
@@ -210,7 +212,7 @@ def test_weights_as_the_kernel_reads_them():
                         )
                         place += 4
         assert place == len(words)
-        assert planning.weight_bytes(op) == words.nbytes
+        assert weight_bytes(op) == words.nbytes
 
 
 # --- the engine --------------------------------------------------------------------------------------------------------
@@ -261,8 +263,7 @@ def convolutions(draw: st.DrawFn):
 @few
 @given(graph=convolutions(), seed=st.integers(0, 1000), threads=st.sampled_from([1, 2]))
 def test_convolution_equals_oracle(graph, seed, threads):
-    with forced_kernel(WINOGRAD):
-        session = assert_equals_oracle(graph, seed=seed, threads=threads)
+    session = assert_equals_oracle(graph, seed=seed, threads=threads, policy=forced(WINOGRAD))
     kernels = {step.kernel.partition("_")[0] for step in session.plan.convolutions()}
     event(f"filtered: {'winograd4x4' in kernels}")
 
@@ -279,8 +280,7 @@ def test_own_and_common_inputs(channels, threads, dense, monkeypatch):
     x = net.codes(net.relu(net.convolution(x, 9, 3, density=0.3)))
     x = net.codes(net.relu(net.convolution(x, 13, 3)))
     graph = net.classify(x, grid=(12, 20))
-    with forced_kernel(WINOGRAD):
-        session = assert_equals_oracle(graph, threads=threads)
+    session = assert_equals_oracle(graph, threads=threads, policy=forced(WINOGRAD))
     steps = {step.name: step for step in session.plan.body}
     own = f"{session.plan.convolutions()[1].name}/elements" not in steps
     assert own == (channels == 8 and threads == 1), (
@@ -301,8 +301,7 @@ def test_sums_at_the_bound(channels, filtered):
     x = net.convolution(source, 4, 3, weight=np.full((4, channels, 3, 3), -128, np.int8))
     unit = 128 * 9 * channels * float(np.abs(net.ops[-1].weight_scale).max()) * UNSIGNED.scale
     x = net.codes(x, Quantizer(unit, 255))
-    with forced_kernel(WINOGRAD):
-        session = assert_equals_oracle(net.classify(x))
+    session = assert_equals_oracle(net.classify(x), policy=forced(WINOGRAD))
     assert (session.tensor(source) == 255).all()
     (step,) = (step for step in session.plan.convolutions() if step.shape[2:] == (3, 3))
     assert step.kernel.startswith("winograd") == filtered

@@ -18,10 +18,10 @@ from sparse_icnet import bundled, formats
 from sparse_icnet.cli.terminal import note
 from sparse_icnet.files import check_writable
 from sparse_icnet.jobs import sources
-from sparse_icnet.kernels import machine_code
 from sparse_icnet.model import Model, load
 from sparse_icnet.render import read_class_names
-from sparse_icnet.runtime.session import default_threads
+from sparse_icnet.run import machine_code
+from sparse_icnet.run.session import default_threads
 from sparse_icnet.suggest import did_you_mean
 from sparse_icnet.target import TARGET
 

@@ -6,7 +6,7 @@ import argparse
 import time
 
 from sparse_icnet.cli.terminal import say
-from sparse_icnet.kernels import machine_code
+from sparse_icnet.run import machine_code
 
 DONE, NOT_KEPT = 0, 1
 

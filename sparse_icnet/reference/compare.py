@@ -36,7 +36,7 @@ from sparse_icnet.reference.openvino_peer import OpenVinoModel
 from sparse_icnet.reference.oracle import Oracle, evaluate_float
 
 if TYPE_CHECKING:
-    from sparse_icnet.runtime.session import Session
+    from sparse_icnet.run.session import Session
 
 Against = Literal["oracle", "openvino", "onnxruntime"]
 Blob = NDArray[np.float32]
@@ -82,7 +82,7 @@ class SessionEngine:
     """
 
     def __init__(self, graph: Graph, session: Session | None = None, threads: int | None = None) -> None:
-        from sparse_icnet.runtime.session import Session
+        from sparse_icnet.run.session import Session
 
         self._graph, self._threads = graph, threads
         self._session = session or Session(graph, threads)
@@ -96,7 +96,7 @@ class SessionEngine:
         return self._session.smooth_classes(blob, size)
 
     def trace(self, blob: Blob) -> dict[str, NDArray[np.int16]]:
-        from sparse_icnet.runtime.session import Session
+        from sparse_icnet.run.session import Session
 
         if self._keeping is None:
             self._keeping = Session(self._graph, self._threads, keep_tensors=True)

@@ -14,7 +14,7 @@ import sparse_icnet
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.graph import Convolution, Graph
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.runtime.session import Session
+from sparse_icnet.run.session import Session
 
 THREADS = 2
 MAX_WORK = 1 << 28  # products of the oracle

@@ -1,0 +1,46 @@
+"""The operators, one folder each: `params` (what its kernel reads), `plan` (what a program knows of it), `pack` (weights
+and tables as the kernel reads them), `kernel` (the only room that needs Numba).
+
+KERNELS is every kernel there is: the record that it reads, and where it is.  Its place in the table is the number by which
+the compiled code knows it.  Does not import Numba.
+"""
+
+from __future__ import annotations
+
+from sparse_icnet.operators.convolution.params import ConvolutionParams
+from sparse_icnet.operators.elementwise.params import CombineParams, ExpandParams, ShiftParams
+from sparse_icnet.operators.input.params import BlobParams, ImageParams
+from sparse_icnet.operators.interpolation.params import BilinearSoftmaxParams, SmoothClassesParams
+from sparse_icnet.operators.output.params import ArgmaxParams, LogitsParams, SoftmaxParams, UpsampleParams
+from sparse_icnet.operators.pooling.params import AveragePoolParams, MaxPoolParams, PyramidParams
+from sparse_icnet.operators.winograd.params import Elements, WinogradParams
+
+KERNELS: dict[type, str] = {
+    ConvolutionParams: "convolution.kernel:convolution",
+    WinogradParams: "winograd.kernel:winograd",
+    Elements: "winograd.kernel:winograd_input",
+    ShiftParams: "elementwise.kernel:shift",
+    MaxPoolParams: "pooling.kernel:max_pool",
+    PyramidParams: "pooling.kernel:pyramid",
+    CombineParams: "elementwise.kernel:combine",
+    ImageParams: "input.kernel:quantize_image",
+    BlobParams: "input.kernel:quantize_blob",
+    SoftmaxParams: "output.kernel:softmax",
+    ArgmaxParams: "output.kernel:argmax",
+    UpsampleParams: "output.kernel:upsample",
+    LogitsParams: "output.kernel:logits",
+    AveragePoolParams: "pooling.kernel:average_pool",
+    ExpandParams: "elementwise.kernel:expand",
+    SmoothClassesParams: "interpolation.kernel:smooth_classes",
+    BilinearSoftmaxParams: "interpolation.bilinear_kernel:bilinear_softmax",
+}
+
+
+def kernel_number(record: type) -> int:
+    """The number of the kernel that reads `record`."""
+    return list(KERNELS).index(record)
+
+
+def kernel_name(record: type) -> str:
+    """The name of the function that reads `record`."""
+    return KERNELS[record].partition(":")[2]

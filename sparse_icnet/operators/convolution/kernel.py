@@ -1,0 +1,203 @@
+"""Block-sparse convolution: u8 activations x s8 weight blocks -> exact int32 -> fused epilogue.
+
+One kernel serves every kernel size, stride and dilation: where a tap reads is a byte offset that the plan
+computed for each stored block, so the loop is two loads, R broadcasts and R * P dot products.  Stored blocks come in
+*entries*: two that are multiplied together (`sparse_icnet.sparse.couples`, where the CPU gains by it), or one.
+
+Micro-kernels are named rows x vectors: ``4x6`` keeps 4 output channels x 6 vectors of 16 pixels in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from sparse_icnet.operators.convolution.params import ConvolutionParams
+from sparse_icnet.operators.epilogue import finish_codes, finish_real, pad, rescale
+from sparse_icnet.operators.params import FUSED, TILE_BYTES, TILE_ROW_BYTES
+from sparse_icnet.simd.jit import jit
+from sparse_icnet.simd.record import at
+from sparse_icnet.simd.scalars import get_i32, get_i64
+from sparse_icnet.simd.tiles import (
+    tile_dot,
+    tile_dot_couple,
+    tile_pairs,
+    tile_start,
+    tile_store,
+    tile_store_codes,
+    tile_under,
+)
+from sparse_icnet.target import TARGET
+
+_as_convolution = at(ConvolutionParams)
+
+
+def _micro_kernel(rows: int, vectors: int) -> Any:
+    """The loop over the stored blocks of one row group, and the epilogue, for one tile shape."""
+    words_bytes = 4 * rows * TARGET.words_per_row
+    offsets_bytes = 4 * TARGET.blocks_per_entry
+
+    if TARGET.couples:
+
+        @njit(inline="always")
+        def add_couples(tile, activations, offsets, weights, start, stop):
+            """Add the products of the couples start to stop - 1."""
+            for j in range(start, stop):
+                place = offsets + offsets_bytes * j
+                first, second = activations + get_i32(place), activations + get_i32(place + 4)
+                tile = tile_dot_couple(tile, first, second, weights + words_bytes * j)
+            return tile
+
+    else:
+
+        @njit(inline="always")
+        def add_couples(tile, activations, offsets, weights, start, stop):
+            """There are none."""
+            return tile
+
+    @njit(inline="always")
+    def accumulate(step, row_group, activations, offsets, initial):
+        """Tile (R, P) = initial (R,) + sum over blocks j of dot4(activations + offsets[j], weights[j])  (Q3)."""
+        place, weights = step.indptr + 8 * row_group, step.weights
+        couples, singles, end = get_i32(place), get_i32(place + 4), get_i32(place + 8)
+        tile = tile_start(rows, vectors, initial)
+        tile = add_couples(tile, activations, offsets, weights, couples, singles)
+        for j in range(singles, end):
+            tile = tile_dot(
+                tile, activations + get_i32(offsets + offsets_bytes * j), weights + words_bytes * j
+            )
+        return tile
+
+    if rows == 4:
+
+        @njit(inline="always")
+        def tile(step, group, phase, start, activations, offsets, codes, scratch):
+            """Four output channels x P vectors from blocks to values: saturated codes at `codes`, or real in scratch."""
+            sums = accumulate(step, group, activations, offsets, step.epilogue.initial + 16 * group)
+            x = rescale(step.epilogue, sums, 4 * group, group, phase, start, 0, scratch)
+            if step.epilogue.output.saturates:
+                tile_store_codes(codes, tile_pairs(x))
+            else:
+                tile_store(scratch, TILE_ROW_BYTES, x)
+
+    else:
+
+        @njit(inline="always")
+        def tile(step, group, phase, start, activations, offsets, codes, scratch):
+            """The same in two halves of two channels: the first waits in scratch."""
+            initial = step.epilogue.initial + 16 * group
+            saturates = step.epilogue.output.saturates
+            top = accumulate(step, 2 * group, activations, offsets, initial)
+            x = rescale(step.epilogue, top, 4 * group, group, phase, start, 0, scratch)
+            if saturates:
+                tile_store(scratch, TILE_ROW_BYTES, tile_pairs(x))
+            else:
+                tile_store(scratch, TILE_ROW_BYTES, x)
+            bottom = accumulate(step, 2 * group + 1, activations, offsets, initial + 8)
+            y = rescale(step.epilogue, bottom, 4 * group + 2, group, phase, start, 2, scratch)
+            if saturates:
+                tile_store_codes(codes, tile_under(scratch, tile_pairs(y)))
+            else:
+                tile_store(scratch + 2 * TILE_ROW_BYTES, TILE_ROW_BYTES, y)
+
+    @jit
+    def chunk(step, group, phase, begin, end, out, scratch, finish):
+        """Whole tiles of one group of channels from vector `begin` to `end`, for the plane at `out`.
+
+        A call for each tile, with what it saves and loads again, would take as long as a third of the epilogue.
+        finish  0: leave saturated codes where a tile put them; 1: they also go into the shifted copies
+        """
+        activations = step.source
+        offsets = step.offsets + phase * step.offsets_phase
+        for start in range(begin, end, vectors):
+            place = out + 64 * start
+            tile(step, group, phase, start, activations + 64 * start, offsets, place, scratch)
+            if finish:
+                finish_codes(step.epilogue.output, phase, start, np.int64(vectors), place, place)
+
+    return chunk
+
+
+_KERNELS = tuple(_micro_kernel(kernel.rows, kernel.vectors) for kernel in TARGET.kernels)
+_COUNT = len(TARGET.kernels)
+_first, _second = _KERNELS[:2]
+_third, _fourth = (*_KERNELS, *_KERNELS)[2:4]
+
+
+# Numba compiles a function anew for literal arguments: those below are np.int64.
+
+
+@jit
+def _chunk(kernel, step, group, phase, begin, end, out, scratch, finish):
+    if kernel == 0:
+        _first(step, group, phase, begin, end, out, scratch, finish)
+    elif kernel == 1:
+        _second(step, group, phase, begin, end, out, scratch, finish)
+    elif _COUNT > 2 and kernel == 2:
+        _third(step, group, phase, begin, end, out, scratch, finish)
+    elif _COUNT > 3 and kernel == 3:
+        _fourth(step, group, phase, begin, end, out, scratch, finish)
+
+
+@jit
+def _one_tile(kernel, step, residual, group, phase, start, count, codes, out, scratch):
+    """A tile of `count` vectors, and before it that of a fused residual, in the second half of scratch.
+
+    codes  where a tile leaves saturated codes: at its place, or in scratch if it is wider than `count`
+    """
+    if residual:
+        _chunk(
+            kernel,
+            _as_convolution(residual),
+            group,
+            phase,
+            start,
+            start + 1,
+            scratch,
+            scratch + TILE_BYTES,
+            np.int64(0),
+        )
+    place = out + 64 * start
+    _chunk(kernel, step, group, phase, start, start + 1, codes - 64 * start, scratch, np.int64(0))
+    if step.epilogue.output.saturates:
+        finish_codes(step.epilogue.output, phase, start, count, codes, place)
+    else:
+        finish_real(step.epilogue.output, phase, start, count, scratch, place)
+
+
+@jit
+def convolution(step, task, scratch):
+    """One task: a chunk of tiles of pixels of one phase, for a range of groups of four output channels.
+
+    All tiles of the chunk use the weights of a group before the next group: small tiles would else read all weights
+    again for every few pixels.  A residual that is itself a convolution of the same output size (the projection of a
+    bottleneck) is computed tile by tile just before it is added, and never leaves the first-level cache.
+    """
+    chunks, phases = step.chunks, step.phases
+    phase = (task // chunks) % phases
+    first = task // (chunks * phases) * step.groups_per_task
+    last = min(first + step.groups_per_task, step.groups)
+    begin = task % chunks * step.vectors_per_task
+    end = min(begin + step.vectors_per_task, step.vectors)
+    kernel, vectors = step.kernel, step.tile_vectors
+    whole = end - (end - begin) % vectors
+    output = step.epilogue.output
+    residual = step.epilogue.fused if step.epilogue.addend.kind == FUSED else 0
+    stride = output.map.stride * (4 if output.real else 1)  # of four channels
+    out = output.map.address + get_i64(output.map.planes + 8 * phase) + stride * first
+    pads = output.padding.entries if begin == 0 else 0
+    for group in range(first, last):
+        if pads:
+            pad(output.padding, phase, out)
+        if step.epilogue.output.saturates and not residual:
+            _chunk(kernel, step, group, phase, begin, whole, out, scratch, np.int64(1))
+        else:
+            for start in range(begin, whole, vectors):
+                place = out + 64 * start
+                _one_tile(kernel, step, residual, group, phase, start, vectors, place, out, scratch)
+        if whole < end:
+            tail = step.remainder_kernel
+            _one_tile(tail, step, residual, group, phase, whole, end - whole, scratch, out, scratch)
+        out += stride

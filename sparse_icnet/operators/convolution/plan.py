@@ -1,0 +1,239 @@
+"""A block-sparse convolution in a program: its tasks, its time as estimated, its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.network.graph import Convolution, Quantizer, Size
+from sparse_icnet.operators.convolution.pack import (
+    block_offsets,
+    blocks_of,
+    entries_of,
+    estimated_entries,
+    pack_weights,
+)
+from sparse_icnet.operators.convolution.params import ConvolutionParams
+from sparse_icnet.operators.memory import Memory
+from sparse_icnet.operators.operator import Report
+from sparse_icnet.operators.outputs import NO_OUTPUT, Addend, epilogue, operand, output
+from sparse_icnet.operators.params import FUSED, LINE, NO_MAP, SCRATCH_BYTES, Operand
+from sparse_icnet.operators.storage import Demand, Storage, View
+from sparse_icnet.operators.taps import demand_of, taps_of
+from sparse_icnet.sparse.block_csr import BlockCSR
+from sparse_icnet.sparse.couples import Entries
+from sparse_icnet.target import TARGET, MicroKernel
+
+# Vectors of one task, rounded up to whole tiles: all of them use the weights of a group while those are in the
+# first-level cache.
+TASK_VECTORS = 6
+# With register tiles of one or two vectors, for which the loads count, a task has no more than so many bytes of
+# activations either, which all groups read again: on Zen 3 a tenth less time for 512 and 1024 input channels.
+TASK_BYTES = 24 << 10
+
+
+def remainder_kernel(kernel: MicroKernel, vectors: int) -> MicroKernel:
+    """The narrowest micro-kernel with as many rows for the vectors that whole tiles of `kernel` leave over."""
+    rest = vectors % kernel.vectors
+    fitting = [k for k in TARGET.kernels if k.rows == kernel.rows and rest <= k.vectors <= kernel.vectors]
+    return min(fitting, key=lambda k: k.vectors)
+
+
+def direct_costs(op: Convolution, vectors: int) -> dict[MicroKernel, float]:
+    """Estimated time of each micro-kernel for these weights on a plane of `vectors` vectors.
+
+    Stored products, times vectors in whole tiles, over the relative speed of the kernel for them.
+    """
+    costs = {}
+    for kernel in TARGET.kernels:
+        whole, rest = divmod(vectors, kernel.vectors)
+        computed = whole * kernel.vectors + (remainder_kernel(kernel, vectors).vectors if rest else 0)
+        singles, couples = estimated_entries(op, kernel.rows)
+        cost = singles / kernel.speed
+        if couples:
+            cost += 2 * couples / kernel.couple_speed
+        costs[kernel] = cost * kernel.rows * computed
+    return costs
+
+
+def vectors_per_task(op: Convolution, kernel: MicroKernel) -> int:
+    """Vectors of pixels of one task, whole tiles of `kernel`."""
+    vectors = TASK_VECTORS
+    if kernel.vectors <= 2:
+        inputs, *window = op.weight.shape[1:]
+        vectors = min(vectors, TASK_BYTES // (LINE * -(-inputs // 4) * math.prod(window)))
+    return max(1, -(-vectors // kernel.vectors)) * kernel.vectors
+
+
+@dataclass(frozen=True, eq=False)
+class ConvolutionStep:
+    """`op` with the epilogue that follows it.
+
+    source    the codes that it reads
+    phases    of the output
+    size      (height, width) of the output
+    kernel    the micro-kernel; reason: why that one
+    unit      of its results; inner: quantizer before they are added to anything
+    addend    what is added: nothing, a map, or another convolution of the same size, whose tiles are computed just before
+              they are added
+    target    what it fills; None for the addend of another convolution
+    """
+
+    op: Convolution
+    source: View
+    phases: Size
+    size: Size
+    kernel: MicroKernel
+    reason: str
+    unit: float
+    inner: Quantizer | None
+    addend: Addend | ConvolutionStep | None
+    target: View | None
+    relu: bool
+    saturates: bool
+    threads: int
+    taps: NDArray[np.int64]
+    blocks: BlockCSR
+    stored: Entries
+    words: NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls,
+        op: Convolution,
+        source: View,
+        phases: Size,
+        size: Size,
+        kernel: MicroKernel,
+        reason: str,
+        unit: float,
+        inner: Quantizer | None,
+        addend: Addend | ConvolutionStep | None = None,
+        target: View | None = None,
+        relu: bool = False,
+        saturates: bool = False,
+        threads: int = 1,
+    ) -> ConvolutionStep:
+        """The step with its taps, and its weights packed."""
+        blocks, stored = blocks_of(op, kernel.rows), entries_of(op, kernel.rows)
+        return cls(
+            op,
+            source,
+            phases,
+            size,
+            kernel,
+            reason,
+            unit,
+            inner,
+            addend,
+            target,
+            relu,
+            saturates,
+            threads,
+            taps_of(op, source, phases),
+            blocks,
+            stored,
+            pack_weights(blocks, stored),
+        )
+
+    @property
+    def name(self) -> str:
+        return self.op.name
+
+    @property
+    def _groups(self) -> int:
+        return -(-self.op.weight.shape[0] // 4)
+
+    @property
+    def _vectors_per_task(self) -> int:
+        return vectors_per_task(self.op, self.kernel)
+
+    @property
+    def _chunks(self) -> int:
+        return -(-self.source.map.grid.vectors // self._vectors_per_task)
+
+    @property
+    def _groups_per_task(self) -> int:
+        """So few that every thread finds work until the end, whatever the size of the map."""
+        parts = min(self._groups, max(1, -(-8 * self.threads // (self._chunks * math.prod(self.phases)))))
+        return -(-self._groups // parts)
+
+    @property
+    def tasks(self) -> int:
+        return self._chunks * math.prod(self.phases) * -(-self._groups // self._groups_per_task)
+
+    @property
+    def scratch(self) -> int:
+        return SCRATCH_BYTES
+
+    @property
+    def reads(self) -> Sequence[Storage]:
+        own = (self.source.map,)
+        if isinstance(self.addend, ConvolutionStep):
+            return (*own, *self.addend.reads)
+        return own if self.addend is None else (*own, self.addend.view.map)
+
+    @property
+    def writes(self) -> Sequence[Storage]:
+        return () if self.target is None else (self.target.map,)
+
+    def demands(self) -> Sequence[Demand]:
+        own = demand_of(self.name, self.source, self.taps)
+        return (own, *self.addend.demands()) if isinstance(self.addend, ConvolutionStep) else (own,)
+
+    def params(self, memory: Memory) -> ConvolutionParams:
+        source, vectors = memory.layout(self.source.map), self.source.map.grid.vectors
+        columns = self.blocks.indices[self.stored.blocks[:, : TARGET.blocks_per_entry]].reshape(-1)
+        offsets = block_offsets(self.op, source, self.taps, columns)
+        codes = self.source.codes
+        if isinstance(self.addend, ConvolutionStep):
+            addend, fused = Operand(FUSED, NO_MAP, 0.0, 0), self.addend.params(memory)
+        else:
+            addend, fused = operand(self.addend, memory), None
+        return ConvolutionParams(
+            phases=math.prod(self.phases),
+            vectors=vectors,
+            chunks=self._chunks,
+            vectors_per_task=self._vectors_per_task,
+            groups=self._groups,
+            groups_per_task=self._groups_per_task,
+            kernel=TARGET.kernel_index(self.kernel),
+            tile_vectors=self.kernel.vectors,
+            remainder_kernel=TARGET.kernel_index(remainder_kernel(self.kernel, vectors)),
+            source=memory.start(codes),
+            offsets=offsets,
+            offsets_phase=offsets.strides[0],
+            indptr=self.stored.indptr,
+            weights=self.words,
+            epilogue=epilogue(
+                self.op,
+                codes.quantizer,
+                codes.stored_zero - TARGET.code_shift,
+                self.unit,
+                self.inner,
+                addend,
+                fused,
+                NO_OUTPUT
+                if self.target is None
+                else output(self.target, memory, self.relu, self.saturates, copies=True),
+            ),
+        )
+
+    def reports(self) -> Sequence[Report]:
+        op, pixels = self.op, math.prod(self.size)
+        own = Report(
+            op.name,
+            self.kernel.name,
+            self.reason,
+            macs=self.blocks.data.size * pixels,
+            dense_macs=op.weight.size * pixels,
+            sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
+            block_density=self.blocks.density,
+            shape=op.weight.shape,
+            weight_bytes=self.words.nbytes + 4 * TARGET.blocks_per_entry * len(self.words),
+        )
+        return (*self.addend.reports(), own) if isinstance(self.addend, ConvolutionStep) else (own,)

@@ -1,0 +1,52 @@
+"""What the kernels that quantize the network input read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparse_icnet.operators.params import Map, Rounding
+from sparse_icnet.operators.record import Table, record
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class ImageParams:
+    """A task is one row of phases of an RGB image u8 (height, width, 3).
+
+    source              address of the image, set for each inference
+    phases_y, phases_x  of the output; pitch: bytes of a row of its planes
+    codes               u8 (3, 256): the stored code of each value of each channel
+    """
+
+    source: int
+    height: int
+    width: int
+    phases_y: int
+    phases_x: int
+    pitch: int
+    codes: Table
+    output: Map
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class BlobParams:
+    """A task is one row of phases of a float32 blob (channels, height, width): (Q10) or (Q9), then (Q1).
+
+    source              address of the blob, set for each inference
+    phases_y, phases_x  of the output; pitch: bytes of a row of its planes
+    affine              whether (Q9) applies, with constants: float32 (2, 4), multiplier and offset; else x / scale
+    """
+
+    source: int
+    channels: int
+    height: int
+    width: int
+    phases_y: int
+    phases_x: int
+    pitch: int
+    affine: int
+    constants: Table
+    scale: float
+    output: Map
+    rounding: Rounding

@@ -1,0 +1,80 @@
+"""What every operator of a program says of itself; the planner knows no more of any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sparse_icnet.network.graph import Shape
+from sparse_icnet.operators.memory import Memory
+from sparse_icnet.operators.storage import Demand, Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A convolution as it is computed.
+
+    kernel         name of the micro-kernel or of the filtering; reason: why that one
+    macs           multiply-accumulates executed; dense_macs: those of all weights
+    sparsity       share of zero weights; block_density: of blocks that hold a non-zero
+    shape          of the weights (O, I, kh, kw); weight_bytes: as packed
+    filtered       computed by Winograd's filtering
+    """
+
+    name: str
+    kernel: str
+    reason: str
+    macs: int
+    dense_macs: int
+    sparsity: float
+    block_density: float
+    shape: tuple[int, ...]
+    weight_bytes: int
+    filtered: bool = False
+
+
+class Operator(Protocol):
+    """One step of a program: a frozen dataclass for each kernel, complete when it is made, before memory is laid out."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+
+    @property
+    def tasks(self) -> int:
+        """Pieces of work that threads take."""
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of memory of its own that each thread needs."""
+
+    @property
+    def reads(self) -> Sequence[Storage]: ...
+
+    @property
+    def writes(self) -> Sequence[Storage]: ...
+
+    def demands(self) -> Sequence[Demand]:
+        """What it reads around its inputs."""
+
+    def params(self, memory: Memory) -> Any:
+        """The record that its kernel reads; a pure function."""
+
+    def reports(self) -> Sequence[Report]:
+        """Of the convolutions that it computes."""
+
+
+class Plain:
+    """What most operators have none of: demands on their inputs, convolutions to report, copies of their output."""
+
+    __slots__ = ()
+
+    def demands(self) -> Sequence[Demand]:
+        return ()
+
+    def reports(self) -> Sequence[Report]:
+        return ()
+
+
+__all__ = ["Operator", "Plain", "Report", "Shape"]

@@ -1,0 +1,45 @@
+"""From a graph to a plan: each stage a module, with its input and its output.
+
+rewrite.optimize  Graph -> Graph
+select            Graph, Policy, threads -> Program      operators and storages, no address yet
+layout.lay_out    Program -> Placement                   demands folded, lifetimes, addresses
+encode            Program, Placement -> Plan             one record a step
+proof.prove       Plan                                   no step leaves its memory
+"""
+
+from __future__ import annotations
+
+from sparse_icnet.floats import standard_floats
+from sparse_icnet.network.graph import Graph
+from sparse_icnet.network.rewrite import optimize
+from sparse_icnet.operators.storage import PlanError
+from sparse_icnet.plan.budget import check_graph
+from sparse_icnet.plan.encode import encode
+from sparse_icnet.plan.layout import lay_out
+from sparse_icnet.plan.policy import LeastTime, Policy
+from sparse_icnet.plan.program import Placement, Plan, Program
+from sparse_icnet.plan.proof import prove
+from sparse_icnet.plan.select import select
+
+__all__ = ["LEAST_TIME", "PlanError", "plan_for"]
+
+LEAST_TIME = LeastTime()
+
+
+@standard_floats()
+def plan_for(graph: Graph, threads: int = 1, keep_tensors: bool = False, policy: Policy = LEAST_TIME) -> Plan:
+    """Plan of any graph that ends in Softmax or Argmax, or their upsampling.
+
+    threads       of an inference, which its tasks are divided for
+    keep_tensors  every tensor has memory of its own and can be read after an inference
+    policy        chooses the kernel of every convolution
+
+    Raises PlanError for what this engine cannot run; a plan that is returned is proven to stay inside its memory.
+    """
+    check_graph(graph)
+    rewritten: Graph = optimize(graph)
+    program: Program = select(rewritten, policy, threads)
+    placement: Placement = lay_out(program, keep_tensors)
+    plan: Plan = encode(program, placement)
+    prove(plan)
+    return plan

@@ -1,0 +1,76 @@
+"""How large the real values of a graph can become, from its weights and quantizers alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sparse_icnet.network.graph import (
+    Add,
+    AveragePool,
+    Bilinear,
+    Convolution,
+    Graph,
+    MaxPool,
+    Quantize,
+    Relu,
+    Resize,
+)
+from sparse_icnet.operators.storage import PlanError
+
+LARGEST_CONVERTED = 2.0**30  # of a real value that the CPU converts to int32 unclipped
+LARGEST_VALUE = 1e36  # of a real value in the unit of its reader: a sum of a hundred stays finite in float32
+
+
+def largest_values(graph: Graph) -> dict[str, float]:
+    """Bound of |x| over the elements of each tensor, for any input; infinity where there is none.
+
+    In exact arithmetic.  In float32 each operation adds at most a 2**-24th of its result, so values computed by fewer
+    than 2**23 of them stay below twice the bound.
+    """
+    largest: dict[str, float] = {}
+    for op in graph:
+        match op:
+            case Quantize(quantizer=q):
+                bound = max(q.zero_point - q.low, q.high - q.zero_point) * q.scale
+            case Convolution():
+                sums = np.abs(op.weight.astype(np.float64)).sum((1, 2, 3)) * largest[op.input]
+                bound = float((sums * np.abs(op.weight_scale) + np.abs(op.bias)).max())
+            case Add():
+                bound = largest[op.left] + largest[op.right]
+            case Relu() | Resize() | Bilinear() | MaxPool() | AveragePool():
+                bound = largest[op.input]
+            case _:
+                bound = math.inf
+        largest[op.name] = bound
+    return largest
+
+
+def check_magnitudes(graph: Graph) -> None:
+    """Refuse a graph whose real values, in any unit that a quantizer reads them in, could leave float32.
+
+    Infinities would make NaN in sums, and what maxima do with NaN differs between instructions.
+    """
+    scales = [op.quantizer.scale for op in graph if isinstance(op, Quantize)]
+    unit, scale = min([1.0, *scales]), max([1.0, *scales])
+    largest, name = 255 * scale / unit, "any quantizer"
+    for op in graph.convolutions:
+        weight_scale, bias = (float(np.abs(x).max()) for x in (op.weight_scale, op.bias))
+        bound = 255 * 128 * op.weight[0].size * weight_scale * scale / unit + bias / unit
+        largest, name = max((largest, name), (bound, f"convolution {op.name!r}"))
+    if largest > LARGEST_VALUE:
+        raise PlanError(
+            f"{name}: its scales allow values of {largest:.1e} units of a quantizer, expected at most {LARGEST_VALUE:.0e}"
+        )
+
+
+def saturates_as_bytes(quantize: Quantize, largest: dict[str, float]) -> bool:
+    """Whether clip(rint(x) + z, low, high) - low of (Q1) is rint(x) saturated to 0..255, and no x overflows int32.
+
+    Saturating to int16 first changes nothing, since 0..255 lies within it.
+    largest  bounds of all tensors
+    """
+    q = quantize.quantizer
+    whole = (q.zero_point, q.levels) == (q.low, 256)
+    return whole and largest[quantize.input] / q.scale <= LARGEST_CONVERTED

@@ -1,0 +1,71 @@
+"""Program -> Placement: what operators demand of each map is folded into its layout, then every storage gets its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import MappingProxyType
+
+from sparse_icnet.operators.memory import Memory
+from sparse_icnet.operators.operator import Operator
+from sparse_icnet.operators.params import LINE
+from sparse_icnet.operators.storage import AnyMap, Block, CodesMap, Demand, MapLayout, Storage
+from sparse_icnet.plan.arena import Arena, Piece
+from sparse_icnet.plan.budget import check_memory
+from sparse_icnet.plan.program import Placement, Program
+from sparse_icnet.plan.schedule import lifetimes, offsets
+
+
+def folded(operators: Iterable[Operator]) -> dict[CodesMap, MapLayout]:
+    """The layout of every map that an operator demands anything of."""
+    demands: dict[CodesMap, list[Demand]] = {}
+    for operator in operators:
+        for demand in operator.demands():
+            demands.setdefault(demand.map, []).append(demand)
+    return {map: _layout(map, wanted) for map, wanted in demands.items()}
+
+
+def _layout(map: CodesMap, demands: list[Demand]) -> MapLayout:
+    edges: dict[tuple[int, int], tuple[int, int]] = {}
+    for demand in demands:
+        for key, (above, below) in demand.edges.items():
+            known = edges.get(key, (0, 0))
+            edges[key] = max(known[0], above), max(known[1], below)
+    shifted = [key for key in edges if key[1]]
+    shifts = {key: number for number, key in enumerate(shifted)}
+    rows = max(demand.rows for demand in demands)
+    layout = MapLayout(map, rows, MappingProxyType(shifts), MappingProxyType(edges))
+    reader = max(demands, key=lambda demand: len(demand.edges)).reader
+    check_memory(layout.bytes, f"operation {reader!r}, its input with shifted copies")
+    return layout
+
+
+def lay_out(program: Program, keep_tensors: bool) -> Placement:
+    """Memory for every storage of `program`.
+
+    keep_tensors  each has memory of its own; else those that are not alive at a time share it
+    """
+    operators = program.operators()
+    wanted, alive = folded(operators), lifetimes(operators)
+    layouts: dict[AnyMap, MapLayout] = {}
+    for storage in alive:
+        if isinstance(storage, CodesMap) and storage in wanted:
+            layouts[storage] = wanted[storage]
+        elif not isinstance(storage, Block):
+            layouts[storage] = MapLayout(storage)
+    sizes = {
+        storage: storage.size if isinstance(storage, Block) else layouts[storage].bytes for storage in alive
+    }
+    shared: list[Storage] = [] if keep_tensors else list(alive)
+    places, size = offsets([-(-sizes[s] // LINE) * LINE for s in shared], [alive[s] for s in shared])
+    largest = max(sizes, key=lambda storage: sizes[storage]).name
+    check_memory(sum(sizes.values()) if keep_tensors else size, f"operation {largest!r}", keep_tensors)
+    arena = Arena()
+    pieces: dict[Storage, Piece] = {}
+    memory = arena.take(size)
+    for storage, start in zip(shared, places, strict=True):
+        pieces[storage] = Piece(memory[start : start + sizes[storage]], False)
+    if keep_tensors:
+        for storage, wanted_bytes in sizes.items():
+            pieces[storage] = Piece(arena.take(wanted_bytes), False)
+    addresses = {storage: piece.address for storage, piece in pieces.items()}
+    return Placement(Memory(layouts, addresses), arena, pieces, memory)

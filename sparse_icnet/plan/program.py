@@ -1,0 +1,162 @@
+"""What the stages of planning hand on: a `Program` (operators and storages), a `Placement` (memory), a `Plan` (records)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.network.graph import Bilinear, Graph, Shape, Size
+from sparse_icnet.operators import kernel_name
+from sparse_icnet.operators.memory import Memory
+from sparse_icnet.operators.operator import Operator, Report
+from sparse_icnet.operators.storage import Grid, Storage, View
+from sparse_icnet.plan.arena import Arena, Piece, memory_at
+
+
+class Start(Enum):
+    """What an inference begins with."""
+
+    IMAGE = 0
+    BLOB = 1
+
+
+class End(Enum):
+    """What an inference ends in."""
+
+    PROBABILITIES = 0
+    CLASSES = 1
+    SMOOTH_CLASSES = 2
+    LOGITS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A graph as operators, without an address: what every inference of any kind consists of.
+
+    heads         the operator that quantizes the network input; body: the network up to the logits; tails: behind them
+    views         the quantized tensors by name
+    logits_shape  (C, h, w); upsampling: between the logits and the softmax or argmax
+    output_shape  of the probabilities
+    threads       of an inference that the work is divided for
+    """
+
+    graph: Graph
+    grid: Grid
+    heads: Mapping[Start, Operator]
+    body: Sequence[Operator]
+    tails: Mapping[End, Sequence[Operator]]
+    views: Mapping[str, View]
+    logits_shape: Shape
+    upsampling: Bilinear | None
+    output_shape: Shape
+    threads: int
+
+    def operators(self) -> list[Operator]:
+        """All, in an order in which they may run."""
+        tails = [operator for tail in self.tails.values() for operator in tail]
+        return [*self.heads.values(), *self.body, *tails]
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A program in memory: every storage has its place.
+
+    pieces  memory of each storage
+    shared  the memory of storages that others use before or after them
+    """
+
+    memory: Memory
+    arena: Arena
+    pieces: Mapping[Storage, Piece]
+    shared: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operator with its record, as the compiled code runs it.
+
+    record  (1,) of the dtype of `kind`, in memory of its own
+    """
+
+    name: str
+    kind: type
+    record: NDArray[np.void]
+    tasks: int
+    reads: Sequence[Storage]
+    writes: Sequence[Storage]
+    reports: Sequence[Report]
+
+    @property
+    def kernel(self) -> str:
+        """Name of the micro-kernel or of the filtering; empty if it is no convolution."""
+        return self.reports[-1].kernel if self.reports else ""
+
+    def __repr__(self) -> str:
+        kernel = f", {self.kernel}" if self.kernel else ""
+        return f"Step({self.name!r}, {kernel_name(self.kind)}{kernel}, {self.tasks} tasks)"
+
+
+@dataclass(eq=False)
+class Plan:
+    """Everything that a session needs to run; what `Program` says of its parts holds of these.
+
+    scratch_bytes  that each thread needs
+    """
+
+    graph: Graph
+    grid: Grid
+    placement: Placement
+    heads: Mapping[Start, Step]
+    body: Sequence[Step]
+    tails: Mapping[End, Sequence[Step]]
+    views: Mapping[str, View]
+    logits_shape: Shape
+    upsampling: Bilinear | None
+    output_shape: Shape
+    scratch_bytes: int
+    threads: int
+
+    @property
+    def classes_size(self) -> Size:
+        """(height, width) of what the classes' tail writes: that of the logits, or what the network enlarges them to."""
+        return self.upsampling.size if self.upsampling else self.logits_shape[1:]
+
+    def steps(self) -> Iterator[Step]:
+        """All, in an order in which they may run."""
+        yield from self.heads.values()
+        yield from self.body
+        for tail in self.tails.values():
+            yield from tail
+
+    def convolutions(self) -> list[Report]:
+        """Of every convolution, those computed inside another step included."""
+        return [report for step in self.body for report in step.reports]
+
+    def tensor(self, name: str) -> NDArray[np.int16]:
+        """Codes (C, H, W) of a quantized tensor, as the last inference left them; of a plan that keeps tensors."""
+        view, (channels, height, width) = self.views[name], self.graph.shape(name)
+        source, (ky, kx) = view.codes, view.phases
+        layout, address = self.placement.memory.layout(source), self.placement.memory.start(source)
+        groups = memory_at(address, layout.stride * source.groups).reshape(source.groups, layout.stride)
+        result = np.empty((4 * source.groups, height, width), np.int16)
+        grid = source.grid
+        for i in range(ky):
+            for j in range(kx):
+                start = layout.plane_offset(int(view.planes[i, j]))
+                plane = groups[:, start : start + grid.rows * grid.pitch]
+                pixels = plane.reshape(source.groups, grid.rows, -1, 4)[:, :, : grid.columns]
+                result[:, i::ky, j::kx] = pixels.transpose(0, 3, 1, 2).reshape(-1, grid.rows, grid.columns)
+        return result[:channels] + np.int16(source.quantizer.low)
+
+    def __repr__(self) -> str:
+        kernels = Counter(report.kernel for report in self.convolutions())
+        return (
+            f"Plan({'x'.join(map(str, self.graph.input.shape))} -> {'x'.join(map(str, self.output_shape))}, "
+            f"{len(self.body)} steps of the body, {self.threads} thread{'s' * (self.threads > 1)}, convolutions by "
+            f"{', '.join(f'{count} {kernel}' for kernel, count in kernels.most_common())})"
+        )

@@ -1,0 +1,342 @@
+"""Graph -> Program: which operators compute what, and between which storages.
+
+The planner walks the graph from its output.  Every quantizer becomes one operator that computes the whole expression
+between it and the quantizers before it: convolution, inner quantizer, residual, ReLU, rounding.  Resizes become views.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from sparse_icnet.network import arithmetic
+from sparse_icnet.network.graph import (
+    Add,
+    Affine,
+    AveragePool,
+    Bilinear,
+    Convolution,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Quantize,
+    Quantizer,
+    Relu,
+    Resize,
+    Size,
+    pruned,
+)
+from sparse_icnet.operators.convolution.plan import ConvolutionStep
+from sparse_icnet.operators.elementwise.plan import CombineStep, ExpandStep
+from sparse_icnet.operators.input.plan import BlobStep, ImageStep
+from sparse_icnet.operators.operator import Operator
+from sparse_icnet.operators.outputs import Addend
+from sparse_icnet.operators.pooling.plan import AveragePoolStep, MaxPoolStep, PyramidStep
+from sparse_icnet.operators.pooling.stages import Stage, stages_of
+from sparse_icnet.operators.storage import CodesMap, Grid, PlanError, RealMap, View
+from sparse_icnet.operators.winograd.plan import WinogradInputStep, WinogradStep
+from sparse_icnet.operators.winograd.tiling import tiling
+from sparse_icnet.plan.bounds import check_magnitudes, largest_values, saturates_as_bytes
+from sparse_icnet.plan.budget import check_graph, check_scratch, check_work
+from sparse_icnet.plan.copies import with_copies
+from sparse_icnet.plan.ends import Ends, ends_of
+from sparse_icnet.plan.policy import Geometry, Policy
+from sparse_icnet.plan.program import Program, Start
+from sparse_icnet.plan.schedule import depth_first
+from sparse_icnet.target import MicroKernel
+
+
+def select(graph: Graph, policy: Policy, threads: int) -> Program:
+    """The program of an optimized graph that ends in Softmax or Argmax, or in their nearest upsampling.
+
+    policy   chooses the kernel of every convolution
+    threads  of an inference, which its tasks are divided for
+
+    Raises PlanError for what this engine cannot run.
+    """
+    return _Selection(graph, policy, threads).program()
+
+
+class _Selection:
+    def __init__(self, graph: Graph, policy: Policy, threads: int) -> None:
+        self.graph, self.policy, self.threads = graph, policy, threads
+        self.consumers = graph.consumers()
+        sizes = [graph.shape(op.name)[1:] for op in graph.convolutions]
+        if not sizes:
+            raise PlanError("the graph has no convolution: it is not an ICNet")
+        check_magnitudes(graph)
+        self.largest = largest_values(graph)
+        self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
+        check_graph(graph)
+        check_work(graph, self.grid)
+        self.body: list[Operator] = []
+        self.codes_views: dict[str, View] = {}
+        self.real_views: dict[tuple[str, float], View] = {}
+        self.heads: dict[Start, Operator] = {}
+
+    # --- the whole ---------------------------------------------------------------------------------------------------
+
+    def program(self) -> Program:
+        ends: Ends = ends_of(self.graph)
+        # The codes that windows read, those first that others are made from: from here on the methods that call each
+        # other go no deeper than one expression, whose depth `budget` bounds.
+        for op in pruned(self.graph.ops, self.graph.output):
+            if isinstance(op, Convolution | MaxPool | AveragePool):
+                self._codes(op.input)
+        logits = self._real(ends.logits, 1.0)
+        tails = ends.tails(logits, self.threads)
+        if not self.heads:
+            raise PlanError("no convolution reads the network input")
+        program = Program(
+            self.graph,
+            self.grid,
+            self.heads,
+            depth_first(with_copies([self.heads[Start.BLOB], *self.body])[1:]),
+            tails,
+            self.codes_views,
+            ends.logits_shape,
+            ends.upsampling,
+            ends.output_shape,
+            self.threads,
+        )
+        for operator in program.operators():
+            check_scratch(operator.scratch, self.threads, f"operation {operator.name!r}")
+        return program
+
+    # --- tensors ---------------------------------------------------------------------------------------------------
+
+    def _codes(self, name: str) -> View:
+        """View of the quantized tensor `name`, computed by operators appended on the way."""
+        if name not in self.codes_views:
+            op = self.graph[name]
+            match op:
+                case Resize():
+                    view = self._resized_codes(op)
+                case MaxPool():
+                    view = self._max_pool(op)
+                case Quantize():
+                    view = self._quantize(op)
+                case _:
+                    raise PlanError(f"operation {name!r} ({type(op).__name__}) holds no codes")
+            self.codes_views[name] = view
+        return self.codes_views[name]
+
+    def _resized_codes(self, op: Resize) -> View:
+        phases = self._phases(op.name)
+        if self.grid.phases(*self.graph.shape(op.input)[1:]) is not None:
+            return self._codes(op.input).resized(phases)
+        # Codes of a map that is no multiple of the grid, such as a pooled one: quantize after the resize instead,
+        # which gives the same codes pixel by pixel.
+        source = self.graph[op.input]
+        if not isinstance(source, Quantize):
+            raise PlanError(
+                f"resize {op.name!r}: cannot resize the codes of {op.input!r} from {self._size(op.input)}"
+            )
+        real = self._resized_real(source.input, phases, source.quantizer.scale)
+        return self._combine(op.name, source.quantizer, Addend(real), None, False)
+
+    def _real(self, name: str, unit: float) -> View:
+        """View of the float32 values [name]_unit."""
+        key = (name, unit)
+        if key not in self.real_views:
+            op = self.graph[name]
+            match op:
+                case Convolution():
+                    view = self._convolution(op, name, None, unit)
+                case Resize() if self.grid.phases(*self.graph.shape(op.input)[1:]) is None:
+                    view = self._resized_real(op.input, self._phases(name), unit)
+                case Resize():
+                    view = self._real(op.input, unit).resized(self._phases(name))
+                case Add() | Relu() | Quantize() | MaxPool():
+                    view = self._sum(name, None, unit)
+                case Bilinear():
+                    raise PlanError(
+                        f"operation {name!r}: a bilinear upsampling must be read by the last softmax or argmax alone"
+                    )
+                case _:
+                    raise PlanError(
+                        f"operation {name!r} ({type(op).__name__}) is not supported where real values are needed"
+                    )
+            self.real_views[key] = view
+        return self.real_views[key]
+
+    def _resized_real(self, name: str, phases: Size, unit: float) -> View:
+        """Nearest resize of a small map (pooled bins) to a whole multiple of the grid."""
+        op = self.graph[name]
+        if not isinstance(op, AveragePool):
+            raise PlanError(
+                f"operation {name!r} ({type(op).__name__}): only pooled maps may have a size ({self._size(name)}) "
+                f"that is no multiple of the grid {self.grid.rows}x{self.grid.columns}"
+            )
+        channels, rows, columns = self.graph.shape(name)
+        _, height, width = self.graph.shape(op.input)
+        source = self._codes(op.input)
+        means = AveragePoolStep.block(f"{name}/mean", channels, (rows, columns))
+        pool = AveragePoolStep(name, source, (height, width), (rows, columns), unit, means)
+        out = View.of(RealMap(f"{name}/spread", channels, phases, self.grid))
+        self.body += [pool, ExpandStep(f"{name}/spread", means, (rows, columns), out)]
+        return out
+
+    # --- operators ---------------------------------------------------------------------------------------------------
+
+    def _quantize(self, op: Quantize) -> View:
+        source = self.graph[op.input]
+        if isinstance(source, Input | Affine):
+            return self._head(op, source)
+        return self._sum(op.input, op, op.quantizer.scale)
+
+    def _sum(self, name: str, quantize: Quantize | None, unit: float) -> View:
+        """The expression `name` in one step: to the codes of `quantize`, or to real values if that is None."""
+        target = quantize.name if quantize else f"{name}/real"
+        relu = False
+        op: Op = self.graph[name]
+        while isinstance(op, Relu):
+            relu = True
+            op = self.graph[op.input]
+        if isinstance(op, Convolution):
+            return self._convolution(op, target, quantize, unit, relu=relu)
+        if quantize and not relu and isinstance(op, Add):
+            found = stages_of(self.graph, op, lambda name: len(self.consumers[name]) == 1)
+            if found and self._phases(found[0]) == (1, 1):
+                return self._pyramid(quantize, *found)
+        quantizer = quantize.quantizer if quantize else None
+        if not isinstance(op, Add):
+            return self._combine(target, quantizer, self._addend(op.name, unit), None, relu)
+        for main, other in ((op.left, op.right), (op.right, op.left)):
+            convolution, inner = self._fusible(main)
+            if convolution is not None:
+                projection, projection_inner = self._fusible(other)
+                addend: Addend | ConvolutionStep
+                if projection is not None:
+                    # Computed tile by tile inside the step that adds it, so with the same tiles.
+                    choice = self._direct_choice(convolution)
+                    addend = self._direct(projection, *choice, unit, projection_inner)
+                else:
+                    addend = self._addend(other, unit)
+                return self._convolution(convolution, target, quantize, unit, inner, addend, relu)
+        left, right = self._addend(op.left, unit), self._addend(op.right, unit)
+        return self._combine(target, quantizer, left, right, relu)
+
+    def _fusible(self, name: str) -> tuple[Convolution | None, Quantizer | None]:
+        """The convolution behind one side of a sum, with the quantizer between them if nobody else reads that."""
+        op, inner = self.graph[name], None
+        if isinstance(op, Quantize) and len(self.consumers[name]) == 1 and name not in self.codes_views:
+            inner, op = op.quantizer, self.graph[op.input]
+        return (op, inner) if isinstance(op, Convolution) else (None, None)
+
+    def _addend(self, name: str, unit: float) -> Addend:
+        quantizer = self.graph.quantizer(name)
+        if quantizer is None:
+            return Addend(self._real(name, unit))
+        view = self._codes(name)
+        scale = arithmetic.dequantize_multiplier(quantizer, unit)
+        return Addend(view, float(scale), quantizer.zero_point - quantizer.low)
+
+    def _convolution(
+        self,
+        op: Convolution,
+        target: str,
+        quantize: Quantize | None,
+        unit: float,
+        inner: Quantizer | None = None,
+        addend: Addend | ConvolutionStep | None = None,
+        relu: bool = False,
+    ) -> View:
+        """Append the step that computes `op`, then adds `addend`, into a new map."""
+        phases = self._phases(op.name)
+        size = self.graph.shape(op.name)[1:]
+        if isinstance(addend, ConvolutionStep):  # which runs with the tiles of a direct convolution
+            tiles, (kernel, reason) = None, (addend.kernel, addend.reason)
+        else:
+            tiles = tiling(op, size, phases, self.grid, addend is None)
+            choice = self.policy.convolution(op, Geometry(math.prod(phases), self.grid.vectors, tiles))
+            kernel, reason = choice.kernel, choice.reason
+        saturates = quantize is not None and saturates_as_bytes(quantize, self.largest)
+        out = self._map(target, op.weight.shape[0], phases, quantize.quantizer if quantize else None)
+        if isinstance(kernel, MicroKernel):
+            step = self._direct(op, kernel, reason, unit, inner)
+            self.body.append(replace(step, addend=addend, target=out, relu=relu, saturates=saturates))
+            return out
+        assert tiles is not None, f"{op.name}: filtering was chosen where it is not possible"
+        assert not isinstance(addend, ConvolutionStep)
+        source, _ = self._source(op)
+        elements = WinogradStep.elements_block(op, tiles, self.threads)
+        end = (unit, inner, addend, out, relu, saturates, self.threads)
+        filtered = WinogradStep(op, source, phases, size, tiles, reason, *end, elements)
+        self.body += [WinogradInputStep(filtered), filtered] if elements else [filtered]
+        return out
+
+    def _direct_choice(self, op: Convolution) -> tuple[MicroKernel, str]:
+        """The micro-kernel of `op` where filtering is not possible, and why that one."""
+        planes = math.prod(self._phases(op.name))
+        choice = self.policy.convolution(op, Geometry(planes, self.grid.vectors, None))
+        assert isinstance(choice.kernel, MicroKernel), f"{op.name}: filtering was chosen without a tiling"
+        return choice.kernel, choice.reason
+
+    def _direct(
+        self, op: Convolution, kernel: MicroKernel, reason: str, unit: float, inner: Quantizer | None
+    ) -> ConvolutionStep:
+        """The step of `op` up to its rescaled accumulators: geometry, packed weights, constants; no output yet."""
+        size = self.graph.shape(op.name)[1:]
+        return ConvolutionStep.of(
+            op, *self._source(op), size, kernel, reason, unit, inner, threads=self.threads
+        )
+
+    def _source(self, op: Convolution) -> tuple[View, Size]:
+        """The codes that `op` reads, and the phases of its output."""
+        source, phases = self._codes(op.input), self._phases(op.name)
+        if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
+            raise PlanError(
+                f"convolution {op.name!r}: input {self._size(op.input)} must be stride {op.stride} times the output "
+                f"{self._size(op.name)}"
+            )
+        return source, phases
+
+    def _max_pool(self, op: MaxPool) -> View:
+        source = self._codes(op.input)
+        channels, phases = self.graph.shape(op.name)[0], self._phases(op.name)
+        out = self._map(op.name, channels, phases, source.codes.quantizer)
+        self.body.append(MaxPoolStep.of(op, source, out))
+        return out
+
+    def _combine(
+        self, target: str, quantizer: Quantizer | None, left: Addend, right: Addend | None, relu: bool
+    ) -> View:
+        out = self._map(target, left.view.map.channels, left.view.phases, quantizer)
+        self.body.append(CombineStep(target, left, right, out, relu))
+        return out
+
+    def _head(self, op: Quantize, source: Input | Affine) -> View:
+        if self.heads:
+            raise PlanError(f"quantizer {op.name!r}: the network input may be quantized only once")
+        shape, affine = self.graph.input.shape, source if isinstance(source, Affine) else None
+        out = self._map(op.name, shape[0], self._phases(op.name), op.quantizer)
+        for start, kind in ((Start.IMAGE, ImageStep), (Start.BLOB, BlobStep)):
+            self.heads[start] = kind(shape, affine, self.graph.normalization, out)
+        return out
+
+    def _pyramid(self, quantize: Quantize, name: str, stages: list[Stage]) -> View:
+        source = self._codes(name)
+        channels, height, width = self.graph.shape(name)
+        out = self._map(quantize.name, channels, (1, 1), quantize.quantizer)
+        self.body.append(PyramidStep(quantize.name, source, (height, width), stages, out))
+        return out
+
+    def _size(self, name: str) -> str:
+        return "x".join(map(str, self.graph.shape(name)[1:]))
+
+    def _phases(self, name: str) -> Size:
+        phases = self.grid.phases(*self.graph.shape(name)[1:])
+        if phases is None:
+            raise PlanError(
+                f"operation {name!r}: its size {self._size(name)} must be a whole multiple of the smallest convolution "
+                f"output, {self.grid.rows}x{self.grid.columns}"
+            )
+        return phases
+
+    def _map(self, name: str, channels: int, phases: Size, quantizer: Quantizer | None) -> View:
+        """A new map, as it is filled."""
+        if quantizer is None:
+            return View.of(RealMap(name, channels, phases, self.grid))
+        return View.of(CodesMap(name, channels, phases, self.grid, quantizer))

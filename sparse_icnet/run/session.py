@@ -1,0 +1,339 @@
+"""Runs a plan on threads: one call of a compiled function for each thread and inference."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_icnet.network.graph import Graph, Size
+from sparse_icnet.operators import kernel_name
+from sparse_icnet.operators.interpolation.pack import Stretch
+from sparse_icnet.operators.params import LINE
+from sparse_icnet.operators.record import written
+from sparse_icnet.plan import LEAST_TIME, plan_for
+from sparse_icnet.plan.encode import step_rows
+from sparse_icnet.plan.policy import Policy
+from sparse_icnet.plan.program import End, Plan, Start, Step
+from sparse_icnet.processes import PerProcess
+from sparse_icnet.run.crew import Crew
+from sparse_icnet.run.machine_code import run_function
+
+
+def default_threads() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One row of a profile: median seconds of one step, and the products it executed and would have, dense."""
+
+    name: str
+    kind: str
+    kernel: str
+    seconds: float
+    macs: int
+    dense_macs: int
+    block_density: float
+
+
+# What an inference may end in: one end, or two in this order.
+_ENDS: tuple[tuple[End, ...], ...] = (
+    (End.PROBABILITIES,),
+    (End.CLASSES,),
+    (End.SMOOTH_CLASSES,),
+    (End.LOGITS,),
+    (End.LOGITS, End.CLASSES),
+    (End.LOGITS, End.SMOOTH_CLASSES),
+)
+
+
+class Session:
+    """A graph, planned once and run many times.  Calls from several Python threads take turns.
+
+    graph         any graph that ends in Softmax (or Argmax); it is optimized here
+    threads       CPU threads of one inference, by default all that the process may use
+    keep_tensors  make `tensor` possible: every tensor gets memory of its own, which takes more and is slower
+    plan          what `plan_for` makes of these, if it is there already; its memory serves this session alone
+    policy        chooses the kernel of every convolution, if there is no plan
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        threads: int | None = None,
+        keep_tensors: bool = False,
+        plan: Plan | None = None,
+        policy: Policy = LEAST_TIME,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, found {threads}")
+        self.threads = threads or default_threads()
+        if plan is None:
+            plan = plan_for(graph, self.threads, keep_tensors, policy)
+        self.plan: Plan = plan
+        self.graph = plan.graph
+        self.keep_tensors = keep_tensors
+        self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = {
+            (start, ends): [head, *plan.body, *(step for end in ends for step in plan.tails[end])]
+            for start, head in plan.heads.items()
+            for ends in _ENDS
+        }
+        self._rows = {key: step_rows(steps, self.threads) for key, steps in self._programs.items()}
+        scratch_bytes = -(-max(plan.scratch_bytes, 1) // LINE) * LINE
+        scratch = plan.placement.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
+        longest = max(map(len, self._rows.values()))
+        # A forked process has none of the workers, and maybe an inference half done in its memory.
+        self._crew = PerProcess(partial(Crew, run_function(), self.threads, longest, scratch))
+
+    def __repr__(self) -> str:
+        kept = ", keep_tensors=True" if self.keep_tensors else ""
+        return f"Session({self.plan!r}{kept})"
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of a blob."""
+        return self.graph.input.shape
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network returns: C classes, or 1 for a class map."""
+        return self.graph.shape(self.graph.output)
+
+    @property
+    def output_dtype(self) -> np.dtype[np.float32] | np.dtype[np.uint8]:
+        """float32 of probabilities, uint8 of a class map."""
+        return np.dtype(np.uint8 if self.graph.returns_classes else np.float32)
+
+    def output(
+        self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
+    ) -> NDArray[np.float32 | np.uint8]:
+        """float32 (3, H, W) -> what the network returns, of `output_shape` and `output_dtype`; into `out` if given."""
+        if not self.graph.returns_classes:
+            return self.probabilities(blob, out)
+        if out is None:
+            out = np.empty(self.output_shape, np.uint8)
+        self._checked(out, np.uint8, self.output_shape)
+        out[0] = nearest(self.classes(blob), self.output_shape[1:])
+        return out
+
+    def probabilities(
+        self, blob: NDArray[np.float32], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """float32 (3, H, W) -> float32 (C, H, W), written into `out` if given."""
+        blob, out = self._checked(blob, np.float32, self.input_shape), self._checked_out(out)
+        self._run(Start.BLOB, blob, {End.PROBABILITIES: out})
+        return out
+
+    def classes(self, blob: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """float32 (3, H, W) -> uint8 class indices (h, w) of `plan.classes_size`: on the grid of the logits, or what the
+        network's own bilinear upsampling makes of it."""
+        out = np.empty(self.plan.classes_size, np.uint8)
+        self._run(Start.BLOB, self._checked(blob, np.float32, self.input_shape), {End.CLASSES: out})
+        return out
+
+    def classes_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3) of the network's size -> uint8 class indices (h, w), as `classes`."""
+        out = np.empty(self.plan.classes_size, np.uint8)
+        self._run(Start.IMAGE, self._checked_image(image), {End.CLASSES: out})
+        return out
+
+    def smooth_classes(self, blob: NDArray[np.float32], size: Size) -> NDArray[np.uint8]:
+        """float32 (3, H, W) -> uint8 class of each pixel of a picture of `size` (height, width), equation (Q11).
+
+        The logits are interpolated from their own grid straight to `size`, which may be any: with half-pixel centres, or
+        corner on corner where the network itself has a bilinear upsampling that does so.
+        """
+        return self._smooth(Start.BLOB, self._checked(blob, np.float32, self.input_shape), size)
+
+    def smooth_classes_of_image(self, image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3) of the network's size -> the class map of `smooth_classes`."""
+        return self._smooth(Start.IMAGE, self._checked_image(image), size)
+
+    def logits(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (3, H, W) -> float32 (C, h, w): what goes into the softmax or argmax, at its own resolution."""
+        return self._logits(Start.BLOB, self._checked(blob, np.float32, self.input_shape))
+
+    def logits_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """RGB uint8 (H, W, 3) of the network's size -> the logits, as `logits`."""
+        return self._logits(Start.IMAGE, self._checked_image(image))
+
+    def scores_of_image(
+        self, image: NDArray[np.uint8], size: Size | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """`logits_of_image` and, from the same run, `smooth_classes_of_image` of `size`; `classes_of_image` for None."""
+        logits = np.empty(self.plan.logits_shape, np.float32)
+        classes = np.empty(self.plan.classes_size if size is None else size, np.uint8)
+        end = End.CLASSES if size is None else End.SMOOTH_CLASSES
+        stretch = None if size is None else self._stretch(size)
+        self._run(Start.IMAGE, self._checked_image(image), {End.LOGITS: logits, end: classes}, stretch)
+        return logits, classes
+
+    def probabilities_of_image(
+        self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """RGB uint8 (H, W, 3) of the network's size -> float32 (C, H, W), written into `out` if given."""
+        image, out = self._checked_image(image), self._checked_out(out)
+        self._run(Start.IMAGE, image, {End.PROBABILITIES: out})
+        return out
+
+    def tensor(self, name: str) -> NDArray[np.int16]:
+        """Codes (C, H, W) of a quantized tensor of `self.graph`, as the last inference left them.
+
+        Raises ValueError for a session without `keep_tensors`: there, tensors share memory.
+        """
+        if not self.keep_tensors:
+            raise ValueError(f"tensor {name!r} is not kept: make the session with keep_tensors=True")
+        return self.plan.tensor(name)
+
+    def tensors(self) -> tuple[str, ...]:
+        """Names that `tensor` knows."""
+        return tuple(self.plan.views) if self.keep_tensors else ()
+
+    def profile(self, repeats: int = 20) -> list[StepTime]:
+        """Median time of every step of image -> smooth class map, run one by one on all threads, on random pixels.
+
+        The map is of the network's own size.
+        """
+        steps = self._programs[Start.IMAGE, (End.SMOOTH_CLASSES,)]
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
+        size = self.input_shape[1:]
+        out, stretch = np.empty(size, np.uint8), self._stretch(size)
+        seconds = np.empty((len(steps), repeats))
+        call = self._call(Start.IMAGE, image, {End.SMOOTH_CLASSES: out}, stretch)
+        for repeat in range(repeats):
+            for index in range(len(steps)):
+                start = time.perf_counter()
+                self._launch(call, index, index + 1)
+                seconds[index, repeat] = time.perf_counter() - start
+        return [
+            StepTime(
+                step.name,
+                kernel_name(step.kind),
+                step.kernel,
+                float(np.median(times)),
+                sum(report.macs for report in step.reports),
+                sum(report.dense_macs for report in step.reports),
+                step.reports[-1].block_density if step.reports else 0.0,
+            )
+            for step, times in zip(steps, seconds, strict=True)
+        ]
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _checked(array: NDArray, dtype: type, shape: tuple[int, ...]) -> NDArray:
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"expected {np.dtype(dtype).name} of shape {shape}, found {found}")
+        return np.ascontiguousarray(array)
+
+    def _checked_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        channels, height, width = self.input_shape
+        return self._checked(image, np.uint8, (height, width, channels))
+
+    def _checked_out(self, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """`out` if the probabilities may be written into it, a new array for None."""
+        shape = self.plan.output_shape
+        if out is None:
+            return _aligned_empty(shape)
+        if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
+            found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ValueError(f"out must be float32 of shape {shape}, found {found}")
+        if not out.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError("out must be C-contiguous and writeable")
+        return out
+
+    def _smooth(self, start: Start, source: NDArray[Any], size: Size) -> NDArray[np.uint8]:
+        stretch = self._stretch(size)
+        out = np.empty(size, np.uint8)
+        self._run(start, source, {End.SMOOTH_CLASSES: out}, stretch)
+        return out
+
+    def _stretch(self, size: Size) -> Stretch:
+        upsampling = self.plan.upsampling
+        align_corners = upsampling is not None and upsampling.align_corners
+        return Stretch.of(self.plan.logits_shape[1:], size, align_corners)
+
+    def _logits(self, start: Start, source: NDArray[Any]) -> NDArray[np.float32]:
+        out = np.empty(self.plan.logits_shape, np.float32)
+        self._run(start, source, {End.LOGITS: out})
+        return out
+
+    def _run(
+        self,
+        start: Start,
+        source: NDArray[Any],
+        results: Mapping[End, NDArray[Any]],
+        stretch: Stretch | None = None,
+    ) -> None:
+        """Run the program from `start` to the ends of `results`, which it fills in this order.
+
+        stretch  of a smooth class map
+        """
+        call = self._call(start, source, results, stretch)
+        self._launch(call, 0, len(call.rows))
+
+    def _call(
+        self,
+        start: Start,
+        source: NDArray[Any],
+        results: Mapping[End, NDArray[Any]],
+        stretch: Stretch | None,
+    ) -> _Call:
+        """The rows of a program, and copies of the records that name what the caller passes in and gets."""
+        rows = self._rows[start, tuple(results)].copy()
+        head = self.plan.heads[start].record.copy()
+        head["source"] = source.ctypes.data
+        bound = {0: head}
+        last = len(self.plan.body)
+        for end, result in results.items():
+            last += len(self.plan.tails[end])
+            tail = self.plan.tails[end][-1].record.copy()
+            tail["out"] = result.ctypes.data
+            if end is End.SMOOTH_CLASSES and stretch is not None:
+                tail["stretch"] = written(stretch.params(), _address)
+            bound[last] = tail
+        for index, record in bound.items():
+            rows[index]["params"] = record.ctypes.data
+        return _Call(rows, (*bound.values(), source, results, stretch))
+
+    def _launch(self, call: _Call, first: int, last: int) -> None:
+        """Run the steps first..last; no thread reads or writes memory of this session or call afterwards."""
+        self._crew.get().run(call.rows.ctypes.data, first, last)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """The rows (n,) of one call, and whatever they lead to that is not the plan's."""
+
+    rows: NDArray[np.void]
+    holds: tuple[Any, ...]
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Of an array that is C-contiguous and that the caller holds."""
+    return array.ctypes.data
+
+
+def nearest(x: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """(Q7): (h, w) -> `size`."""
+    rows, columns = (np.arange(n, dtype=np.int64) * old // n for n, old in zip(size, x.shape, strict=True))
+    return x.take(columns, 1).take(rows, 0)
+
+
+def _aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Uninitialised float32 array that begins at a cache line, so that whole lines can be streamed into it."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size].view(np.float32).reshape(shape)

@@ -1,0 +1,98 @@
+"""The rooms of the package: who may import whom, and what every operator has."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import sparse_icnet
+from sparse_icnet.operators import KERNELS, kernel_name, kernel_number
+
+PACKAGE = Path(sparse_icnet.__file__).parent
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+OPERATORS = sorted(path.parent.name for path in (PACKAGE / "operators").glob("*/__init__.py"))
+# What each package of the engine may import of the others: arrows point down only.
+BELOW = {
+    "target.py": set(),
+    "sparse": {"network"},
+    "network": set(),
+    "simd": {"floats", "target", "network.arithmetic", "operators.record"},
+    "operators": {"target", "network", "sparse", "simd"},
+    "plan": {"floats", "target", "network", "sparse", "operators"},
+    "run": {"target", "network", "operators", "plan", "simd", "processes", "private_files"},
+}
+
+
+def imports(file: str) -> set[str]:
+    """Modules that a file imports when it runs (not for type checkers alone)."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse((PACKAGE / file).read_text(encoding="utf-8")))
+    return found
+
+
+def compiled(file: str) -> bool:
+    """Whether a file holds what Numba compiles."""
+    name = file.rpartition("/")[2]
+    return (
+        file.startswith("simd/")
+        or name.endswith("kernel.py")
+        or name in ("transforms.py", "epilogue.py", "loop.py")
+    )
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_kernels_import_numba(file):
+    """The planner and everything above run without: Numba takes half a second to import."""
+    lazily = file == "run/machine_code.py"  # inside the function that compiles
+    if not compiled(file) and not lazily:
+        assert not [name for name in imports(file) if name.partition(".")[0] == "numba"]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.partition("/")[0] in BELOW])
+def test_arrows_point_down(file):
+    package = file.partition("/")[0]
+    own = package.removesuffix(".py")
+    for name in imports(file):
+        if not name.startswith("sparse_icnet."):
+            continue
+        rest = name.removeprefix("sparse_icnet.")
+        allowed = {own, *BELOW[package]}
+        assert any(rest == one or rest.startswith(one + ".") for one in allowed), f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_operator_has_the_same_rooms(operator):
+    folder = PACKAGE / "operators" / operator
+    for room in ("params", "plan", "kernel"):
+        assert (folder / f"{room}.py").exists(), room
+
+
+def test_kernels_are_where_the_table_says():
+    assert len(OPERATORS) >= 7
+    for number, (record, place) in enumerate(KERNELS.items()):
+        module, _, name = place.partition(":")
+        function = getattr(import_module(f"sparse_icnet.operators.{module}"), name)
+        assert list(inspect.signature(function.py_func).parameters)[1:] == ["task", "scratch"]
+        assert (kernel_number(record), kernel_name(record)) == (number, name)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.partition("/")[0] in BELOW])
+def test_files_are_short(file):
+    lines = (PACKAGE / file).read_text(encoding="utf-8").count("\n")
+    assert lines <= 350 or file.startswith("network/"), lines
