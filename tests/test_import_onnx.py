@@ -16,8 +16,18 @@ from make_ir import bias, codes, scales  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from sparse_icnet.formats.errors import FormatError  # noqa: E402
+from sparse_icnet.formats.exchange.geometry import mean_matrix  # noqa: E402
 from sparse_icnet.formats.onnx import read as onnx_read  # noqa: E402
-from sparse_icnet.network.graph import Argmax, Convolution, Graph, MaxPool, Normalization, Quantizer, Resize  # noqa: E402
+from sparse_icnet.network.graph import (  # noqa: E402
+    Argmax,
+    AveragePool,
+    Convolution,
+    Graph,
+    MaxPool,
+    Normalization,
+    Quantizer,
+    Resize,
+)
 from sparse_icnet.reference.oracle import Oracle, evaluate_float  # noqa: E402
 
 OPENVINO = "org.openvinotoolkit"
@@ -449,3 +459,37 @@ def test_free_sizes_are_carried_and_filled_in(tmp_path, shape, size, free):
     graph = m.load(m.node("Softmax", m.convolution(m.quantized()), axis=1), tmp_path)
     assert graph.input.shape == (3, *size)
     assert graph.size_is_free == free
+
+
+@pytest.mark.parametrize("bins", [(1, 1), (2, 5), (12, 5), (5, 12), (7, 11), (12, 12)])
+def test_adaptive_pools_as_products_with_matrices(tmp_path, bins):
+    """What the writer makes of windows that do not tile the map, rows or columns first."""
+    for columns_first in (True, False):
+        m = Model()
+        rows = m.constant(mean_matrix(12, bins[0]))
+        columns = m.constant(mean_matrix(12, bins[1]).T)
+        x = m.quantized()
+        if columns_first:
+            x = m.node("MatMul", rows, m.node("MatMul", x, columns))
+        else:
+            x = m.node("MatMul", m.node("MatMul", rows, x), columns)
+        graph = agrees(m, m.node("Softmax", x, axis=1), tmp_path)
+        (pool,) = (op for op in graph if isinstance(op, AveragePool))
+        assert pool.bins == bins
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.ones((12, 3)), "found another matrix"),
+        (np.ones((12, 3)) / 4, "found another matrix"),
+        (mean_matrix(12, 3), "matrix of means over 12 columns, found shape"),
+        (mean_matrix(12, 3).T[None], "found shape"),
+        (np.zeros((12, 0)), "found shape"),
+    ],
+)
+def test_other_products_with_matrices_are_refused(tmp_path, matrix, message):
+    m = Model()
+    x = m.node("MatMul", m.quantized(), m.constant(matrix))
+    with pytest.raises(FormatError, match=message):
+        m.load(m.node("Softmax", m.convolution(m.quantized(x)), axis=1), tmp_path)

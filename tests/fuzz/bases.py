@@ -186,17 +186,14 @@ def _smooth_classes(size: Size) -> Graph:
 
 
 def graphs(reader: str) -> dict[str, Graph]:
-    """Each kind of network at a size of its own; tails of vectors and whole ones both occur.
-
-    The windows of pools overlap except in ONNX, where they must tile the map.
-    """
+    """Each kind of network at a size of its own; tails of vectors and whole ones both occur, pools overlap and tile."""
     return {
         "plain": _plain((32, 48)),
-        "branches": _branches((48, 72) if reader == "onnx" else (48, 64)),
+        "branches": _branches((48, 64)),
         "classes": _classes((24, 40), reader == "npz"),
         "smooth": _smooth((32, 64)),
         "corners": _smooth_classes((32, 32)),
-        "means": _means((32, 36), (4, 3) if reader == "onnx" else (3, 5)),
+        "means": _means((32, 36), (3, 5)),
     }
 
 

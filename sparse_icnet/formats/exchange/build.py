@@ -152,6 +152,7 @@ _CONVERTERS: dict[str, Callable[..., Value]] = {
     "avgpool": windows.average_pool,
     "adaptiveavgpool": windows.adaptive_average_pool,
     "reducemean": windows.reduce_mean,
+    "matmul": windows.matrix_product,
     "interpolate": windows.interpolate,
     "softmax": layers.softmax,
     "argmax": layers.argmax,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.network.graph import Size
+from sparse_icnet.network.graph import Size, pool_windows
 
 SCALE_TOLERANCE = 1e-4  # of a pixel, between size_in * scale and a whole number
 MAX_LENGTH = 1 << 16
@@ -121,6 +121,14 @@ def automatic_padding(
         low.append(large if mode == "same_lower" else small)
         high.append(small if mode == "same_lower" else large)
     return (low[0], low[1], high[0], high[1])
+
+
+def mean_matrix(length: int, bins: int) -> NDArray[np.float32]:
+    """float32 (bins, length): each row averages one window of `pool_windows`."""
+    matrix = np.zeros((bins, length), np.float32)
+    for row, (start, end) in zip(matrix, pool_windows(length, bins), strict=True):
+        row[start:end] = 1 / (end - start)
+    return matrix
 
 
 def ceiled_padding(

@@ -18,6 +18,7 @@ relu               x
 clip               x, low, high                           low, high (in place of the inputs)
 maxpool, avgpool   x                                      as convolution without group, and kernel rounding
 adaptiveavgpool    x, size
+matmul             a, b                                   one of them the constant matrix of an average pool along an axis
 reducemean         x, axes                                axes (in place of the input), keep_dims
 interpolate        x, sizes, scales, axes                 mode (nearest, linear) coordinate nearest axes pads antialias
 softmax            x                                      axis, flattens (True: over all axes from `axis` on)
@@ -98,6 +99,7 @@ ARITY = {
     "batchnorm": (5, 5),
     "clip": (1, 3),
     "adaptiveavgpool": (2, 2),
+    "matmul": (2, 2),
     "reducemean": (1, 2),
     "interpolate": (1, 4),
     "topk": (2, 2),

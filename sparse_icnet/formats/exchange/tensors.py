@@ -102,6 +102,7 @@ class Builder:
     unique   hands out operation names
     input    the network input, once met
     size_is_free  whether the file leaves its height or width open
+    means    average pools along one axis, made of a product with a matrix -> that axis
     """
 
     def __init__(self) -> None:
@@ -109,6 +110,7 @@ class Builder:
         self.unique = UniqueNames()
         self.input: Input | None = None
         self.size_is_free = False
+        self.means: dict[str, int] = {}
         self._emitted: dict[object, str] = {}  # pending value -> its operation
         self._affines: list[Affine] = []
 

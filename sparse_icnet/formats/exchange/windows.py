@@ -25,6 +25,7 @@ from sparse_icnet.formats.exchange.tensors import (
     required,
 )
 from sparse_icnet.network.graph import (
+    MAX_WINDOW,
     AveragePool,
     Bilinear,
     Convolution,
@@ -183,6 +184,38 @@ def reduce_mean(g: Builder, node: Node, x: Value | None, axes: Value | None = No
         if node.attributes["keep_dims"] or axis not in reduced
     ]
     return replace(pooled, axes="".join(kept))
+
+
+def matrix_product(g: Builder, node: Node, a: Value | None, b: Value | None) -> Tensor:
+    """Adaptive average pooling written as products with the matrices of its means.
+
+    One product averages the columns of a map, map @ (width, bins), the other its rows, (bins, height) @ map.  The mean of
+    a window is the mean over its rows of the means over its columns, so two such products are one pool.
+    """
+    axis = 1 if isinstance(a, Tensor) else 0
+    tensor = g.planar_activation(node, a if axis else b)
+    matrix = required(node, b if axis else a, "the matrix of an average pool").values()
+    length = tensor.shape[1 + axis]
+    matrix = matrix.T if axis else matrix
+    if matrix.ndim != 2 or matrix.shape[1] != length or not 1 <= len(matrix) <= MAX_WINDOW:
+        raise FormatError(
+            f"{node.where}: expected a product with a matrix of means over {length} {('rows', 'columns')[axis]}, found "
+            f"shape {matrix.shape}"
+        )
+    if not np.allclose(matrix, geometry.mean_matrix(length, len(matrix)), rtol=1e-5, atol=1e-7):
+        raise FormatError(
+            f"{node.where}: expected the means of an adaptive average pool, found another matrix"
+        )
+    bins = (tensor.shape[1], len(matrix)) if axis else (len(matrix), tensor.shape[2])
+    source = g.operand(tensor)
+    before = g.ops[source]
+    along_both = isinstance(before, AveragePool) and g.means.get(source) == 1 - axis
+    if isinstance(before, AveragePool) and along_both:
+        source = before.input
+    pooled = g.tensor(AveragePool(node.name, source, bins), (tensor.shape[0], *bins))
+    if not along_both:
+        g.means[pooled.name] = axis
+    return pooled
 
 
 def _pooled(g: Builder, node: Node, tensor: Tensor, bins: tuple[int, int]) -> Tensor:

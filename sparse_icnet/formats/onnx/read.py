@@ -480,6 +480,7 @@ _TRANSLATORS: dict[str, Callable[[_Attributes, int, int], Translation]] = {
     "AveragePool": _pool("avgpool"),
     "GlobalAveragePool": _global_average,
     "ReduceMean": _reduce_mean,
+    "MatMul": _plain("matmul", 2),
     "Resize": _resize,
     "Upsample": _resize,
     "Softmax": _softmax,

@@ -4,7 +4,7 @@ What each operation becomes; the name of an operation is that of its node and of
 
     Quantize      [Clip], QuantizeLinear, DequantizeLinear with one scale and zero point
     Convolution   int8 weights > DequantizeLinear per output channel (axis 0), Conv with a float32 bias
-    AveragePool   AveragePool (or MatMul)
+    AveragePool   AveragePool (or MatMul, where windows overlap)
     Resize        Resize: nearest, asymmetric, floor, sizes
     Bilinear      Resize: linear, half_pixel or align_corners, sizes
     Affine        Mul, Add               Argmax   ArgMax, Cast to uint8
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.files import replacing
+from sparse_icnet.formats.exchange.geometry import mean_matrix
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -40,7 +41,6 @@ from sparse_icnet.network.graph import (
     Relu,
     Resize,
     Softmax,
-    pool_windows,
 )
 
 OPSET = 17
@@ -96,14 +96,6 @@ def _holds_classes(graph: Graph, tensor: str) -> bool:
     while isinstance(op, Resize):
         op = graph[op.input]
     return isinstance(op, Argmax)
-
-
-def _means(length: int, bins: int) -> NDArray[np.float32]:
-    """float32 (bins, length): each row averages one window."""
-    matrix = np.zeros((bins, length), np.float32)
-    for row, (start, end) in zip(matrix, pool_windows(length, bins), strict=True):
-        row[start:end] = 1 / (end - start)
-    return matrix
 
 
 def quantized_type(quantizer: Quantizer) -> type[np.uint8] | type[np.int8]:
@@ -235,8 +227,8 @@ class _Writer:
         if not (height % op.bins[0] or width % op.bins[1]):
             kernel = (height // op.bins[0], width // op.bins[1])
             return self.node("AveragePool", (source,), name, kernel_shape=kernel, strides=kernel)
-        rows = self.constant(f"{name}/rows", _means(height, op.bins[0]))
-        columns = self.constant(f"{name}/columns", _means(width, op.bins[1]).T.copy())
+        rows = self.constant(f"{name}/rows", mean_matrix(height, op.bins[0]))
+        columns = self.constant(f"{name}/columns", mean_matrix(width, op.bins[1]).T.copy())
         means = self.node("MatMul", (source, columns), f"{name}/means")
         return self.node("MatMul", (rows, means), name)
 
