@@ -430,6 +430,35 @@ def test_forked_while_another_thread_makes_the_session():
     assert script(_FORK_WHILE_MAKING) == "0\nTrue 1\n"
 
 
+_FORK_WHILE_COMPILING = """
+import os, signal, threading, time
+from sparse_icnet.kernels import machine_code
+begun, done = threading.Event(), []
+
+def compile_():
+    begun.set()
+    time.sleep(0.5)
+    done.append(1)
+    return b""
+
+machine_code._machine_code, machine_code._callable = compile_, lambda code: "run"
+compiler = threading.Thread(target=machine_code.run_function)
+compiler.start()
+begun.wait()
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    os._exit(0 if machine_code.run_function() == "run" and done == [1] else 1)
+print(os.waitpid(child, 0)[1], machine_code.run_function(), done)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_waits_for_the_compiler():
+    """What Numba and LLVM were in the middle of could not be gone on with in the child."""
+    assert script(_FORK_WHILE_COMPILING) == "0 run [1]\n"
+
+
 _EXIT = {
     "workers wait": "right(session, 0)",
     "a thread infers": """
@@ -446,9 +475,8 @@ atexit.register(lambda: print(right(session, 0)))
 
 @pytest.mark.parametrize("how", list(_EXIT))
 def test_the_interpreter_exits(how):
-    for _ in range(3):
-        text = "from test_crew import GRAPH, Session, right\nsession = Session(GRAPH, 4)\n" + _EXIT[how]
-        assert script(text) == ("True\n" if how == "at exit" else "")
+    text = "from test_crew import GRAPH, Session, right\nsession = Session(GRAPH, 4)\n" + _EXIT[how]
+    assert script(text) == ("True\n" if how == "at exit" else "")
 
 
 # --- values made once ------------------------------------------------------------------------------------------------
