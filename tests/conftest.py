@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from networks import random_icnet
+from networks import random_icnet, random_picture
+from PIL import Image
 
 import sparse_icnet
+from sparse_icnet import cli
 from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Graph
+from sparse_icnet.run import machine_code
 
 SIZE = (192, 192)
 
@@ -48,3 +51,31 @@ def camvid() -> Path:
     if not (folder / "val").is_dir():
         pytest.skip("CamVid frames are not here: set SPARSE_ICNET_CAMVID to a folder with val/ and valannot/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels() -> None:
+    """The kernels are there: else the first command says on stderr that it compiles them."""
+    machine_code.warm_up()
+
+
+@pytest.fixture
+def run(capsys, compiled_kernels):
+    """Run a command line here: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """A picture of 140 x 100 pixels, alone in its folder but for what the test puts there."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(random_picture(100, 140, seed=4)).save(path)
+    return path
