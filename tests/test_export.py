@@ -17,6 +17,7 @@ from networks import random_blob, random_picture
 
 from sparse_icnet import formats
 from sparse_icnet.formats.onnx import write as onnx_write
+from sparse_icnet.formats.openvino import ranges
 from sparse_icnet.formats.openvino import write as openvino_write
 from sparse_icnet.network.graph import (
     Affine,
@@ -175,17 +176,17 @@ def any_quantizer(draw: st.DrawFn) -> Quantizer:
 @given(any_quantizer())
 @settings(max_examples=500)
 def test_range_gives_the_scale_back(quantizer):
-    low, high = map(float, openvino_write.activation_range(quantizer))
+    low, high = map(float, ranges.activation_range(quantizer))
     assert np.float32((high - low) / (quantizer.levels - 1)) == quantizer.scale
     assert abs(-low / quantizer.scale - (quantizer.zero_point - quantizer.low)) < 1e-4
 
 
 def test_range_leaves_zero_only_where_it_must():
     scales = np.random.default_rng(0).uniform(0.001, 0.1, 2000).astype(np.float32)
-    lows = [openvino_write.activation_range(Quantizer(float(scale)))[0] for scale in scales]
+    lows = [ranges.activation_range(Quantizer(float(scale)))[0] for scale in scales]
     assert 0 < np.count_nonzero(lows) < 20
     sixteen_bits = np.float32(np.round(np.ldexp(scales, 19)) / 2**19)
-    assert not any(openvino_write.activation_range(Quantizer(float(s)))[0] for s in sixteen_bits)
+    assert not any(ranges.activation_range(Quantizer(float(s)))[0] for s in sixteen_bits)
 
 
 # Round trips
@@ -380,7 +381,7 @@ def test_layer_by_layer_where_no_range_gives_the_scale(peer_graph, blob):
 
     def without_range(quantizer: Quantizer) -> Quantizer:
         scale = np.float32(quantizer.scale)
-        while not openvino_write.activation_range(Quantizer(float(scale)))[0]:
+        while not ranges.activation_range(Quantizer(float(scale)))[0]:
             scale = np.nextafter(scale, np.float32(1))
         return Quantizer(float(scale))
 

@@ -119,9 +119,9 @@ MUTATIONS = {
     "two results": (
         r"</layers>",
         '<layer id="99" name="r" type="Result" version="opset1"/></layers>',
-        " expected one Result",
+        " expected one network output",
     ),
-    "no result": (r'type="Result"', 'type="ReLU"', "expected one Result"),
+    "no result": (r'type="Result"', 'type="ReLU"', "expected one network output"),
     "two inputs": (r'type="ReLU"', 'type="Parameter"', "expected|second"),
     "name of two lines": (r'name="relu"', 'name="re&#10;lu"', "printable name"),
     "long name": (r'name="relu"', f'name="{"x" * 2000}"', "printable name"),

@@ -1,4 +1,4 @@
-"""Geometry of foreign layers: nearest resizing as index maps, bilinear resizing, and automatic padding.
+"""Geometry of layers: nearest resizing as index maps, bilinear resizing, and automatic padding.
 
 The graph knows one nearest resize, index i * size_in // size_out (Q7).  Exporters name it in many ways; a
 coordinate mode is honoured when its index map is this one for the sizes at hand.

@@ -1,138 +1,150 @@
-"""What every reader of a foreign file hands over: nodes of one small vocabulary, bounded and in order.
+"""What every reader of an exchange format hands over: nodes of one small vocabulary, bounded and in any order.
 
-A reader translates the operations of its format to the kinds below and checks what only it can check
-(syntax, sizes, identifiers).  `build` then turns the nodes into a `Graph`.
-
-kind               inputs (None where absent)             attributes
-parameter          -                                      shape (n,c,h,w), -1 for a free batch
-constant           -                                      (value on the node)
-result, identity   x
-convert            x                                      dtype: numpy dtype, None if not supported
-fakequantize       x, il, ih, ol, oh                      levels
-quantizelinear     x, scale, zero point                   axis
-dequantizelinear   x, scale, zero point                   axis
-add, subtract, multiply, divide   a, b
-convolution        x, weight, bias                        strides dilations pads_begin pads_end auto_pad group
-batchnorm          x, gamma, beta, mean, variance         epsilon
-relu               x
-clip               x, low, high                           low, high (in place of the inputs)
-maxpool, avgpool   x                                      as convolution without group, and kernel rounding
-adaptiveavgpool    x, size
-matmul             a, b                                   one of them the constant matrix of an average pool along an axis
-reducemean         x, axes                                axes (in place of the input), keep_dims
-interpolate        x, sizes, scales, axes                 mode (nearest, linear) coordinate nearest axes pads antialias
-softmax            x                                      axis, flattens (True: over all axes from `axis` on)
-argmax             x                                      axis, keep_dims
-topk               x, k                                   axis, mode; output 1 holds the indices
-transpose          x, order                               order (in place of the input)
-squeeze, unsqueeze x, axes                                axes (in place of the input)
-reshape            x, shape                               zero_copies
-shapeof            x                                      start, end
-gather             x, indices, axis                       axis (in place of the input)
-slice              x, starts, ends, axes, steps
-stridedslice       x, begin, end, strides                 begin_mask end_mask new_axis_mask shrink_axis_mask
-concat             x, ...                                 axis
-floor, ceil        x
+A reader translates the operations of its format to entries of `operations.TABLE` and checks what only it can check
+(syntax, sizes, identifiers).  Inputs have the names of the entry and attributes its dataclass, so no reader and no
+converter counts positions.  One operation of a file may become several nodes.  `build` turns the nodes into a `Graph`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.formats.exchange.attributes import Attributes, ConstantAttributes
 
-MAX_NODES = 8192
+MAX_NODES = 8192  # of a file
 MAX_INPUTS = 64  # of one node
 MAX_RANK = 8
 MAX_NAME = 1024
 MAX_ELEMENTS = 1 << 26  # of all constants of a file together, folded ones included
 
-Source = tuple[int, int]  # node, output of that node
+Key = Hashable  # names an output of a node; its own for each output in a file
+
+A_co = TypeVar("A_co", bound=Attributes, covariant=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Node:
-    """One operation of a foreign file.
+class Node(Generic[A_co]):
+    """One operation of a file.
 
-    kind        of the vocabulary above, or "unsupported" with the attribute `type`
+    operation   name of an entry of `operations.TABLE`
     name        unique in the file
     where       "m.xml: layer 41 'conv4_1/reduce'", the start of every error message
-    inputs      where each input comes from, None for an absent optional input
-    value       of a constant
+    outputs     key of each output
+    attributes  an instance of the entry's dataclass
+    inputs      name of the input -> key of the output that it reads; absent optional inputs have no name here
     declared    output shapes as the file states them, None where it does not; negative sizes are free
     """
 
-    kind: str
+    operation: str
     name: str
     where: str
-    inputs: tuple[Source | None, ...] = ()
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    value: NDArray | None = None
+    outputs: tuple[Key, ...]
+    attributes: A_co
+    inputs: Mapping[str, Key] = field(default_factory=dict)
     declared: tuple[tuple[int, ...] | None, ...] = ()
 
 
+AnyNode = Node[Attributes]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class ForeignModel:
-    """`label` (the path, for messages), nodes in any order, and the node that is the one result."""
+class Result:
+    """One output of the network: its name in the file, the start of messages about it, and what it returns."""
+
+    name: str
+    where: str
+    source: Key
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """`label` (the path, for messages), nodes in any order, and the outputs of the network in order."""
 
     label: str
-    nodes: tuple[Node, ...]
-    result: int
+    nodes: tuple[AnyNode, ...]
+    results: tuple[Result, ...]
 
 
-# Inputs that must be there, and the most there may be; the tables of the readers follow this order.
-ARITY = {
-    "parameter": (0, 0),
-    "constant": (0, 0),
-    "fakequantize": (5, 5),
-    "quantizelinear": (2, 3),
-    "dequantizelinear": (2, 3),
-    "add": (2, 2),
-    "subtract": (2, 2),
-    "multiply": (2, 2),
-    "divide": (2, 2),
-    "convolution": (2, 3),
-    "batchnorm": (5, 5),
-    "clip": (1, 3),
-    "adaptiveavgpool": (2, 2),
-    "matmul": (2, 2),
-    "reducemean": (1, 2),
-    "interpolate": (1, 4),
-    "topk": (2, 2),
-    "transpose": (1, 2),
-    "squeeze": (1, 2),
-    "unsqueeze": (1, 2),
-    "reshape": (2, 2),
-    "gather": (2, 3),
-    "slice": (3, 5),
-    "stridedslice": (3, 4),
-    "concat": (1, MAX_INPUTS),
-    "unsupported": (0, MAX_INPUTS),
-}
+NO_ATTRIBUTES = Attributes()
 
 
-def check_inputs(node: Node) -> None:
-    """FormatError unless `node` has the inputs that its kind needs."""
-    least, most = ARITY.get(node.kind, (1, 1))
-    if len(node.inputs) > most or len(node.inputs) < least or None in node.inputs[:least]:
-        found = sum(source is not None for source in node.inputs)
-        expected = f"{least}" if least == most else f"{least} to {most}"
-        raise FormatError(f"{node.where}: expected {expected} inputs, found {found}")
+class FileNode:
+    """One operation of a file on its way to nodes of the table; the readers add what is special to a format.
+
+    type      the operation's name in its format
+    where     start of messages
+    inputs    what it reads, in the order of the file; None for an absent optional input
+    """
+
+    def __init__(
+        self,
+        type: str,
+        name: str,
+        where: str,
+        inputs: Sequence[Key | None],
+        outputs: Sequence[Key],
+        declared: tuple[tuple[int, ...] | None, ...],
+        add: Callable[[AnyNode], None],
+    ) -> None:
+        self.type, self.name, self.where = type, name, where
+        self.inputs, self.declared = list(inputs), declared
+        self._outputs, self._add = tuple(outputs), add
+        self._inner = 0
+
+    def named(self, *names: str | None) -> dict[str, Key]:
+        """The inputs by the names of the table, given in the order of the file; None for one that is not needed."""
+        if len(self.inputs) > len(names):
+            raise FormatError(
+                f"{self.where}: expected at most {len(names)} inputs of {self.type}, found {len(self.inputs)}"
+            )
+        pairs = zip(names, self.inputs, strict=False)
+        return {name: source for name, source in pairs if name is not None and source is not None}
+
+    def gives(
+        self, operation: str, inputs: Mapping[str, Key], attributes: Attributes = NO_ATTRIBUTES
+    ) -> None:
+        """The outputs are those of `operation`."""
+        node = Node(operation, self.name, self.where, self._outputs, attributes, inputs, self.declared)
+        self._add(node)
+
+    def inner(self, operation: str, inputs: Mapping[str, Key], attributes: Attributes = NO_ATTRIBUTES) -> Key:
+        """An operation between inputs and outputs; the key of its output."""
+        self._inner += 1
+        key = (self.name, self._inner)
+        self._add(Node(operation, f"{self.name}/{self._inner}", self.where, (key,), attributes, inputs))
+        return key
+
+    def constant(self, value: NDArray[Any]) -> Key:
+        """A constant that the operation states as an attribute."""
+        return self.inner("constant", {}, ConstantAttributes(value))
 
 
-def in_order(model: ForeignModel) -> list[int]:
-    """The nodes that the result needs, each after its inputs; FormatError on a cycle anywhere in the file."""
+def definitions(model: Model) -> dict[Key, tuple[int, int]]:
+    """Key -> (index of the node, which of its outputs)."""
+    return {
+        key: (index, port) for index, node in enumerate(model.nodes) for port, key in enumerate(node.outputs)
+    }
+
+
+def in_order(model: Model, result: Key) -> list[int]:
+    """The nodes that `result` needs, each after its inputs; FormatError on a cycle anywhere in the file."""
+    defined = definitions(model)
+    sources: list[list[int]] = []
+    for node in model.nodes:
+        unknown = next((key for key in node.inputs.values() if key not in defined), None)
+        if unknown is not None:
+            raise FormatError(f"{node.where}: reads {str(unknown)[:80]!r}, which nothing defines")
+        sources.append([defined[key][0] for key in node.inputs.values()])
     readers: list[list[int]] = [[] for _ in model.nodes]
-    missing = [0] * len(model.nodes)
-    for index, node in enumerate(model.nodes):
-        for source in node.inputs:
-            if source is not None:
-                readers[source[0]].append(index)
-                missing[index] += 1
+    for index, needed in enumerate(sources):
+        for source in needed:
+            readers[source].append(index)
+    missing = [len(needed) for needed in sources]
     order: list[int] = [index for index, count in enumerate(missing) if count == 0]
     for index in order:  # grows while it is read
         for reader in readers[index]:
@@ -144,11 +156,11 @@ def in_order(model: ForeignModel) -> list[int]:
         raise FormatError(
             f"{stuck.where}: expected a graph without cycles, found this layer in or behind one"
         )
-    needed = {model.result}
+    wanted = {defined[result][0]}
     for index in reversed(order):
-        if index in needed:
-            needed.update(source[0] for source in model.nodes[index].inputs if source is not None)
-    return [index for index in order if index in needed]
+        if index in wanted:
+            wanted.update(sources[index])
+    return [index for index in order if index in wanted]
 
 
 class UniqueNames:

@@ -1,4 +1,4 @@
-"""FakeQuantize and QuantizeLinear of foreign files -> integer codes, scales and zero points.
+"""FakeQuantize and QuantizeLinear of exchange files -> integer codes, scales and zero points.
 
 With L levels, input range il..ih and output range ol..oh, FakeQuantize of OpenVINO (opset 1) is
     rint((x - il) / (ih - il) * (L - 1)) / (L - 1) * (oh - ol) + ol,   clipped to the range,
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.exchange.fold import Constant
+from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS
 from sparse_icnet.network.graph import GraphError, Quantizer
 
@@ -181,7 +182,7 @@ def dequantize_linear_constant(
 
 def _along_axis(
     x: Constant, scale: Constant, zero_point: Constant | None, axis: int, where: str
-) -> tuple[NDArray, NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:
     """x, scale (finite, not 0) and zero point, the last two shaped to broadcast along `axis` of x."""
     array = x.values()
     steps = scale.values().astype(np.float64)
@@ -191,7 +192,7 @@ def _along_axis(
             f"{where}: expected finite scales other than 0, found "
             f"{float(steps.min()) if steps.size else 'none'}"
         )
-    result: list[NDArray] = []
+    result: list[NDArray[Any]] = []
     for part, what in ((steps, "scale"), (zeros, "zero point")):
         if part.size == 1:
             result.append(part.reshape(()))
@@ -207,7 +208,7 @@ def _along_axis(
     return array, result[0], result[1]
 
 
-def broadcast(where: str, *parts: Constant | NDArray) -> tuple[int, ...]:
+def broadcast(where: str, *parts: Constant | NDArray[Any]) -> tuple[int, ...]:
     """The shape that `parts` broadcast to, of bounded size."""
     try:
         shape = np.broadcast_shapes(*(part.shape for part in parts))
@@ -220,5 +221,5 @@ def broadcast(where: str, *parts: Constant | NDArray) -> tuple[int, ...]:
     return shape
 
 
-def _pair(low: NDArray, high: NDArray) -> str:
+def _pair(low: NDArray[Any], high: NDArray[Any]) -> str:
     return f"{float(np.max(low)):.6g} and {float(np.min(high)):.6g}"

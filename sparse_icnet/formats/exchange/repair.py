@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.exchange.nodes import ForeignModel
+from sparse_icnet.formats.exchange.nodes import Model
 from sparse_icnet.network.graph import (
     AveragePool,
     Convolution,
@@ -26,7 +26,7 @@ from sparse_icnet.network.graph import (
 )
 
 
-def quantize_before_codes(ops: Iterable[Op], model: ForeignModel, unique: Callable[[str], str]) -> list[Op]:
+def quantize_before_codes(ops: Iterable[Op], model: Model, unique: Callable[[str], str]) -> list[Op]:
     """`ops`, topological, so that every Convolution, MaxPool and AveragePool reads codes.
 
     Raises FormatError, naming the layer, where the file has no quantizer that could move there.
@@ -46,7 +46,7 @@ def quantize_before_codes(ops: Iterable[Op], model: ForeignModel, unique: Callab
 
 
 class _Repair:
-    def __init__(self, ops: list[Op], model: ForeignModel, unique: Callable[[str], str]) -> None:
+    def __init__(self, ops: list[Op], model: Model, unique: Callable[[str], str]) -> None:
         self.ops = {op.name: op for op in ops}
         self.model, self.unique = model, unique
 
@@ -113,12 +113,14 @@ class _Repair:
         if quantizer is None or quantizer.zero_point == quantizer.high:
             return None
         clipped = replace(quantizer, low=quantizer.zero_point)
-        source = Quantize(self.unique(f"{op.name}/codes"), op.input, clipped)
-        self.ops[source.name] = source
+        codes = Quantize(self.unique(f"{op.name}/codes"), op.input, clipped)
+        self.ops[codes.name] = codes
+        source = codes.name
         for step in reversed(path):
-            source = replace(step, name=self.unique(f"{step.name}/codes"), input=source.name)
-            self.ops[source.name] = source
-        return source.name
+            copy = replace(step, name=self.unique(f"{step.name}/codes"), input=source)
+            self.ops[copy.name] = copy
+            source = copy.name
+        return source
 
     def error(self, op: Op) -> FormatError:
         where = next(

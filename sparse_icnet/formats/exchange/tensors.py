@@ -1,4 +1,4 @@
-"""The graph under construction: tensors of a foreign file and the operations made of them.
+"""The graph under construction: tensors of an exchange file and the operations made of them.
 
 Two kinds of tensor stay pending until something reads them as activations, because per-channel scales and
 shifts that follow belong to them:
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.exchange.fold import Constant
-from sparse_icnet.formats.exchange.nodes import Node, UniqueNames
+from sparse_icnet.formats.exchange.constants import Constant
+from sparse_icnet.formats.exchange.nodes import AnyNode, UniqueNames
 from sparse_icnet.network.graph import (
     Affine,
     Argmax,
@@ -32,9 +32,11 @@ from sparse_icnet.network.graph import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingConvolution:
-    """A convolution whose scale and bias (float64) may still change."""
+    """A convolution whose weight scale and bias, float64 (O,), may still change; those in `op` do not count."""
 
     op: Convolution
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +90,7 @@ def is_ordered(tensor: Tensor) -> bool:
     return tensor.axes.replace("1", "") == planar(tensor.shape).replace("1", "")
 
 
-def required(node: Node, value: Value | None, what: str = "an input") -> Constant:
+def required(node: AnyNode, value: Value | None, what: str = "an input") -> Constant:
     """`value` as a constant; FormatError if it is none."""
     if not isinstance(value, Constant):
         raise FormatError(f"{node.where}: expected {what} to be a constant, found an activation or nothing")
@@ -122,7 +124,7 @@ class Builder:
         return isinstance(op, Argmax)
 
     def activation(
-        self, node: Node, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
+        self, node: AnyNode, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
     ) -> Tensor:
         """`value` as an activation in (1, channels, height, width) order."""
         if not isinstance(value, Tensor):
@@ -138,7 +140,7 @@ class Builder:
         return value
 
     def planar_activation(
-        self, node: Node, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
+        self, node: AnyNode, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
     ) -> Tensor:
         tensor = self.activation(node, value, codes_allowed, classes_allowed)
         if not tensor.is_planar:
@@ -160,20 +162,21 @@ class Builder:
     def operand(self, tensor: Tensor) -> str:
         """The operation that holds `tensor`, emitted now if it was pending."""
         if isinstance(tensor.pending, PendingConvolution):
-            return self._emit_convolution(tensor.pending.op)
+            return self._emit_convolution(tensor.pending)
         if isinstance(tensor.pending, PendingInput):
             return self._emit_input(tensor.pending)
         return tensor.name
 
-    def _emit_convolution(self, op: Convolution) -> str:
-        key = (op.name, op.weight_scale.tobytes(), op.bias.tobytes())
+    def _emit_convolution(self, pending: PendingConvolution) -> str:
+        op = pending.op
+        key = (op.name, pending.scale.tobytes(), pending.bias.tobytes())
         if key not in self._emitted:
             # A channel scaled by 0 (batch norm with gamma 0) is a channel of zero weights.
-            dead = op.weight_scale.astype(np.float32) == 0
+            dead = pending.scale.astype(np.float32) == 0
             weight = np.where(dead[:, None, None, None], np.int8(0), op.weight) if dead.any() else op.weight
             with np.errstate(over="ignore"):  # infinity is refused by Graph
-                scale = np.where(dead, 1, op.weight_scale).astype(np.float32)
-                bias = op.bias.astype(np.float32)
+                scale = np.where(dead, 1, pending.scale).astype(np.float32)
+                bias = pending.bias.astype(np.float32)
             self._emitted[key] = self.emit(replace(op, weight=weight, weight_scale=scale, bias=bias))
         return self._emitted[key]
 
@@ -190,13 +193,13 @@ class Builder:
                 self._emitted[key] = self.emit(affine)
             name = self._emitted[key]
         for resize, size in pending.resizes:
-            key = (name, resize, size)
-            if key not in self._emitted:
-                self._emitted[key] = self.emit(Resize(resize, name, size))
-            name = self._emitted[key]
+            step = (name, resize, size)
+            if step not in self._emitted:
+                self._emitted[step] = self.emit(Resize(resize, name, size))
+            name = self._emitted[step]
         return name
 
-    def per_channel(self, node: Node, constant: Constant, tensor: Tensor) -> NDArray[np.float64]:
+    def per_channel(self, node: AnyNode, constant: Constant, tensor: Tensor) -> NDArray[np.float64]:
         """(C,) float64: a constant that broadcasts over `tensor`, the same for every pixel."""
         values = constant.values().astype(np.float64)
         channel = tensor.axes.find("C")
@@ -215,7 +218,7 @@ class Builder:
 
     def scaled(
         self,
-        node: Node,
+        node: AnyNode,
         tensor: Tensor,
         scale: NDArray[np.float64] | float,
         shift: NDArray[np.float64] | float,
@@ -229,9 +232,8 @@ class Builder:
         if (scale == 1).all() and not shift.any():
             return tensor
         match tensor.pending:
-            case PendingConvolution(op):
-                op = replace(op, weight_scale=op.weight_scale * scale, bias=op.bias * scale + shift)
-                return replace(tensor, pending=PendingConvolution(op))
+            case PendingConvolution(op, old, bias):
+                return replace(tensor, pending=PendingConvolution(op, old * scale, bias * scale + shift))
             case PendingInput() as pending:
                 pending = replace(
                     pending,

@@ -79,7 +79,7 @@ def serialize(
     """
     given = (graph.input.name,) if inputs is None else tuple(inputs)
     wanted = (graph.output,) if outputs is None else tuple(outputs)
-    return _Writer(graph, given).model(name, wanted).SerializeToString()
+    return bytes(_Writer(graph, given).model(name, wanted).SerializeToString())
 
 
 def import_onnx() -> Any:
@@ -133,7 +133,7 @@ class _Writer:
         self.nodes.append(node)
         return output
 
-    def constant(self, name: str, array: NDArray) -> str:
+    def constant(self, name: str, array: NDArray[Any]) -> str:
         self.initializers[name] = self.onnx.numpy_helper.from_array(array, name)
         return name
 

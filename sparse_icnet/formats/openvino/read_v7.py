@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.exchange.nodes import ForeignModel, Node, Source, UniqueNames
-from sparse_icnet.formats.openvino.xml import Attributes, Element, Layer, Network
+from sparse_icnet.formats.exchange import attributes as a
+from sparse_icnet.formats.exchange.nodes import AnyNode, Key, Model, Result, UniqueNames
+from sparse_icnet.formats.exchange.operations import MANY
+from sparse_icnet.formats.openvino.operations import LayerNode, window
+from sparse_icnet.formats.openvino.xml import Attributes, Element, Network
 
-PRECISIONS = {
+PRECISIONS: dict[str, type[np.generic]] = {
     "FP32": np.float32,
     "FP16": np.float16,
     "I8": np.int8,
@@ -26,13 +28,6 @@ PRECISIONS = {
     "I16": np.int16,
     "I32": np.int32,
     "I64": np.int64,
-}
-SAME = {  # types that need no attributes
-    "relu": "relu",
-    "add": "add",
-    "subtract": "subtract",
-    "multiply": "multiply",
-    "divide": "divide",
 }
 ELTWISE = {
     "sum": "add",
@@ -42,239 +37,187 @@ ELTWISE = {
     "sub": "subtract",
     "div": "divide",
 }
-SHAPES = {"squeeze": "squeeze", "unsqueeze": "unsqueeze", "shapeof": "shapeof"}
 
-ReadArray = Callable[[str, int, int, "np.dtype | None", tuple[int, ...]], "NDArray | None"]
-
-
-def translate(path: Path, network: Network, read_array: ReadArray) -> ForeignModel:
-    """The layers as foreign nodes; the one output that nothing reads is the result."""
-    return _Translator(path, network, read_array).run()
+ReadArray = Callable[[str, int, int, "np.dtype[Any] | None", tuple[int, ...]], "NDArray[Any] | None"]
 
 
-class _Translator:
+def translate(path: Path, network: Network, read_array: ReadArray) -> Model:
+    """The layers as nodes of the table; the one output that nothing reads is the result."""
+    nodes: list[AnyNode] = []
+    names = UniqueNames()
+    reader = _Reader(path, network, read_array)
+    for index, layer in enumerate(network.layers):
+        outputs: list[Key] = [(index, port) for port in range(len(layer.outputs) or 1)]
+        reader.read(LayerNode(layer, names(layer.name), 0, outputs, nodes.append))
+    layers = network.layers
+    read = {source[0] for layer in layers for source in layer.inputs}
+    ends = [i for i, layer in enumerate(layers) if i not in read and layer.type.lower() != "const"]
+    results = tuple(Result(layers[index].name, layers[index].where, (index, 0)) for index in ends)
+    return Model(str(path), tuple(nodes), results)
+
+
+class _Reader:
     def __init__(self, path: Path, network: Network, read_array: ReadArray) -> None:
         self.path, self.network, self.read_array = path, network, read_array
-        self.nodes: list[Node] = []
-        self.names = UniqueNames()
-        self.outputs: dict[int, int] = {}  # layer index -> node index
 
-    def run(self) -> ForeignModel:
-        layers = self.network.layers
-        # A layer may become several nodes.  Edges may point forward, so a node names the layers it reads (by
-        # negative numbers) until every layer has the node of its output.
-        for index, layer in enumerate(layers):
-            self.outputs[index] = self._layer(layer)
-        nodes = tuple(
-            replace(node, inputs=tuple(self._resolved(source) for source in node.inputs))
-            for node in self.nodes
-        )
-        read = {source[0] for layer in layers for source in layer.inputs}
-        ends = [i for i, layer in enumerate(layers) if i not in read and layer.type.lower() != "const"]
-        if len(ends) != 1:
-            raise FormatError(f"{self.path}: expected one output, found {[layers[i].name for i in ends][:8]}")
-        return ForeignModel(str(self.path), nodes, self.outputs[ends[0]])
-
-    def _resolved(self, source: Source | None) -> Source | None:
-        if source is None or source[0] >= 0:
-            return source
-        return (self.outputs[-1 - source[0]], source[1])
-
-    @staticmethod
-    def _of_layer(source: Source) -> Source:
-        """A source that names a layer (by a negative number) in place of a node."""
-        return (-1 - source[0], source[1])
-
-    def _add(
-        self,
-        kind: str,
-        layer: Layer,
-        inputs: tuple[Source | None, ...],
-        attributes: dict[str, Any] | None = None,
-        value: NDArray | None = None,
-    ) -> int:
-        """Append a node of the layer's output shape; its index."""
-        declared = tuple(port.dims for port in layer.outputs)
-        self.nodes.append(
-            Node(kind, self.names(layer.name), layer.where, inputs, attributes or {}, value, declared)
-        )
-        return len(self.nodes) - 1
-
-    def _constant(self, layer: Layer, value: NDArray) -> Source:
-        self.nodes.append(Node("constant", self.names(f"{layer.name}/constant"), layer.where, (), {}, value))
-        return (len(self.nodes) - 1, 0)
-
-    def _blob(self, layer: Layer, key: str, shape: tuple[int, ...] | None) -> NDArray | None:
+    def blob(self, node: LayerNode, key: str, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
         """The blob `key` of a layer; `shape` None: whatever its size gives."""
-        blob = layer.blobs.get(key)
+        blob = node.layer.blobs.get(key)
         if blob is None:
             return None
-        precision = blob.values.get("precision") or layer.precision or "FP32"
+        precision = blob.values.get("precision") or node.layer.precision or "FP32"
         if precision.upper() not in PRECISIONS:
             raise FormatError(
-                f"{layer.where}: expected a precision of {sorted(PRECISIONS)}, found {precision[:40]!r}"
+                f"{node.where}: expected a precision of {sorted(PRECISIONS)}, found {precision[:40]!r}"
             )
-        dtype = np.dtype(PRECISIONS[precision.upper()])
+        dtype: np.dtype[Any] = np.dtype(PRECISIONS[precision.upper()])
         size = blob.integer("size")
         shape = (max(size, 0) // dtype.itemsize,) if shape is None else shape
-        return self.read_array(layer.where, blob.integer("offset"), size, dtype, shape)
+        return self.read_array(node.where, blob.integer("offset"), size, dtype, shape)
 
-    def _layer(self, layer: Layer) -> int:
-        kind = layer.type.lower()
-        inputs = tuple(self._of_layer(source) for source in layer.inputs)
-        data = layer.data
+    def read(self, node: LayerNode) -> None:
+        kind, data = node.type.lower(), node.data
+        shape = node.layer.outputs[0].dims if node.layer.outputs else ()
         if kind == "input":
-            return self._input(layer)
+            self.input(node, shape)
+            return
         if kind == "const":
-            value = self._blob(layer, "custom", layer.outputs[0].dims if layer.outputs else ())
+            value = self.blob(node, "custom", shape)
             if value is None:
-                raise FormatError(f"{layer.where}: expected a blob 'custom', found {list(layer.blobs)}")
-            return self._add("constant", layer, (), value=value)
-        if not inputs:
-            raise FormatError(f"{layer.where}: expected inputs, found none")
-        if kind in SAME:
-            if kind == "relu" and data.number("negative_slope", 0.0) != 0:
-                raise FormatError(f"{layer.where}: expected a ReLU without negative slope")
-            return self._add(SAME[kind], layer, inputs)
-        if kind in SHAPES:
-            return self._add(SHAPES[kind], layer, inputs)
+                raise FormatError(f"{node.where}: expected a blob 'custom', found {list(node.layer.blobs)}")
+            node.gives("constant", {}, a.ConstantAttributes(value))
+            return
+        if not node.inputs:
+            raise FormatError(f"{node.where}: expected inputs, found none")
         match kind:
+            case "add" | "subtract" | "multiply" | "divide":
+                node.gives(kind, node.named("a", "b"))
+            case "relu":
+                if data.number("negative_slope", 0.0) != 0:
+                    raise FormatError(f"{node.where}: expected a ReLU without negative slope")
+                node.gives(kind, node.named("x"))
+            case "squeeze" | "unsqueeze":
+                node.gives(kind, node.named("x", "axes"), a.AxesAttributes())
+            case "shapeof":
+                node.gives(kind, node.named("x"), a.ShapeOfAttributes())
             case "fakequantize" | "quantize":
-                return self._add("fakequantize", layer, inputs, {"levels": data.whole("levels")})
+                inputs = node.named("x", "input_low", "input_high", "output_low", "output_high")
+                node.gives("fakequantize", inputs, a.FakeQuantizeAttributes(data.whole("levels")))
             case "convolution":
-                return self._convolution(layer, inputs)
+                self.convolution(node)
             case "scaleshift":
-                return self._scale_shift(layer, inputs)
+                self.scale_shift(node)
             case "power":
                 if data.number("power", 1.0) != 1:
-                    raise FormatError(f"{layer.where}: expected power 1, found {data.number('power')}")
+                    raise FormatError(f"{node.where}: expected power 1, found {data.number('power')}")
                 scale, shift = (
                     np.float32(data.number(key, d)) for key, d in (("scale", 1.0), ("shift", 0.0))
                 )
-                return self._scaled(layer, inputs[0], np.asarray(scale), np.asarray(shift))
+                scaled(node, node.inputs[0], np.asarray(scale), np.asarray(shift))
             case "eltwise":
-                return self._eltwise(layer, inputs)
+                eltwise(node)
             case "pooling":
-                return self._pooling(layer, inputs)
+                pooling(node)
             case "resample":
-                return self._resample(layer, inputs)
+                resample(node, shape)
             case "softmax":
-                return self._add("softmax", layer, inputs, {"axis": data.integer("axis", 1)})
+                node.gives(kind, node.named("x"), a.SoftmaxAttributes(data.integer("axis", 1)))
             case "clamp":
-                return self._add(
-                    "clip", layer, inputs, {"low": data.number("min"), "high": data.number("max")}
-                )
+                attributes = a.ClipAttributes(data.number("min"), data.number("max"))
+                node.gives("clip", node.named("x"), attributes)
             case "argmax":
                 if data.integer("top_k", 1) != 1 or data.integer("out_max_val", 0) != 0:
-                    raise FormatError(f"{layer.where}: expected ArgMax of the first index alone")
-                return self._add("argmax", layer, inputs, {"axis": data.integer("axis"), "keep_dims": True})
+                    raise FormatError(f"{node.where}: expected ArgMax of the first index alone")
+                node.gives(kind, node.named("x"), a.ArgmaxAttributes(data.integer("axis")))
             case "permute":
-                return self._add("transpose", layer, inputs, {"order": data.integers("order")})
-            case "reshape" if len(inputs) == 1:
-                shape = np.asarray(layer.outputs[0].dims if layer.outputs else (), np.int64)
-                return self._add("reshape", layer, (inputs[0], self._constant(layer, shape)))
+                node.gives("transpose", node.named("x"), a.TransposeAttributes(data.integers("order")))
             case "reshape":
-                return self._add("reshape", layer, inputs)
+                if len(node.inputs) == 1:
+                    node.inputs.append(node.constant(np.asarray(shape, np.int64)))
+                node.gives(kind, node.named("x", "shape"), a.ReshapeAttributes())
             case "concat":
-                return self._add("concat", layer, inputs, {"axis": data.integer("axis", 1)})
-        return self._add("unsupported", layer, inputs, {"type": layer.type})
+                node.gives(kind, node.named(*MANY), a.AxisAttributes(data.integer("axis", 1)))
+            case _:
+                node.gives("unsupported", node.named(*MANY), a.UnsupportedAttributes(node.type))
 
-    def _input(self, layer: Layer) -> int:
-        shape = layer.outputs[0].dims if layer.outputs else ()
-        node = self._add("parameter", layer, (), {"shape": shape})
-        preprocess = self.network.preprocess
-        if preprocess is None:
-            return node
-        means, scales = _preprocessing(preprocess, f"{self.path}: <pre-process>")
+    def input(self, node: LayerNode, shape: tuple[int, ...]) -> None:
+        if self.network.preprocess is None:
+            node.gives("parameter", {}, a.ParameterAttributes(shape))
+            return
+        means, scales = _preprocessing(self.network.preprocess, f"{self.path}: <pre-process>")
         columns = (1, len(means), 1, 1)
-        return self._scaled(
-            layer, (node, 0), (1 / scales).reshape(columns), (-means / scales).reshape(columns)
-        )
+        pixels = node.inner("parameter", {}, a.ParameterAttributes(shape))
+        scaled(node, pixels, (1 / scales).reshape(columns), (-means / scales).reshape(columns))
 
-    def _scaled(self, layer: Layer, source: Source, scale: NDArray, shift: NDArray | None) -> int:
-        """source * scale + shift."""
-        node = self._add("multiply", layer, (source, self._constant(layer, scale)))
-        if shift is not None:
-            node = self._add("add", layer, ((node, 0), self._constant(layer, shift)))
-        return node
-
-    def _scale_shift(self, layer: Layer, inputs: tuple[Source, ...]) -> int:
-        weights, biases = self._blob(layer, "weights", None), self._blob(layer, "biases", None)
+    def scale_shift(self, node: LayerNode) -> None:
+        weights, biases = self.blob(node, "weights", None), self.blob(node, "biases", None)
         if weights is None:
-            raise FormatError(f"{layer.where}: expected a blob 'weights', found {list(layer.blobs)}")
+            raise FormatError(f"{node.where}: expected a blob 'weights', found {list(node.layer.blobs)}")
         shift = None if biases is None else biases.reshape(1, -1, 1, 1)
-        return self._scaled(layer, inputs[0], weights.reshape(1, -1, 1, 1), shift)
+        scaled(node, node.inputs[0], weights.reshape(1, -1, 1, 1), shift)
 
-    def _convolution(self, layer: Layer, inputs: tuple[Source, ...]) -> int:
-        data, x, rest = layer.data, inputs[0], list(inputs[1:])
-        if not rest:
+    def convolution(self, node: LayerNode) -> None:
+        data = node.data
+        if len(node.inputs) == 1:
             kernel, outputs, group = data.integers("kernel"), data.integer("output"), data.integer("group", 1)
-            channels = layer.ports[0].dims[1] if len(layer.ports[0].dims) == 4 else 0
-            weights = self._blob(layer, "weights", (outputs, channels // max(group, 1), *kernel))
+            dims = node.layer.ports[0].dims
+            channels = dims[1] if len(dims) == 4 else 0
+            weights = self.blob(node, "weights", (outputs, channels // max(group, 1), *kernel))
             if weights is None:
-                raise FormatError(f"{layer.where}: expected weights as an input or a blob, found neither")
-            rest.append(self._constant(layer, weights))
-        if len(rest) == 1:
-            biases = self._blob(layer, "biases", None)
+                raise FormatError(f"{node.where}: expected weights as an input or a blob, found neither")
+            node.inputs.append(node.constant(weights))
+        if len(node.inputs) == 2:
+            biases = self.blob(node, "biases", None)
             if biases is not None:
-                rest.append(self._constant(layer, biases))
-        attributes = {**_window(data), "group": data.integer("group", 1)}
-        return self._add("convolution", layer, (x, *rest[:2]), attributes)
-
-    def _eltwise(self, layer: Layer, inputs: tuple[Source, ...]) -> int:
-        operation = layer.data.text("operation", "sum").lower()
-        coefficients = layer.data.values.get("coeff", "")
-        if operation not in ELTWISE or any(
-            part.strip() not in ("", "1", "1.0") for part in coefficients.split(",")
-        ):
-            raise FormatError(
-                f"{layer.where}: expected Eltwise sum or mul without coefficients, found {operation!r}"
-            )
-        if len(inputs) < 2:
-            raise FormatError(f"{layer.where}: expected 2 inputs of Eltwise, found {len(inputs)}")
-        source, node = inputs[0], -1
-        for other in inputs[1:]:
-            node = self._add(ELTWISE[operation], layer, (source, other))
-            source = (node, 0)
-        return node
-
-    def _pooling(self, layer: Layer, inputs: tuple[Source, ...]) -> int:
-        data = layer.data
-        method = data.text("pool-method", "max").lower()
-        if method not in ("max", "avg"):
-            raise FormatError(f"{layer.where}: pool-method must be max or avg, found {method!r}")
-        attributes = {
-            **_window(data),
-            "kernel": data.integers("kernel"),
-            "rounding": data.text("rounding_type", data.text("rounding-type", "floor")).lower(),
-        }
-        return self._add(f"{method}pool", layer, inputs[:1], attributes)
-
-    def _resample(self, layer: Layer, inputs: tuple[Source, ...]) -> int:
-        method = layer.data.text("type", "caffe.ResampleParameter.NEAREST")
-        if method != "caffe.ResampleParameter.NEAREST" or layer.data.boolean("antialias", False):
-            raise FormatError(f"{layer.where}: expected Resample of type NEAREST, found {method[:60]!r}")
-        dims = layer.outputs[0].dims if layer.outputs else ()
-        if len(dims) != 4:
-            raise FormatError(f"{layer.where}: expected an output of 4 dimensions, found {dims}")
-        attributes = {
-            "mode": "nearest",
-            "coordinate": "asymmetric",
-            "nearest": "floor",
-            "axes": (2, 3),
-        }
-        sizes = self._constant(layer, np.asarray(dims[2:], np.int64))
-        return self._add("interpolate", layer, (inputs[0], sizes, None, None), attributes)
+                node.inputs.append(node.constant(biases))
+        attributes = a.ConvolutionAttributes(**window(data), group=data.integer("group", 1))
+        node.gives("convolution", node.named("x", "weight", "bias"), attributes)
 
 
-def _window(data: Attributes) -> dict[str, object]:
-    return {
-        "strides": data.integers("strides", (1, 1)),
-        "dilations": data.integers("dilations", (1, 1)),
-        "pads_begin": data.integers("pads_begin", (0, 0)),
-        "pads_end": data.integers("pads_end", (0, 0)),
-        "auto_pad": data.text("auto_pad", "explicit").lower() or "explicit",
-    }
+def scaled(node: LayerNode, source: Key | None, scale: NDArray[Any], shift: NDArray[Any] | None) -> None:
+    """source * scale + shift."""
+    factors = {"a": source, "b": node.constant(scale)}
+    if shift is None:
+        node.gives("multiply", factors)
+    else:
+        node.gives("add", {"a": node.inner("multiply", factors), "b": node.constant(shift)})
+
+
+def eltwise(node: LayerNode) -> None:
+    operation = node.data.text("operation", "sum").lower()
+    coefficients = node.data.values.get("coeff", "")
+    if operation not in ELTWISE or any(
+        part.strip() not in ("", "1", "1.0") for part in coefficients.split(",")
+    ):
+        raise FormatError(
+            f"{node.where}: expected Eltwise sum or mul without coefficients, found {operation!r}"
+        )
+    if len(node.inputs) < 2:
+        raise FormatError(f"{node.where}: expected 2 inputs of Eltwise, found {len(node.inputs)}")
+    source, *others, last = node.inputs
+    for other in others:
+        source = node.inner(ELTWISE[operation], {"a": source, "b": other})
+    node.gives(ELTWISE[operation], {"a": source, "b": last})
+
+
+def pooling(node: LayerNode) -> None:
+    method = node.data.text("pool-method", "max").lower()
+    if method not in ("max", "avg"):
+        raise FormatError(f"{node.where}: pool-method must be max or avg, found {method!r}")
+    rounding = node.data.text("rounding_type", node.data.text("rounding-type", "floor")).lower()
+    attributes = a.PoolAttributes(**window(node.data), kernel=node.data.integers("kernel"), rounding=rounding)
+    node.gives(f"{method}pool", {"x": node.inputs[0]}, attributes)
+
+
+def resample(node: LayerNode, shape: tuple[int, ...]) -> None:
+    method = node.data.text("type", "caffe.ResampleParameter.NEAREST")
+    if method != "caffe.ResampleParameter.NEAREST" or node.data.boolean("antialias", False):
+        raise FormatError(f"{node.where}: expected Resample of type NEAREST, found {method[:60]!r}")
+    if len(shape) != 4:
+        raise FormatError(f"{node.where}: expected an output of 4 dimensions, found {shape}")
+    sizes = node.constant(np.asarray(shape[2:], np.int64))
+    attributes = a.InterpolateAttributes("nearest", "asymmetric", "floor", (2, 3))
+    node.gives("interpolate", {"x": node.inputs[0], "sizes": sizes}, attributes)
 
 
 def _preprocessing(element: Element, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -15,17 +15,16 @@ OpenVINO's low-precision passes turn both weight forms into the same int8 convol
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
-from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparse_icnet.files import replacing
+from sparse_icnet.formats.openvino.document import PRECISION, Document, Value, numbers
+from sparse_icnet.formats.openvino.ranges import activation_range
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -46,10 +45,6 @@ from sparse_icnet.network.graph import (
 )
 
 WeightForm = Literal["int8", "fake_quantize"]
-
-_PRECISION = {"f32": "FP32", "i8": "I8", "i32": "I32", "i64": "I64", "u8": "U8"}
-_ELEMENT_TYPE = {"float32": "f32", "int8": "i8", "int64": "i64"}
-_ALIGNMENT = 64  # of each constant in the .bin
 
 
 def save(
@@ -96,119 +91,20 @@ def serialize(
     return _Writer(graph, weights, given).document(name, wanted)
 
 
-def activation_range(quantizer: Quantizer) -> tuple[np.float32, np.float32]:
-    """float32 (low, high) of the output range of `quantizer`, such that a reader gets its scale back exactly.
-
-    A reader computes scale = f32((high - low) / (levels - 1)) and zero point = rint(-low / scale).  The
-    rounded ends scale * (low - z) and scale * (high - z) may give a neighbouring float32, so their neighbours
-    are tried too, nearest first.  An end at zero does not move; one scale in 250 then has no other end that
-    fits, and this end leaves zero by less than a ten-thousandth of a code, as
-    the nearer end of very uneven ranges does.  The zero point does not change.
-    """
-    low, high = _ends(quantizer)
-    for low_steps, high_steps in _NEAREST_STEPS:
-        candidate = _stepped(low, low_steps), _stepped(high, high_steps)
-        if _gives_scale(quantizer, *candidate):
-            return candidate
-    span = float(np.float32(quantizer.scale)) * (quantizer.levels - 1)
-    if abs(low) < abs(high):  # the end nearer to zero moves: its float32 are denser
-        return np.float32(float(high) - span), high
-    return low, np.float32(float(low) + span)
-
-
-def _ends(quantizer: Quantizer) -> tuple[np.float32, np.float32]:
-    below, above = quantizer.low - quantizer.zero_point, quantizer.high - quantizer.zero_point
-    return np.float32(quantizer.scale * below), np.float32(quantizer.scale * above)
-
-
-def _gives_scale(quantizer: Quantizer, low: np.float32, high: np.float32) -> bool:
-    return np.float32((float(high) - float(low)) / (quantizer.levels - 1)) == quantizer.scale
-
-
-_NEAREST_STEPS = sorted(
-    itertools.product(range(-2, 3), repeat=2), key=lambda pair: abs(pair[0]) + abs(pair[1])
-)
-
-
-def _stepped(value: np.float32, steps: int) -> np.float32:
-    """`value` moved by `steps` float32 neighbours; zero stays zero."""
-    if value == 0:
-        return value
-    return (np.array(value, np.float32).view(np.int32) + np.int32(steps)).view(np.float32)[()]
-
-
-Value = tuple[int, int]  # (layer, output port)
-
-
-class _Writer:
+class _Writer(Document):
     """Collects layers, edges and constants; `document` asks for outputs, tensors are added on first use."""
 
     def __init__(self, graph: Graph, weights: WeightForm, inputs: tuple[str, ...]) -> None:
+        super().__init__()
         self.graph, self.weights = graph, weights
-        self.layers: list[ElementTree.Element] = []
-        self.edges: list[tuple[Value, tuple[int, int]]] = []
-        self.constants = bytearray()
-        self.shapes: dict[Value, tuple[tuple[int, ...], str]] = {}
-        self.known_constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self.values: dict[str, Value] = {}  # tensor name -> the value its consumers read
         self.given = frozenset(inputs)
         for tensor in inputs:
             self.values[tensor] = self.parameter(tensor)
 
-    # Layers
-
-    def layer(
-        self,
-        kind: str,
-        name: str,
-        sources: Sequence[Value],
-        shape: tuple[int, ...] | None,
-        data: dict[str, str] | None = None,
-        opset: int = 1,
-        element: str = "f32",
-        outputs: int = 1,
-        tensor: str | None = None,
-    ) -> Value:
-        """Append a layer; returns its last output (its only one, but for TopK)."""
-        number = len(self.layers)
-        layer = ElementTree.Element("layer", id=str(number), name=name, type=kind, version=f"opset{opset}")
-        if data:
-            ElementTree.SubElement(layer, "data", data)
-        if sources:
-            ports = ElementTree.SubElement(layer, "input")
-            for port, source in enumerate(sources):
-                source_shape, source_element = self.shapes[source]
-                _port(ports, port, source_shape, source_element)
-                self.edges.append((source, (number, port)))
-        value = (number, len(sources))
-        if shape is not None:
-            ports = ElementTree.SubElement(layer, "output")
-            for _ in range(outputs):
-                value = (number, len(sources) + len(ports))
-                _port(ports, value[1], shape, element, tensor)
-                self.shapes[value] = (shape, element)
-        self.layers.append(layer)
-        return value
-
-    def constant(self, name: str, array: NDArray) -> Value:
-        content = array.tobytes()
-        element = _ELEMENT_TYPE[array.dtype.name]
-        key = (element, array.shape, content)
-        if key not in self.known_constants:
-            self.constants += bytes(-len(self.constants) % _ALIGNMENT)
-            data = {
-                "element_type": element,
-                "shape": _numbers(array.shape),
-                "offset": str(len(self.constants)),
-                "size": str(len(content)),
-            }
-            self.constants += content
-            self.known_constants[key] = self.layer("Const", name, (), array.shape, data, element=element)
-        return self.known_constants[key]
-
     def parameter(self, tensor: str) -> Value:
         shape = (1, *self.graph.shape(tensor))
-        data = {"shape": _numbers(shape), "element_type": "f32"}
+        data = {"shape": numbers(shape), "element_type": "f32"}
         quantizer = self.graph.quantizer(tensor)
         name = tensor if quantizer is None else f"{tensor}/given"
         value = self.layer("Parameter", name, (), shape, data, tensor=name)
@@ -254,11 +150,11 @@ class _Writer:
             case Convolution():
                 return self.convolution(op, sources[0], shape)
             case Add(name=name):
-                return self.binary("Add", name, *sources, shape)
+                return self.binary("Add", name, sources[0], sources[1], shape)
             case Relu(name=name):
                 return self.layer("ReLU", name, sources, shape, tensor=name)
             case MaxPool(name=name, kernel=kernel, stride=stride, padding=padding):
-                data = _window(stride, padding) | {"kernel": _numbers(kernel)}
+                data = _window(stride, padding) | {"kernel": numbers(kernel)}
                 data |= {"rounding_type": "floor", "auto_pad": "explicit"}
                 return self.layer("MaxPool", name, sources, shape, data, tensor=name)
             case AveragePool():
@@ -282,7 +178,7 @@ class _Writer:
 
     def convolution(self, op: Convolution, source: Value, shape: tuple[int, ...]) -> Value:
         weight = self.int8_weight(op) if self.weights == "int8" else self.fake_quantized_weight(op)
-        data = _window(op.stride, op.padding) | {"dilations": _numbers(op.dilation), "auto_pad": "explicit"}
+        data = _window(op.stride, op.padding) | {"dilations": numbers(op.dilation), "auto_pad": "explicit"}
         value = self.layer("Convolution", op.name, (source, weight), shape, data)
         bias = self.constant(f"{op.name}/bias/values", op.bias.reshape(1, -1, 1, 1))
         data = {"auto_broadcast": "numpy"}
@@ -346,55 +242,25 @@ class _Writer:
         self.layer("TopK", op.name, (source, one), shape, data, opset=11, outputs=2)
         indices = self.layers[number].find("output/port[2]")
         assert indices is not None
-        indices.set("precision", _PRECISION["i32"])
+        indices.set("precision", PRECISION["i32"])
         self.shapes[(number, 3)] = (shape, "i32")
         data = {"destination_type": "u8"}
         return self.layer(
             "Convert", f"{op.name}/u8", ((number, 3),), shape, data, element="u8", tensor=op.name
         )
 
-    # The document
-
     def document(self, name: str, outputs: tuple[str, ...]) -> tuple[bytes, bytes]:
         for tensor in outputs:
             # An output that is also an input is computed afresh: its consumers read the parameter.
             value = self.operation(self.graph[tensor]) if tensor in self.given else self.value(tensor)
             self.layer("Result", f"{tensor}/result", (value,), None)
-        net = ElementTree.Element("net", name=name, version="11")
-        ElementTree.SubElement(net, "layers").extend(self.layers)
-        edges = ElementTree.SubElement(net, "edges")
-        for (from_layer, from_port), (to_layer, to_port) in self.edges:
-            ends = {
-                "from-layer": from_layer,
-                "from-port": from_port,
-                "to-layer": to_layer,
-                "to-port": to_port,
-            }
-            ElementTree.SubElement(edges, "edge", {key: str(number) for key, number in ends.items()})
-        ElementTree.SubElement(net, "rt_info")
-        ElementTree.indent(net)
-        xml = ElementTree.tostring(net, encoding="utf-8", xml_declaration=True)
-        return xml + b"\n", bytes(self.constants)
-
-
-def _port(
-    parent: ElementTree.Element, number: int, shape: Sequence[int], element: str, tensor: str | None = None
-) -> None:
-    port = ElementTree.SubElement(parent, "port", id=str(number), precision=_PRECISION[element])
-    if tensor is not None:
-        port.set("names", tensor.replace(",", "\\,"))  # a comma separates names
-    for length in shape:
-        ElementTree.SubElement(port, "dim").text = str(length)
+        return self.files(name)
 
 
 def _window(stride: tuple[int, int], padding: tuple[int, int, int, int]) -> dict[str, str]:
     top, left, bottom, right = padding
     return {
-        "strides": _numbers(stride),
-        "pads_begin": _numbers((top, left)),
-        "pads_end": _numbers((bottom, right)),
+        "strides": numbers(stride),
+        "pads_begin": numbers((top, left)),
+        "pads_end": numbers((bottom, right)),
     }
-
-
-def _numbers(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
