@@ -246,9 +246,10 @@ def _info(commands: Commands) -> None:
         "info",
         "what a model is made of, layer by layer",
         """\
-Prints of each convolution its shape, the share of zero weights, how many 1x4
-and 4x4 blocks (output x input channels) hold a non-zero, which kernel the
-engine chose and why, and the bytes of its packed weights.""",
+Prints of each convolution its shape, the share of zero weights, the share of
+4x4 blocks (output x input channels) that hold nothing but zeros, and which
+kernel the engine chose; on a wider terminal also why, the size of its output,
+the bytes of its packed weights, the share of empty 1x4 blocks.""",
     )
     add_model(parser)
     add_json(parser)

@@ -16,12 +16,13 @@ def add_model(
     text: str = "see --model",
 ) -> None:
     """--model, and the place for it that some commands have as well: `parse` makes one of both."""
+    default = " (default)" if metavar == "MODEL" else ""
     if positional:
         parser.add_argument("model_here", nargs="?", metavar=metavar, help=text)
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="a file, or a bundled model by its name: sparse-60 (default) or block4x4",
+        help=f"a file, or a bundled model by its name: sparse-60{default} or block4x4",
     )
 
 
