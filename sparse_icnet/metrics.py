@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from sparse_icnet.network.icnet import CLASSES
 IGNORED = CLASSES.index("unlabelled")
 
 
-def confusion_matrix(labels: NDArray, predictions: NDArray, classes: int = len(CLASSES)) -> NDArray[np.int64]:
+def confusion_matrix(
+    labels: NDArray[Any], predictions: NDArray[Any], classes: int = len(CLASSES)
+) -> NDArray[np.int64]:
     """int64 (classes, classes): pixels by label (row) and predicted class (column).
 
     labels, predictions  integer arrays of one shape, values 0..classes-1

@@ -266,7 +266,7 @@ def chosen_target() -> Target:
 def target_cpu() -> str:
     """LLVM's name of the CPU that Numba compiles for."""
     name = os.environ.get("NUMBA_CPU_NAME", "")
-    return name if name not in ("", "host") else binding.get_host_cpu_name()
+    return name if name not in ("", "host") else str(binding.get_host_cpu_name())
 
 
 def is_x86() -> bool:
@@ -278,7 +278,7 @@ def is_arm64() -> bool:
 
 
 def _architecture() -> str:
-    return binding.get_process_triple().split("-")[0]
+    return str(binding.get_process_triple()).split("-")[0]
 
 
 def _features() -> dict[str, bool]:

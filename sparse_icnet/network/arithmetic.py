@@ -6,7 +6,7 @@ tests the kernels and not two derivations of the same constant.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 Array32 = NDArray[np.float32]
 
 
+@overload
+def f32(value: float) -> np.float32: ...
+@overload
+def f32(value: NDArray[np.float64]) -> Array32: ...
 def f32(value: float | NDArray[np.float64]) -> np.float32 | Array32:
     """Round a float64 to float32, half to even."""
-    return np.asarray(value, np.float64).astype(np.float32)[()]
+    rounded: np.float32 | Array32 = np.asarray(value, np.float64).astype(np.float32)[()]
+    return rounded
 
 
 def dequantize_multiplier(quantizer: Quantizer, unit: float) -> np.float32:
@@ -72,7 +77,9 @@ def exp(x: Array32) -> Array32:
     for c in EXP_POLYNOMIAL[1:]:
         p = p * r + c
     p = (p * (r * r) + r) + np.float32(1.0)
-    return p * ((k.astype(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
+    power: Array32 = ((k.astype(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
+    result: Array32 = p * power
+    return result
 
 
 def interpolation(

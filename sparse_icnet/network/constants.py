@@ -22,11 +22,13 @@ from sparse_icnet.network.graph import (
     Graph,
     GraphError,
     Input,
+    MaxPool,
     Normalization,
     Quantize,
     Relu,
     Resize,
     Softmax,
+    assert_never,
 )
 
 OVERFLOW = 2.0**128 - 2.0**103  # the least float64 that float32 rounds to infinity
@@ -98,4 +100,8 @@ def smallest_units(graph: Graph) -> Mapping[str, float]:
             case Add() | Relu() | Resize() | Bilinear():
                 for source in op.inputs:
                     units[source] = min(units[source], units[op.name])
+            case Input() | Affine() | Convolution() | MaxPool() | AveragePool():
+                pass
+            case _:
+                assert_never(op)
     return units

@@ -63,7 +63,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -598,6 +598,11 @@ def convolution_output_size(length: int, kernel: int, stride: int, dilation: int
     return (length + padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
+def assert_never(op: NoReturn) -> NoReturn:
+    """The end of a match over operations: to the type checker an error unless every kind of operation has its case."""
+    raise TypeError(f"unknown operation {op!r}")
+
+
 def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
     """Shape of `op`'s output, after checking that `op` may stand where it stands."""
 
@@ -659,6 +664,8 @@ def _checked_shape(graph: Graph, op: Op, shapes: Mapping[str, Shape]) -> Shape:
             return 1, height, width
         case Quantize() | Relu() | Softmax():
             pass
+        case _:
+            assert_never(op)
     return shape
 
 
@@ -671,7 +678,9 @@ def _check_window(kernel: Size, dilation: Size, fail: Callable[[str, object], Gr
         raise fail(f"a dilated kernel of at most {MAX_LENGTH} rows and columns", tuple(reach))
 
 
-def _convolution_shape(op: Convolution, shape: Shape, quantizer: Quantizer | None, fail) -> Shape:
+def _convolution_shape(
+    op: Convolution, shape: Shape, quantizer: Quantizer | None, fail: Callable[[str, object], GraphError]
+) -> Shape:
     channels, height, width = shape
     if quantizer is None:
         raise fail("a quantized input", f"the real tensor {op.input!r}")

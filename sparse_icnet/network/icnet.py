@@ -101,7 +101,7 @@ class BlockSpec:
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        layers = (
+        layers: tuple[LayerSpec, ...] = (
             LayerSpec(f"{self.name}/reduce", self.middle, self.inputs, 1, self.stride),
             LayerSpec(f"{self.name}/3x3", self.middle, self.middle, 3, 1, self.dilation),
             LayerSpec(f"{self.name}/increase", self.outputs, self.middle, 1),

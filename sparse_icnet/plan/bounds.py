@@ -8,14 +8,19 @@ import numpy as np
 
 from sparse_icnet.network.graph import (
     Add,
+    Affine,
+    Argmax,
     AveragePool,
     Bilinear,
     Convolution,
     Graph,
+    Input,
     MaxPool,
     Quantize,
     Relu,
     Resize,
+    Softmax,
+    assert_never,
 )
 from sparse_icnet.operators.storage import PlanError
 
@@ -41,8 +46,10 @@ def largest_values(graph: Graph) -> dict[str, float]:
                 bound = largest[op.left] + largest[op.right]
             case Relu() | Resize() | Bilinear() | MaxPool() | AveragePool():
                 bound = largest[op.input]
-            case _:
+            case Input() | Affine() | Softmax() | Argmax():
                 bound = math.inf
+            case _:
+                assert_never(op)
         largest[op.name] = bound
     return largest
 

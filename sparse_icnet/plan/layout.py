@@ -10,7 +10,7 @@ from sparse_icnet.operators.operator import Operator
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.storage import AnyMap, Block, CodesMap, Demand, MapLayout, Storage
 from sparse_icnet.plan.arena import Arena, Piece
-from sparse_icnet.plan.budget import check_memory
+from sparse_icnet.plan.budget import check_memory, check_scratch
 from sparse_icnet.plan.program import Placement, Program
 from sparse_icnet.plan.schedule import lifetimes, offsets
 
@@ -45,6 +45,8 @@ def lay_out(program: Program, keep_tensors: bool) -> Placement:
     keep_tensors  each has memory of its own; else those that are not alive at a time share it
     """
     operators = program.operators()
+    for operator in operators:
+        check_scratch(operator.scratch, program.threads, f"operation {operator.name!r}")
     wanted, alive = folded(operators), lifetimes(operators)
     layouts: dict[AnyMap, MapLayout] = {}
     for storage in alive:

@@ -13,6 +13,7 @@ from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import (
     Add,
     Affine,
+    Argmax,
     AveragePool,
     Bilinear,
     Convolution,
@@ -25,23 +26,25 @@ from sparse_icnet.network.graph import (
     Relu,
     Resize,
     Size,
+    Softmax,
+    assert_never,
     pruned,
 )
 from sparse_icnet.operators.convolution.plan import ConvolutionStep
-from sparse_icnet.operators.elementwise.plan import CombineStep, ExpandStep
+from sparse_icnet.operators.elementwise.plan import CombineStep, spread
 from sparse_icnet.operators.input.plan import BlobStep, ImageStep
 from sparse_icnet.operators.operator import Operator
 from sparse_icnet.operators.outputs import Addend
-from sparse_icnet.operators.pooling.plan import AveragePoolStep, MaxPoolStep, PyramidStep
+from sparse_icnet.operators.pooling.plan import MaxPoolStep, PyramidStep
 from sparse_icnet.operators.pooling.stages import Stage, stages_of
 from sparse_icnet.operators.storage import CodesMap, Grid, PlanError, RealMap, View
 from sparse_icnet.operators.winograd.plan import WinogradInputStep, WinogradStep
-from sparse_icnet.operators.winograd.tiling import tiling
+from sparse_icnet.operators.winograd.tiling import Tiling, tiling
 from sparse_icnet.plan.bounds import check_magnitudes, largest_values, saturates_as_bytes
-from sparse_icnet.plan.budget import check_graph, check_scratch, check_work
+from sparse_icnet.plan.budget import check_graph, check_work
 from sparse_icnet.plan.copies import with_copies
-from sparse_icnet.plan.ends import Ends, ends_of
-from sparse_icnet.plan.policy import Geometry, Policy
+from sparse_icnet.plan.ends import ends_of
+from sparse_icnet.plan.policy import Choice, Geometry, Policy
 from sparse_icnet.plan.program import Program, Start
 from sparse_icnet.plan.schedule import depth_first
 from sparse_icnet.target import MicroKernel
@@ -75,12 +78,9 @@ class _Selection:
         self.real_views: dict[tuple[str, float], View] = {}
         self.heads: dict[Start, Operator] = {}
 
-    # --- the whole ---------------------------------------------------------------------------------------------------
-
     def program(self) -> Program:
-        ends: Ends = ends_of(self.graph)
-        # The codes that windows read, those first that others are made from: from here on the methods that call each
-        # other go no deeper than one expression, whose depth `budget` bounds.
+        ends = ends_of(self.graph)
+        # What windows read, from the first on: so methods that call each other go no deeper than one expression (`budget`).
         for op in pruned(self.graph.ops, self.graph.output):
             if isinstance(op, Convolution | MaxPool | AveragePool):
                 self._codes(op.input)
@@ -88,7 +88,7 @@ class _Selection:
         tails = ends.tails(logits, self.threads)
         if not self.heads:
             raise PlanError("no convolution reads the network input")
-        program = Program(
+        return Program(
             self.graph,
             self.grid,
             self.heads,
@@ -100,9 +100,6 @@ class _Selection:
             ends.output_shape,
             self.threads,
         )
-        for operator in program.operators():
-            check_scratch(operator.scratch, self.threads, f"operation {operator.name!r}")
-        return program
 
     # --- tensors ---------------------------------------------------------------------------------------------------
 
@@ -117,8 +114,20 @@ class _Selection:
                     view = self._max_pool(op)
                 case Quantize():
                     view = self._quantize(op)
-                case _:
+                case (
+                    Input()
+                    | Affine()
+                    | Convolution()
+                    | Add()
+                    | Relu()
+                    | AveragePool()
+                    | Bilinear()
+                    | Softmax()
+                    | Argmax()
+                ):
                     raise PlanError(f"operation {name!r} ({type(op).__name__}) holds no codes")
+                case _:
+                    assert_never(op)
             self.codes_views[name] = view
         return self.codes_views[name]
 
@@ -154,10 +163,12 @@ class _Selection:
                     raise PlanError(
                         f"operation {name!r}: a bilinear upsampling must be read by the last softmax or argmax alone"
                     )
-                case _:
+                case Input() | Affine() | AveragePool() | Softmax() | Argmax():
                     raise PlanError(
                         f"operation {name!r} ({type(op).__name__}) is not supported where real values are needed"
                     )
+                case _:
+                    assert_never(op)
             self.real_views[key] = view
         return self.real_views[key]
 
@@ -169,13 +180,9 @@ class _Selection:
                 f"operation {name!r} ({type(op).__name__}): only pooled maps may have a size ({self._size(name)}) "
                 f"that is no multiple of the grid {self.grid.rows}x{self.grid.columns}"
             )
-        channels, rows, columns = self.graph.shape(name)
-        _, height, width = self.graph.shape(op.input)
-        source = self._codes(op.input)
-        means = AveragePoolStep.block(f"{name}/mean", channels, (rows, columns))
-        pool = AveragePoolStep(name, source, (height, width), (rows, columns), unit, means)
-        out = View.of(RealMap(f"{name}/spread", channels, phases, self.grid))
-        self.body += [pool, ExpandStep(f"{name}/spread", means, (rows, columns), out)]
+        shapes = self.graph.shape(name), self.graph.shape(op.input)
+        steps, out = spread(name, self._codes(op.input), *shapes, phases, unit)
+        self.body += steps
         return out
 
     # --- operators ---------------------------------------------------------------------------------------------------
@@ -246,12 +253,13 @@ class _Selection:
         """Append the step that computes `op`, then adds `addend`, into a new map."""
         phases = self._phases(op.name)
         size = self.graph.shape(op.name)[1:]
+        tiles: Tiling | None = None
         if isinstance(addend, ConvolutionStep):  # which runs with the tiles of a direct convolution
-            tiles, (kernel, reason) = None, (addend.kernel, addend.reason)
+            choice = Choice(addend.kernel, addend.reason)
         else:
             tiles = tiling(op, size, phases, self.grid, addend is None)
             choice = self.policy.convolution(op, Geometry(math.prod(phases), self.grid.vectors, tiles))
-            kernel, reason = choice.kernel, choice.reason
+        kernel, reason = choice.kernel, choice.reason
         saturates = quantize is not None and saturates_as_bytes(quantize, self.largest)
         out = self._map(target, op.weight.shape[0], phases, quantize.quantizer if quantize else None)
         if isinstance(kernel, MicroKernel):

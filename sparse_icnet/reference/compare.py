@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -290,7 +290,7 @@ def _checked(graph: Graph, blob: Blob, index: int) -> Blob:
 
 
 def _against_oracle(
-    report: Report, graph: Graph, label: str, blob: Blob, result: NDArray, engine: Engine
+    report: Report, graph: Graph, label: str, blob: Blob, result: NDArray[Any], engine: Engine
 ) -> Report:
     expected = Oracle(graph, blob).output()
     report = replace(
@@ -345,7 +345,7 @@ class _Peer:
     """An execution to compare with; `graph64` is what it computes if all its arithmetic were exact."""
 
     name: str
-    run: Callable[[NDArray[np.float32]], NDArray]
+    run: Callable[[NDArray[np.float32]], NDArray[Any]]
     graph64: Graph
 
 
@@ -364,10 +364,10 @@ def _peers(graph: Graph, against: Against, threads: int | None) -> tuple[_Peer, 
 
 
 def _against_peers(
-    report: Report, graph: Graph, label: str, blob: Blob, result: NDArray, peers: Sequence[_Peer]
+    report: Report, graph: Graph, label: str, blob: Blob, result: NDArray[Any], peers: Sequence[_Peer]
 ) -> Report:
     single = classes(graph, evaluate_float(graph, blob, np.float32, (graph.output,))[graph.output])
-    doubles: dict[int, NDArray] = {}
+    doubles: dict[int, NDArray[Any]] = {}
     rows = []
     for peer in peers:
         key = id(peer.graph64)
@@ -379,7 +379,7 @@ def _against_peers(
             report = replace(report, trivial=(*report.trivial, f"{label}: {peer.name}: {trivial}"))
         row = difference(peer.name, label, result, expected, graph)
         rows.append(replace(row, floor=int(np.count_nonzero(single != doubles[key]))))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if report.against == "onnxruntime":
         notes = (
             "ONNX Runtime int8 rounds biases to int32 in the unit of its accumulators; "
@@ -415,14 +415,15 @@ def cell_size(graph: Graph) -> int:
 # What both need
 
 
-def classes(graph: Graph, output: NDArray) -> NDArray[np.uint8]:
+def classes(graph: Graph, output: NDArray[Any]) -> NDArray[np.uint8]:
     """(H, W) classes of a network output (C, H, W)."""
-    if output.dtype == np.uint8:
-        return output[0]
-    return output.argmax(0).astype(np.uint8)
+    best: NDArray[np.uint8] = output[0] if output.dtype == np.uint8 else output.argmax(0).astype(np.uint8)
+    return best
 
 
-def difference(runtime: str, image: str, found: NDArray, expected: NDArray, graph: Graph) -> Difference:
+def difference(
+    runtime: str, image: str, found: NDArray[Any], expected: NDArray[Any], graph: Graph
+) -> Difference:
     """How `found` differs from `expected`, both (C, H, W) outputs of `graph`."""
     if found.shape != expected.shape:
         raise ValueError(f"{runtime}: expected an output of shape {expected.shape}, found {found.shape}")
@@ -435,7 +436,7 @@ def difference(runtime: str, image: str, found: NDArray, expected: NDArray, grap
     return Difference(runtime, image, differing.size, int(np.count_nonzero(differing)), largest, mean, equal)
 
 
-def triviality(graph: Graph, output: NDArray) -> str | None:
+def triviality(graph: Graph, output: NDArray[Any]) -> str | None:
     """Why the output (C, H, W) proves nothing, or None."""
     if output.dtype.kind == "f":
         if not np.isfinite(output).all():
@@ -470,7 +471,7 @@ class LayerPeer(Protocol):
 
 
 class LayerRunner(Protocol):
-    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray]: ...
+    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]: ...
 
 
 def layer_by_layer(graph: Graph, blob: Blob, peer: LayerPeer) -> tuple[LayerDifference, ...]:

@@ -51,11 +51,12 @@ class OnnxRuntimeModel:
             self.inputs = tuple(value.name for value in self._session.get_inputs())
             self.outputs = tuple(value.name for value in self._session.get_outputs())
 
-    def __call__(self, blob: NDArray[np.float32]) -> NDArray:
+    def __call__(self, blob: NDArray[np.float32]) -> NDArray[Any]:
         """1x3xHxW float32 -> the first output, 1xCxHxW float32 (uint8 for a class map)."""
-        return self._session.run(None, {self._session.get_inputs()[0].name: blob})[0]
+        first: NDArray[Any] = self._session.run(None, {self._session.get_inputs()[0].name: blob})[0]
+        return first
 
-    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray]:
+    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
         """Real values (C, H, W) of every tensor in `inputs` -> those of every tensor in `outputs`."""
         blobs = {
             value.name: np.ascontiguousarray(values[name], np.float32)[None]
@@ -80,7 +81,8 @@ def image_to_classes(
     (source,) = session.get_inputs()
 
     def classes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return session.run(None, {source.name: image[None]})[0][0, 0]
+        map: NDArray[np.uint8] = session.run(None, {source.name: image[None]})[0][0, 0]
+        return map
 
     return classes
 
@@ -185,7 +187,7 @@ def with_image_and_classes(graph: Graph, size: Size | None) -> bytes:
     channels, height, width = graph.input.shape
     nodes: list[Any] = []
 
-    def constant(name: str, array: NDArray) -> str:
+    def constant(name: str, array: NDArray[Any]) -> str:
         network.initializer.append(onnx.numpy_helper.from_array(array, name))
         return name
 
@@ -236,4 +238,5 @@ def with_image_and_classes(graph: Graph, size: Size | None) -> bytes:
     ):
         network.ClearField(field)
         getattr(network, field).extend(values)
-    return model.SerializeToString()
+    serialized: bytes = model.SerializeToString()
+    return serialized

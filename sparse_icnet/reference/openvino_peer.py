@@ -45,16 +45,16 @@ class OpenVinoModel:
         )
         self._request = self._compiled.create_infer_request()
 
-    def __call__(self, blob: NDArray[np.float32]) -> NDArray:
+    def __call__(self, blob: NDArray[np.float32]) -> NDArray[Any]:
         """1x3xHxW float32 -> the first output, 1xCxHxW float32 (uint8 for a class map)."""
         return self._infer([blob])[0]
 
-    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray]:
+    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
         """Real values (C, H, W) of every tensor in `inputs` -> those of every tensor in `outputs`."""
         results = self._infer([np.ascontiguousarray(values[name], np.float32)[None] for name in self.inputs])
         return {name: result[0] for name, result in zip(self.outputs, results, strict=True)}
 
-    def _infer(self, blobs: list[NDArray[np.float32]]) -> list[NDArray]:
+    def _infer(self, blobs: list[NDArray[np.float32]]) -> list[NDArray[Any]]:
         self._request.infer(blobs)
         return [np.array(tensor.data) for tensor in self._request.output_tensors]
 
@@ -123,7 +123,8 @@ def image_to_classes(
 
     def classes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         request.infer([image[None]], share_inputs=True)
-        return request.get_output_tensor().data[0, 0]
+        map: NDArray[np.uint8] = request.get_output_tensor().data[0, 0]
+        return map
 
     return classes
 
@@ -136,7 +137,8 @@ def blob_to_probabilities(
 
     def probabilities(blob: NDArray[np.float32]) -> NDArray[np.float32]:
         request.infer([blob], share_inputs=True)
-        return request.get_output_tensor().data
+        result: NDArray[np.float32] = request.get_output_tensor().data
+        return result
 
     return probabilities
 

@@ -8,6 +8,7 @@ between its two precisions is the noise floor of any comparison with another run
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from sparse_icnet.network.graph import (
     Resize,
     Size,
     Softmax,
+    assert_never,
     pool_windows,
 )
 from sparse_icnet.reference.smooth import bilinear, smooth_classes
@@ -64,7 +66,7 @@ class Oracle:
             tuple[str, float], NDArray[np.float32]
         ] = {}  # real values that are read more than once
 
-    def output(self) -> NDArray:
+    def output(self) -> NDArray[Any]:
         return self.value(self.graph.output)
 
     def logits(self) -> NDArray[np.float32]:
@@ -83,7 +85,7 @@ class Oracle:
             op = self.graph[op.input]
         return (op.input, op.align_corners) if isinstance(op, Bilinear) else (op.name, False)
 
-    def value(self, name: str) -> NDArray:
+    def value(self, name: str) -> NDArray[Any]:
         """The output of `name` as the network would return it: classes, codes or real values."""
         match self.graph[name]:
             case Argmax(input=source):
@@ -98,8 +100,10 @@ class Oracle:
             case Bilinear(input=source, size=size, align_corners=align_corners):
                 return smooth_classes(self.real(source, 1.0), size, align_corners)
             case Resize(input=source, size=size):
-                return nearest(self._classes(source)[None], size)[0]
-        return self.real(name, 1.0).argmax(0).astype(np.uint8)
+                map: NDArray[np.uint8] = nearest(self._classes(source)[None], size)[0]
+                return map
+        best: NDArray[np.uint8] = self.real(name, 1.0).argmax(0).astype(np.uint8)
+        return best
 
     def _is_classes(self, name: str) -> bool:
         while isinstance(op := self.graph[name], Resize):
@@ -139,7 +143,20 @@ class Oracle:
                 return nearest(self.codes(source), size)
             case MaxPool(input=source):
                 return max_pool(self.codes(source), op)
-        raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no codes")
+            case (
+                Input()
+                | Affine()
+                | Convolution()
+                | Add()
+                | Relu()
+                | AveragePool()
+                | Bilinear()
+                | Softmax()
+                | Argmax()
+            ):
+                raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no codes")
+            case _:
+                assert_never(op)
 
     def real(self, name: str, unit: float) -> NDArray[np.float32]:
         op = self.graph[name]
@@ -165,6 +182,7 @@ class Oracle:
                 return self._blob * multiplier + offset
             case Convolution():
                 source = self.graph.quantizer(op.input)
+                assert source is not None  # a graph has no convolution of real values
                 multiplier = arithmetic.convolution_multiplier(op, source, unit)[:, None, None]
                 bias = arithmetic.convolution_bias(op, unit)[:, None, None]
                 return self.accumulator(op.name).astype(np.float32) * multiplier + bias
@@ -180,7 +198,10 @@ class Oracle:
                 return bilinear(self.real(source, unit), size, align_corners)
             case Softmax(input=source):
                 return softmax(self.real(source, 1.0)) / np.float32(unit)
-        raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no real value")
+            case Quantize() | MaxPool() | Argmax():
+                raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no real value")
+            case _:
+                assert_never(op)
 
     def accumulator(self, name: str) -> NDArray[np.int32]:
         """int32 (O, H, W): the exact sums (Q3) of convolution `name`."""
@@ -204,7 +225,7 @@ class Oracle:
         return result
 
 
-def pooled_windows(x: NDArray, bins: tuple[int, int]) -> Iterator[tuple[int, int, NDArray]]:
+def pooled_windows(x: NDArray[Any], bins: tuple[int, int]) -> Iterator[tuple[int, int, NDArray[Any]]]:
     """(row, column, window (C, h, w)) of every bin of an average pool over (C, H, W)."""
     for i, (top, bottom) in enumerate(pool_windows(x.shape[1], bins[0])):
         for j, (left, right) in enumerate(pool_windows(x.shape[2], bins[1])):
@@ -236,20 +257,21 @@ def convolve(codes: NDArray[np.int16], op: Convolution, quantizer: Quantizer) ->
     return total.astype(np.int32).reshape(outputs, rows, columns)
 
 
-def nearest(x: NDArray, size: tuple[int, int]) -> NDArray:
+def nearest(x: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """(Q7): (C, H, W) -> (C, *size)."""
     rows = np.arange(size[0]) * x.shape[1] // size[0]
     columns = np.arange(size[1]) * x.shape[2] // size[1]
     return x[:, rows[:, None], columns[None, :]]
 
 
-def max_pool(x: NDArray, op: MaxPool) -> NDArray:
+def max_pool(x: NDArray[Any], op: MaxPool) -> NDArray[Any]:
     """Largest value of each window; padding holds the lowest value of the dtype, which never wins."""
     top, left, bottom, right = op.padding
     lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=lowest)
     windows = np.lib.stride_tricks.sliding_window_view(padded, op.kernel, (1, 2))
-    return windows[:, :: op.stride[0], :: op.stride[1]].max((3, 4))
+    largest: NDArray[Any] = windows[:, :: op.stride[0], :: op.stride[1]].max((3, 4))
+    return largest
 
 
 def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -258,12 +280,13 @@ def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
     total = exponentials[0].copy()
     for row in exponentials[1:]:
         total = total + row
-    return exponentials * (np.float32(1.0) / total)
+    shares: NDArray[np.float32] = exponentials * (np.float32(1.0) / total)
+    return shares
 
 
 def evaluate_float(
     graph: Graph,
-    blob: NDArray,
+    blob: NDArray[Any],
     dtype: type[np.floating] = np.float64,
     keep: Collection[str] | None = None,
 ) -> dict[str, NDArray[np.floating]]:
@@ -271,7 +294,7 @@ def evaluate_float(
 
     keep  names to return, None for all; the others are dropped after their last reader, which saves gigabytes
     """
-    values: dict[str, NDArray] = {}
+    values: dict[str, NDArray[Any]] = {}
     last_reader = {source: op.name for op in graph.ops for source in op.inputs}
     for op in graph.ops:
         values[op.name] = _float_value(op, values, blob, dtype)
@@ -282,22 +305,27 @@ def evaluate_float(
     return values
 
 
-def _float_value(op: Op, values: dict[str, NDArray], blob: NDArray, dtype: type[np.floating]) -> NDArray:
+def _float_value(
+    op: Op, values: dict[str, NDArray[Any]], blob: NDArray[Any], dtype: type[np.floating]
+) -> NDArray[Any]:
     match op:
         case Input():
             return blob.astype(dtype)
         case Affine(input=source, scale=scale, shift=shift):
             return values[source] * scale.astype(dtype)[:, None, None] + shift.astype(dtype)[:, None, None]
         case Quantize(input=source, quantizer=q):
-            scale = dtype(q.scale)
-            code = np.clip(np.rint(values[source] / scale) + q.zero_point, q.low, q.high)
-            return (code - dtype(q.zero_point)) * scale
+            unit: Any = dtype(q.scale)
+            code = np.clip(np.rint(values[source] / unit) + q.zero_point, q.low, q.high)
+            real: NDArray[Any] = (code - dtype(q.zero_point)) * unit
+            return real
         case Convolution(input=source):
             return _float_convolution(values[source], op, dtype)
         case Add(left=left, right=right):
-            return values[left] + values[right]
+            total: NDArray[Any] = values[left] + values[right]
+            return total
         case Relu(input=source):
-            return np.maximum(values[source], dtype(0))
+            positive: NDArray[Any] = np.maximum(values[source], dtype(0))
+            return positive
         case MaxPool(input=source):
             return max_pool(values[source], op)
         case AveragePool(input=source, bins=bins):
@@ -311,13 +339,16 @@ def _float_value(op: Op, values: dict[str, NDArray], blob: NDArray, dtype: type[
             return bilinear(values[source], size, align_corners)
         case Softmax(input=source):
             e = np.exp(values[source] - values[source].max(0))
-            return e / e.sum(0)
+            shares: NDArray[Any] = e / e.sum(0)
+            return shares
         case Argmax(input=source):
-            return values[source].argmax(0).astype(np.uint8)[None]
-    raise TypeError(f"unknown operation {op!r}")
+            best: NDArray[Any] = values[source].argmax(0).astype(np.uint8)[None]
+            return best
+        case _:
+            assert_never(op)
 
 
-def _float_convolution(x: NDArray, op: Convolution, dtype: type[np.floating]) -> NDArray:
+def _float_convolution(x: NDArray[Any], op: Convolution, dtype: type[np.floating]) -> NDArray[Any]:
     """Convolution of real values (I, H, W) in `dtype`: a matrix product for each tap, the bias last."""
     weight = op.weight.astype(dtype) * op.weight_scale.astype(dtype)[:, None, None, None]
     top, left, bottom, right = op.padding

@@ -243,7 +243,8 @@ def _compile() -> bytes:
             )
     finally:
         config.DISABLE_JIT = disabled
-    return result.fndesc.llvm_func_name.encode() + b"\0" + result.library.machine_code()
+    code: bytes = result.fndesc.llvm_func_name.encode() + b"\0" + result.library.machine_code()
+    return code
 
 
 @contextlib.contextmanager
@@ -254,7 +255,7 @@ def _linking_only(codegen: Any) -> Iterator[None]:
     """
     from numba.core.codegen import JITCodeLibrary
 
-    class Library(JITCodeLibrary):
+    class Library(JITCodeLibrary):  # type: ignore[misc]  # of a package without types
         def finalize(self) -> None:
             for library in dict.fromkeys(self._linking_libraries):
                 self._final_module.link_in(library._get_module_for_linking(), preserve=True)
@@ -268,7 +269,8 @@ def _linking_only(codegen: Any) -> Iterator[None]:
             self._ensure_finalized()
             self._optimize_final_module()
             self._final_module.verify()
-            return self._codegen._tm.emit_object(self._final_module)
+            code: bytes = self._codegen._tm.emit_object(self._final_module)
+            return code
 
     usual, codegen._library_class = codegen._library_class, Library
     codegen.set_env = lambda *_: None  # of functions called from Python, in the code that is not made
@@ -305,5 +307,5 @@ def _callable(machine_code: bytes) -> Callable[..., int]:
             raise RuntimeError(f"a kernel failed with status {status}")
         return result.value
 
-    run.engine = engine  # the code lives as long as the function
+    run.engine = engine  # type: ignore[attr-defined]  # the code lives as long as the function
     return run

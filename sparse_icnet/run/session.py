@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,14 +111,16 @@ class Session:
     @property
     def output_dtype(self) -> np.dtype[np.float32] | np.dtype[np.uint8]:
         """float32 of probabilities, uint8 of a class map."""
-        return np.dtype(np.uint8 if self.graph.returns_classes else np.float32)
+        return np.dtype(np.uint8) if self.graph.returns_classes else np.dtype(np.float32)
 
     def output(
         self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
     ) -> NDArray[np.float32 | np.uint8]:
         """float32 (3, H, W) -> what the network returns, of `output_shape` and `output_dtype`; into `out` if given."""
         if not self.graph.returns_classes:
-            return self.probabilities(blob, out)
+            return self.probabilities(
+                blob, cast("NDArray[np.float32] | None", out)
+            )  # which looks at its dtype
         if out is None:
             out = np.empty(self.output_shape, np.uint8)
         self._checked(out, np.uint8, self.output_shape)
@@ -231,7 +233,7 @@ class Session:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _checked(array: NDArray, dtype: type, shape: tuple[int, ...]) -> NDArray:
+    def _checked(array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise ValueError(f"expected {np.dtype(dtype).name} of shape {shape}, found {found}")
@@ -328,7 +330,8 @@ def _address(array: NDArray[Any]) -> int:
 def nearest(x: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """(Q7): (h, w) -> `size`."""
     rows, columns = (np.arange(n, dtype=np.int64) * old // n for n, old in zip(size, x.shape, strict=True))
-    return x.take(columns, 1).take(rows, 0)
+    enlarged: NDArray[np.uint8] = x.take(columns, 1).take(rows, 0)
+    return enlarged
 
 
 def _aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -336,4 +339,5 @@ def _aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
     size = 4 * math.prod(shape)
     memory = np.empty(size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    aligned: NDArray[np.float32] = memory[start : start + size].view(np.float32).reshape(shape)
+    return aligned

@@ -73,7 +73,7 @@ def interleave_codes(builder: ir.IRBuilder, ab: ir.Value, cd: ir.Value) -> ir.Va
                 limit = llvm.constant(llvm.I16X32, bound)
                 x = builder.select(builder.icmp_signed(predicate, x, limit), x, limit)
             narrow.append(builder.trunc(x, ir.VectorType(llvm.I8, 2 * LANES)))
-        codes = llvm.shuffle(builder, *narrow, _WORDS_SIDE_BY_SIDE)
+        codes = llvm.shuffle(builder, narrow[0], narrow[1], _WORDS_SIDE_BY_SIDE)
     return llvm.shuffle(builder, codes, ir.Constant(codes.type, ir.Undefined), _INTERLEAVED)
 
 

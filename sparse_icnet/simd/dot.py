@@ -52,6 +52,7 @@ def dot4(builder: ir.IRBuilder, accumulator: ir.Value, codes: ir.Value, s8: ir.V
     """accumulator + the four products of each lane; codes are u8, with a code shift s8 already."""
     # The all-i32 signatures of x86 verify on LLVM 20 and are upgraded on LLVM 22.
     dot = TARGET.byte_dot
+    assert dot is not None
     sums = ir.VectorType(llvm.I32, dot.lanes)
     operands = sums if dot.operands == "i32" else ir.VectorType(llvm.I8, 4 * dot.lanes)
     slices = zip(

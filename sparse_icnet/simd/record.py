@@ -41,7 +41,7 @@ class _Attributes(AttributeTemplate):
     key = RecordType
 
     def generic_resolve(self, record: RecordType, name: str) -> types.Type | None:
-        return record.attribute(name) if name in dtype_of(record.record).names else None
+        return record.attribute(name) if name in (dtype_of(record.record).names or ()) else None
 
 
 @lower_getattr_generic(RecordType)

@@ -80,7 +80,8 @@ def _occupied(blocks: NDArray[np.int8]) -> NDArray[np.bool_]:
     union = words[..., 0].copy()
     for r in range(1, words.shape[2]):
         union |= words[..., r]
-    return union != 0
+    occupied: NDArray[np.bool_] = union != 0
+    return occupied
 
 
 def _blocks(weight: NDArray[np.int8], rows: int) -> NDArray[np.int8]:

@@ -39,7 +39,8 @@ class Entries:
     @property
     def coupled(self) -> NDArray[np.bool_]:
         """(entries,): which entries are couples."""
-        return self.blocks[:, 0] != self.blocks[:, 1]
+        coupled: NDArray[np.bool_] = self.blocks[:, 0] != self.blocks[:, 1]
+        return coupled
 
     @property
     def couples(self) -> int:

@@ -22,6 +22,7 @@ strided layers the direct convolution is as fast.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def _matrices() -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.i
     return scale, b, g, a
 
 
-def _coefficients(roots: list[int] | tuple[int, ...]) -> list[int]:
+def _coefficients(roots: Sequence[int]) -> list[int]:
     """INPUTS coefficients of the product of x - q over `roots`, the constant first."""
     coefficients = [1]
     for q in roots:

@@ -6,15 +6,21 @@ from collections.abc import Hashable
 
 from sparse_icnet.network.graph import (
     Add,
+    Affine,
+    Argmax,
     AveragePool,
     Bilinear,
+    Convolution,
     Graph,
+    Input,
     MaxPool,
     Op,
     Quantize,
     Quantizer,
     Relu,
     Resize,
+    Softmax,
+    assert_never,
     rename_inputs,
 )
 from sparse_icnet.network.rewrite._edit import Ops, held_quantizer, rebuilt
@@ -123,4 +129,7 @@ def _key(op: Op) -> Hashable | None:
             return MaxPool, op.input, op.kernel, op.stride, op.padding
         case AveragePool():
             return AveragePool, op.input, op.bins
-    return None
+        case Input() | Affine() | Convolution() | Softmax() | Argmax():
+            return None
+        case _:
+            assert_never(op)

@@ -8,9 +8,13 @@ from dataclasses import replace
 
 from sparse_icnet.network.graph import (
     Add,
+    Affine,
     Argmax,
+    AveragePool,
+    Bilinear,
     Convolution,
     Graph,
+    Input,
     MaxPool,
     Op,
     Quantize,
@@ -18,6 +22,7 @@ from sparse_icnet.network.graph import (
     Resize,
     Size,
     Softmax,
+    assert_never,
     rename_inputs,
 )
 from sparse_icnet.network.rewrite._edit import Ops, factor, fresh, held_quantizer, rebuilt, size_of
@@ -91,7 +96,10 @@ def _can_pull(op: Op, ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -
             return True
         case Quantize() | Relu() | Softmax() | Argmax() | Add():
             return _can_sample(op.inputs, ops, readers)
-    return False
+        case Input() | Affine() | AveragePool() | Bilinear():
+            return False
+        case _:
+            assert_never(op)
 
 
 def _can_sample(names: Iterable[str], ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -> bool:
@@ -131,7 +139,20 @@ def _steps(reader: Op, result: Size, size: Size) -> Size:
             return _window_steps(reader.weight.shape[2:], reader.stride, reader.dilation, reader.padding)
         case MaxPool():
             return _window_steps(reader.kernel, reader.stride, (1, 1), reader.padding)
-    return 1, 1
+        case (
+            Input()
+            | Affine()
+            | Quantize()
+            | Add()
+            | Relu()
+            | AveragePool()
+            | Bilinear()
+            | Softmax()
+            | Argmax()
+        ):
+            return 1, 1
+        case _:
+            assert_never(reader)
 
 
 def _window_steps(kernel: tuple[int, ...], stride: Size, dilation: Size, padding: tuple[int, ...]) -> Size:
@@ -151,11 +172,11 @@ def _over_sampled(reader: Op, step: Size) -> Op:
     stride = (reader.stride[0] // y, reader.stride[1] // x)
     if isinstance(reader, MaxPool):
         return replace(reader, stride=stride, padding=padding)
-    dilation = tuple(
+    down, across = (
         d // g if kernel > 1 else d
         for d, g, kernel in zip(reader.dilation, step, reader.weight.shape[2:], strict=True)
     )
-    return replace(reader, stride=stride, padding=padding, dilation=dilation)
+    return replace(reader, stride=stride, padding=padding, dilation=(down, across))
 
 
 def quantize_before_sampling(graph: Graph) -> Graph:

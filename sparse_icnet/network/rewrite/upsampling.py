@@ -104,4 +104,4 @@ def _shrunk(op: Convolution, scale: Size) -> Convolution | None:
                 return None
     top, left, bottom, right = op.padding
     padding = (top // scale[0], left // scale[1], bottom // scale[0], right // scale[1])
-    return replace(op, dilation=tuple(dilation), padding=padding)
+    return replace(op, dilation=(dilation[0], dilation[1]), padding=padding)

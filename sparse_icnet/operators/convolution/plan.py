@@ -146,7 +146,7 @@ class ConvolutionStep:
 
     @property
     def _groups(self) -> int:
-        return -(-self.op.weight.shape[0] // 4)
+        return -(-int(self.op.weight.shape[0]) // 4)
 
     @property
     def _vectors_per_task(self) -> int:

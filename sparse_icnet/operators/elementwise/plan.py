@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparse_icnet.network.graph import Size
+from sparse_icnet.network.graph import Shape, Size
 from sparse_icnet.operators.elementwise.params import CombineParams, ExpandParams, ShiftParams
 from sparse_icnet.operators.memory import Memory
-from sparse_icnet.operators.operator import Plain
+from sparse_icnet.operators.operator import Operator, Plain
 from sparse_icnet.operators.outputs import Addend, operand, output, padding
-from sparse_icnet.operators.storage import Block, CodesMap, Storage, View
+from sparse_icnet.operators.pooling.plan import AveragePoolStep
+from sparse_icnet.operators.storage import Block, CodesMap, RealMap, Storage, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,3 +136,18 @@ class ExpandStep(Plain):
             pitch=grid.pitch,
             output=memory.map(self.target),
         )
+
+
+def spread(
+    name: str, source: View, pooled: Shape, shape: Shape, phases: Size, unit: float
+) -> tuple[list[Operator], View]:
+    """The steps that average the codes of `source`, a map of `shape`, to `pooled` and spread the means, and their result.
+
+    phases  of the result, a real map; unit: of its values
+    """
+    channels, *bins = pooled
+    size, grid = (bins[0], bins[1]), source.map.grid
+    means = AveragePoolStep.block(f"{name}/mean", channels, size)
+    pool = AveragePoolStep(name, source, (shape[1], shape[2]), size, unit, means)
+    out = View.of(RealMap(f"{name}/spread", channels, phases, grid))
+    return [pool, ExpandStep(f"{name}/spread", means, size, out)], out

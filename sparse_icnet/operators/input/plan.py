@@ -90,7 +90,10 @@ class ImageStep(InputStep):
             x / np.float32(q.scale) if self.affine is None else x * affine[0, :3, None] + affine[1, :3, None]
         )
         clipped = np.clip(real, np.float32(q.low - q.zero_point), np.float32(q.high - q.zero_point))
-        return (np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)).astype(np.uint8)
+        codes: NDArray[np.uint8] = (np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)).astype(
+            np.uint8
+        )
+        return codes
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,8 @@ def stages_of(graph: Graph, op: Add, used_once: Callable[[str], bool]) -> tuple[
             break
         node, running = graph[rest], None
         if isinstance(node, Quantize) and used_once(node.name):
-            node, running = graph[node.input], node.quantizer
+            running = node.quantizer
+            node = graph[node.input]
     source = stages[0][0].input
     rows = [stage[0].bins for stage in stages]
     simple = (
@@ -47,7 +48,9 @@ def stages_of(graph: Graph, op: Add, used_once: Callable[[str], bool]) -> tuple[
 
 def _pooled(graph: Graph, name: str) -> tuple[AveragePool, Quantizer | None] | None:
     """Nearest-up(average pool) with at most one quantizer anywhere on the way, or None."""
-    node, quantizer, resizes = graph[name], None, 0
+    node: Op = graph[name]
+    quantizer: Quantizer | None = None
+    resizes = 0
     while isinstance(node, Resize | Quantize):
         resizes += isinstance(node, Resize)
         if resizes > 1:  # not one nearest resize: those that are were merged

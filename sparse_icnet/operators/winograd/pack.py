@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,15 +28,15 @@ def pack_weights(op: Convolution, at_once: int) -> NDArray[np.int32]:
     # Channels are put in order before the transform, while there are nine numbers of each filter: (groups, 4 outputs,
     # input groups, 2 of a pair, 2 pairs, taps) -> taps outermost, outputs innermost, a pair in one word.
     taps = padded.reshape(groups, 4, -1, 2, 2, TAPS, TAPS).transpose(5, 6, 0, 2, 4, 1, 3)
-    words = transformed(np.ascontiguousarray(taps)).reshape(ELEMENTS, -1).view(np.int32)
-    words = words.reshape(ELEMENTS, groups, -1)
+    halves = transformed(np.ascontiguousarray(taps)).reshape(ELEMENTS, -1)
+    words = halves.view(np.int32).reshape(ELEMENTS, groups, -1)
     return np.concatenate([words[:, i : i + at_once].reshape(-1) for i in range(0, groups, at_once)])
 
 
 def weight_bytes(op: Convolution) -> int:
     """Bytes of `pack_weights(op, ...)`."""
-    outputs, inputs = (n + -n % 4 for n in op.weight.shape[:2])
-    return 2 * ELEMENTS * outputs * inputs
+    size: int = 2 * ELEMENTS * math.prod(n + -n % 4 for n in op.weight.shape[:2])
+    return size
 
 
 def gathered(

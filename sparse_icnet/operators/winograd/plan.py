@@ -89,11 +89,11 @@ class WinogradStep:
 
     @property
     def _groups(self) -> int:
-        return -(-self.op.weight.shape[0] // 4)
+        return -(-int(self.op.weight.shape[0]) // 4)
 
     @property
     def in_groups(self) -> int:
-        return -(-self.op.weight.shape[1] // 4)
+        return -(-int(self.op.weight.shape[1]) // 4)
 
     @property
     def tasks(self) -> int:

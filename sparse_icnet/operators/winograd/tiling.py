@@ -112,7 +112,7 @@ def element_bytes(vectors: int) -> int:
 
 def groups_at_once(op: Convolution, tiles: Tiling, tasks: int) -> int:
     """Groups of output channels whose sums are kept at a time: few enough for the cache and for `tasks` tasks."""
-    groups = -(-op.weight.shape[0] // 4)
+    groups: int = -(-op.weight.shape[0] // 4)
     fitting = LARGEST_SUMS // (ELEMENTS * 4 * LINE * tiles.at_once)
     return max(1, min(fitting, groups * math.prod(tiles.phases) * tiles.blocks // tasks, groups))
 
