@@ -82,7 +82,7 @@ def _segment(commands: Commands) -> None:
     parser = _command(
         commands,
         "segment",
-        "pictures -> class maps and overlays",
+        "pictures, videos -> class maps and overlays",
         """\
 Writes for each picture into the output folder what --save names:
   street.jpg.classes.png       the class of each pixel, an indexed PNG (pixel
@@ -100,13 +100,19 @@ A FOLDER stands for the pictures in it, in order of their names, a quoted
 --recursive frames/ goes to seq1/0001.jpg.classes.png.  Of an animation (GIF,
 WebP, PNG, AVIF) each frame is a picture: walk.gif/00001.classes.png.
 
+A video (.mp4 .mov .mkv .webm .avi .m4v; extra `video`) gives a video of the
+same size and rate without sound, drive.avi.overlay.mp4, and, where --save names
+them, classes, confidence or probabilities of each frame,
+drive.avi/00001.classes.png.  Frames that cannot be decoded are
+counted and said.
+
 Each result says inside whose it is.  Results are no input.  One of the same
 picture is replaced; one of another, or any other file in the way, only with
 --overwrite.  An unreadable picture is reported, the others are done, the exit
 code is 2.""",
     )
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE|FOLDER|PATTERN", help="pictures, folders, quoted patterns"
+        "images", nargs="*", metavar="IMAGE|FOLDER|PATTERN", help="pictures, videos, folders, quoted patterns"
     )
     parser.set_defaults(many="images")
     sources = parser.add_argument_group("sources")
@@ -127,9 +133,9 @@ code is 2.""",
     results.add_argument(
         "--save",
         type=kinds,
-        default=("classes", "overlay"),
         metavar="KINDS",
-        help=f"some of {', '.join(RESULT_KINDS)} with commas between them (default: classes,overlay)",
+        help=f"some of {', '.join(RESULT_KINDS)} with commas between them "
+        "(default: classes,overlay; of a video overlay)",
     )
     results.add_argument("--no-overlay", action="store_true", help="the same as --save classes")
     results.add_argument(

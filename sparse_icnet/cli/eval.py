@@ -13,9 +13,10 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet import bundled
-from sparse_icnet.cli.inputs import check_json, in_order, model_of, ready
+from sparse_icnet.cli.inputs import check_json, model_of, ready
 from sparse_icnet.cli.terminal import Column, Progress, print_table, say, say_wrapped, write_json
 from sparse_icnet.image import MAX_PIXELS, ImageError, fitted, frame_count
+from sparse_icnet.jobs.overlap import in_order
 from sparse_icnet.jobs.sources import pictures_in
 from sparse_icnet.metrics import IGNORED, Score, confusion_matrix, score
 from sparse_icnet.model import Model

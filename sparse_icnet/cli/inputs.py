@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import itertools
 import logging
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from sparse_icnet import bundled, formats
 from sparse_icnet.cli.terminal import note
@@ -21,12 +16,8 @@ from sparse_icnet.jobs import sources
 from sparse_icnet.model import Model, load
 from sparse_icnet.render import read_class_names
 from sparse_icnet.run import machine_code
-from sparse_icnet.run.session import default_threads
 from sparse_icnet.suggest import did_you_mean
 from sparse_icnet.target import TARGET
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def model_of(arguments: argparse.Namespace) -> Model:
@@ -67,15 +58,6 @@ def check_json(place: str | None) -> None:
         check_writable(Path(place))
 
 
-def model_digest(path: Path) -> str:
-    """'sha256:...' of a model file; of an .xml and its .bin together."""
-    digest = hashlib.sha256()
-    for part in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
-        if part.is_file():
-            digest.update(part.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
-
-
 def split_model(files: Sequence[str]) -> tuple[str | None, list[str]]:
     """`[MODEL] [IMAGE ...]`: the first is a model if it is named like one."""
     if files and (Path(files[0]).suffix.lower() in formats.SUFFIXES or files[0] in bundled.all_names()):
@@ -84,7 +66,11 @@ def split_model(files: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def expand(
-    arguments: Sequence[str], lists: Sequence[str] = (), recursive: bool = False, output: Path | None = None
+    arguments: Sequence[str],
+    lists: Sequence[str] = (),
+    recursive: bool = False,
+    output: Path | None = None,
+    films: bool = False,
 ) -> sources.Found:
     """The sources that the arguments and the files of `lists` (- for standard input) name.
 
@@ -93,25 +79,4 @@ def expand(
     known = bundled.all_names()
     sources.check_named(arguments, known, formats.SUFFIXES, lambda word: did_you_mean(word, known))
     contents = [(name, sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()) for name in lists]
-    return sources.expand(arguments, contents, recursive=recursive, output=output)
-
-
-def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
-) -> Iterator[Result]:
-    """`map` on a few threads: some decode or encode while one computes.  Stops when the caller does.
-
-    workers  None: one for each core, at least 2 and at most 8, since decoding and encoding a picture take one core as
-             long as an inference takes two to four
-    """
-    workers = workers or min(8, max(2, default_threads()))
-    pool = ThreadPoolExecutor(workers)
-    remaining = iter(items)
-    running = deque(pool.submit(function, item) for item in itertools.islice(remaining, 2 * workers))
-    try:
-        while running:
-            result = running.popleft().result()
-            running.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return sources.expand(arguments, contents, recursive=recursive, output=output, films=films)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
-from sparse_icnet import bundled, render
+from sparse_icnet import bundled, render, video
 from sparse_icnet.cli.entry import complain
-from sparse_icnet.cli.inputs import expand, in_order, model_digest, model_of, ready
+from sparse_icnet.cli.inputs import expand, model_of, ready
 from sparse_icnet.cli.terminal import Progress, duration, flush, note, say
 from sparse_icnet.jobs.manifest import Manifest
+from sparse_icnet.jobs.overlap import StoppedError, in_order
 from sparse_icnet.jobs.sources import Found, Source, counted
-from sparse_icnet.jobs.work import Options, Record, segment_source
+from sparse_icnet.jobs.work import Options, Record, model_digest, segment_source
 from sparse_icnet.model import Model
 
 DONE, BAD_INPUT = 0, 2
@@ -32,15 +35,27 @@ def run(arguments: argparse.Namespace) -> int:
 def _segment_all(
     model: Model, sources: list[Source], options: Options, manifest: Manifest, arguments: argparse.Namespace
 ) -> int:
+    stop, one_at_a_time = threading.Event(), threading.Lock()
+    one_film = len(sources) == 1 and sources[0].is_film
+    progress = Progress(0 if one_film else len(sources), "frames" if one_film else "files", arguments.quiet)
+
+    def tick(done: int, total: int) -> None:
+        if stop.is_set():
+            raise StoppedError
+        if one_film:
+            progress.reach(done, total)
+
     def segment(source: Source) -> list[Record]:
-        return list(segment_source(model, source, options, manifest))
+        # Within a film its frames are worked on at the same time.
+        with one_at_a_time if source.is_film else nullcontext():
+            return list(segment_source(model, source, options, manifest, tick))
 
     total = len(sources)
     verbose = not arguments.quiet and (arguments.verbose or total == 1)
     failures = pictures = skipped = 0
     start = time.perf_counter()
-    with Progress(total, "files", arguments.quiet) as progress:
-        for number, records in enumerate(in_order(segment, sources), 1):
+    with progress:
+        for number, records in enumerate(in_order(segment, sources, stop=stop), 1):
             for line in filter(None, (record.line() for record in records)):
                 manifest.append(line)
             errors = [record.error for record in records if record.error]
@@ -48,15 +63,21 @@ def _segment_all(
             failures += bool(errors)
             pictures += sum(not record.skipped for record in good)
             skipped += sum(record.skipped for record in good)
-            if errors or (good and verbose):
+            lost = [record for record in good if record.unreadable and not arguments.quiet]
+            if errors or lost or (good and verbose):
                 with progress.aside():
+                    for record in lost:
+                        note(
+                            f"{record.source}: {record.unreadable} of {record.frames} frames could not be decoded"
+                        )
                     for error in errors:
                         complain(error)
                     if good and verbose:
                         count = f"[{number}/{total}] " if total > 1 else ""
                         say(f"{count}{sources[number - 1].path}: {_line(good, options)}")
                         flush()
-            progress.advance()
+            if not one_film:
+                progress.advance()
     if total > 1 and not arguments.quiet:
         say(_summary(total - failures, total, pictures, skipped, time.perf_counter() - start, options.output))
     return BAD_INPUT if failures else DONE
@@ -68,11 +89,13 @@ def _options(arguments: argparse.Namespace, output: Path, model: Model, single: 
         colours = render.palette(arguments.palette, len(model.classes)).tolist()
         palette = tuple((red, green, blue) for red, green, blue in colours)
     path = bundled.resolve(arguments.model)
+    save = ("classes",) if arguments.no_overlay else arguments.save
     return Options(
         output,
         model_name=bundled.short_name(path),
         model_digest=model_digest(path),
-        save=("classes",) if arguments.no_overlay else arguments.save,
+        save=save or ("classes", "overlay"),
+        save_of_films=save or ("overlay",),
         smooth=not arguments.blocks,
         alpha=arguments.alpha,
         legend=single if arguments.legend is None else arguments.legend,
@@ -88,7 +111,7 @@ def _sources(arguments: argparse.Namespace, output: Path) -> Found:
     sample = [str(bundled.SAMPLE_IMAGE)] if arguments.sample else []
     if not (sample or arguments.images or arguments.lists):
         raise ValueError("segment: expected pictures, a folder, a pattern, --from or --sample, found none")
-    found = expand([*sample, *arguments.images], arguments.lists, arguments.recursive, output)
+    found = expand([*sample, *arguments.images], arguments.lists, arguments.recursive, output, films=True)
     if not found.sources:
         raise ValueError(
             f"segment: expected pictures, found only results of sparse-icnet ({len(found.results)})"
@@ -99,7 +122,9 @@ def _sources(arguments: argparse.Namespace, output: Path) -> Found:
         if found.results:
             note(f"{len(found.results)} left out, results of sparse-icnet: {_some(found.results)}")
         if found.unread:
-            note(f"left out, formats that are not read here: {counted(found.unread)}")
+            films = not found.unread.keys().isdisjoint(video.SUFFIXES)
+            hint = f"; {video.EXTRA}" if films else ""
+            note(f"left out, formats that are not read here: {counted(found.unread)}{hint}")
     return found
 
 
@@ -114,6 +139,8 @@ def _line(records: list[Record], options: Options) -> str:
     if all(record.skipped for record in records):
         return "skipped, its results are there"
     shares = ", ".join(f"{name} {render.share_text(share)}" for name, share in list(first.shares.items())[:4])
+    if first.frames is not None and first.unreadable is not None:
+        return f"{first.frames - first.unreadable} frames, {shares} -> {', '.join(paths)}"
     if first.frame is None:
         return f"{shares} -> {', '.join(paths)}"
     new = sum(not record.skipped for record in records)

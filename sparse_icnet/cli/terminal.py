@@ -151,12 +151,13 @@ def write_json(values: Mapping[str, Any], place: str) -> None:
 class Progress:
     """How far a long command is, on standard error: `with Progress(...) as progress: progress.advance(1)`.
 
-    On a terminal a line that is written over, with rate and time left; elsewhere a line every few seconds.
+    On a terminal a line that is written over, with rate and time left; elsewhere a line every few seconds.  Nothing where
+    there is one thing to do; a total of 0 is not known yet.
     """
 
     def __init__(self, total: int, unit: str, quiet: bool = False) -> None:
         self.total, self.unit, self.done = total, unit, 0
-        self._quiet = quiet or total <= 1
+        self._quiet = quiet or total == 1
         self._stream: TextIO = sys.stderr
         self._live = not self._quiet and self._stream.isatty()
         self._start = self._last = time.monotonic()
@@ -179,18 +180,22 @@ class Progress:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.unit, total=self.total, rate="")
+            self._task = self._bar.add_task(self.unit, total=max(self.total, 1), rate="")
         return self
 
     def advance(self, count: int = 1) -> None:
         """`count` more are done."""
-        self.done += count
+        self.reach(self.done + count, self.total)
+
+    def reach(self, done: int, total: int) -> None:
+        """So many are done of so many."""
+        self.done, self.total = done, total
         if self._quiet:
             return
         now = time.monotonic()
         if self._bar is not None:
             rate = self.done / max(now - self._start, 1e-9)
-            self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f} a second")
+            self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f} a second")
         elif now - self._last >= (0.1 if self._live else EVERY):
             self._last = now
             self._write(progress_text(self.done, self.total, self.unit, now - self._start))

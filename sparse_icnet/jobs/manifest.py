@@ -1,16 +1,19 @@
-"""manifest.jsonl: a line of JSON for each picture that is done, in the folder of its results.
+"""manifest.jsonl: a line of JSON for each picture or film that is done, in the folder of its results.
 
     source        path of the picture, absolute
     name          of its results (`sources.Source.name`)
-    frame         number of the frame from 1, null for a picture that is no animation
+    frame         number of the frame from 1 of an animation, else null
+    frames        of a film alone: how many it has
+    unreadable    of a film alone: how many of these cannot be decoded
     digest        of the source file: 'sha256:...'
     size          [height, width] of the picture, pixels
     model         name and digest of the model, network size
     settings      digest of what else the results depend on
-    results       kind -> path below the folder of the manifest
+    results       kind -> path below the folder of the manifest; of a film with a file a frame their pattern
     shares        class name -> share of the pixels, the largest first
     confidence    mean over the points of the network's grid of the highest probability
     milliseconds  from the first byte read to the last one written
+    Shares and confidence of a film are the means over its frames.
 
 A line is appended by one write when the results are whole.  What a killed process left of its last line is no line; the
 next one to append ends it first.  Of several lines about one picture the last one counts.
@@ -23,7 +26,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,12 +41,25 @@ class Entry:
 
     made_with  model and settings
     results    kind -> path below the folder
+    frames     of a film: how many are readable
     """
 
     source: str
     digest: str
     made_with: str
     results: Mapping[str, str]
+    frames: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the manifests say about one source: number of the frame, or None -> entry."""
+
+    entries: dict[int | None, Entry]
+
+    def entry(self, name: str, frame: int | None = None) -> Entry | None:
+        """As `Manifest.entry`; `name` is that of the source."""
+        return self.entries.get(frame)
 
 
 class Manifest:
@@ -55,7 +71,7 @@ class Manifest:
         Raises FileExistsError where `name` is a file of something else, OSError where one cannot be read.
         """
         self.path = folder / name
-        self._entries: dict[tuple[str, int | None], Entry] = {}
+        self._known: dict[str, Known] = {}
         self._lock = threading.Lock()
         self._file: int | None = None
         for path in sorted(folder.glob(PATTERN)):
@@ -69,18 +85,23 @@ class Manifest:
             if entry is None:
                 continue
             found += 1
-            before = self._entries.get(key)
+            name, frame = key
+            entries = self._known.setdefault(name, Known({})).entries
+            before = entries.get(frame)
             if before and (before.digest, before.made_with) == (entry.digest, entry.made_with):
-                entry = Entry(
-                    entry.source, entry.digest, entry.made_with, {**before.results, **entry.results}
-                )
-            self._entries[key] = entry
+                entry = replace(entry, results={**before.results, **entry.results})
+            entries[frame] = entry
         if b"\n" in content and not found and path == self.path:
             raise FileExistsError(errno.EEXIST, "exists and is no manifest of sparse-icnet", str(path))
 
     def entry(self, name: str, frame: int | None = None) -> Entry | None:
         """What is known of the results of a source."""
-        return self._entries.get((name, frame))
+        known = self._known.get(name)
+        return known.entry(name, frame) if known else None
+
+    def known(self, name: str) -> Known | None:
+        """What is known of the results of a source and of its frames, for another process."""
+        return self._known.get(name)
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Add a line.  Raises OSError that names the file."""
@@ -146,6 +167,8 @@ def _entry(values: dict[str, Any]) -> tuple[tuple[str, int | None], Entry | None
     ):
         return ("", None), None
     made_with = json.dumps([values.get("model"), values.get("settings")], sort_keys=True)
+    counts = values.get("frames"), values.get("unreadable")
+    frames = counts[0] - counts[1] if isinstance(counts[0], int) and isinstance(counts[1], int) else 0
     return (name, frame), Entry(
-        str(values.get("source")), str(values.get("digest")), made_with, dict(results)
+        str(values.get("source")), str(values.get("digest")), made_with, dict(results), frames
     )

@@ -1,8 +1,8 @@
 """Result files: what they are called, the mark in each that says whose it is, and whether one may be written.
 
 A mark is text in the file itself: of a PNG in a text chunk, of a .npy in a comment behind its header (which ends in
-padding anyway; readers parse it as a Python literal, where a comment is nothing).  It names the program, the kind of
-the result, and the source by name and digest.
+padding anyway; readers parse it as a Python literal, where a comment is nothing), of an MP4 in its comment.  It names the
+program, the kind of the result, and the source by name and digest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,11 @@ SUFFIX_OF_KIND: Mapping[str, str] = {
     "confidence": ".confidence.png",
     "probabilities": ".probabilities.npy",
 }
+FILM_KINDS = ("overlay", "side-by-side")  # of a film a film, the others a file a frame
 _KEYWORD = "sparse-icnet"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY\x01\x00"
+_MOST_BOXES = 1000  # beside each other in an MP4
 _HEAD_BYTES = 4096  # the mark is among the first chunks; a palette of 256 colours takes 768
 
 
@@ -56,9 +59,16 @@ def result_name(name: str, kind: str, frame: int | None = None) -> str:
     return stem + SUFFIX_OF_KIND[kind]
 
 
+def film_name(name: str, kind: str) -> str:
+    """Name of a result of a film: drive.mp4.overlay.mp4; of the kinds that are a file a frame their pattern."""
+    if kind in FILM_KINDS:
+        return f"{name}.{kind}.mp4"
+    return f"{name}/*{SUFFIX_OF_KIND[kind]}"
+
+
 def is_result(path: Path) -> bool:
-    """Whether `path` is a PNG or .npy that this program wrote.  False for what cannot be read."""
-    return path.suffix.lower() in (".png", ".npy") and read_mark(path) is not None
+    """Whether `path` is a PNG, .npy or MP4 that this program wrote.  False for what cannot be read."""
+    return path.suffix.lower() in (".png", ".npy", ".mp4") and read_mark(path) is not None
 
 
 def read_mark(path: Path) -> Mark | None:
@@ -68,9 +78,25 @@ def read_mark(path: Path) -> Mark | None:
             return None
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
-    except OSError:
+            if head[4:8] == b"ftyp":
+                return comment_mark(_mp4_comment(file))
+    except (OSError, struct.error):
         return None
-    text = _png_text(head) if head.startswith(_PNG) else _npy_text(head)
+    return _mark(_png_text(head) if head.startswith(_PNG) else _npy_text(head))
+
+
+def mark_comment(mark: Mark) -> str:
+    """The comment of a film that bears a mark."""
+    return f"{_KEYWORD} {json.dumps(asdict(mark))}"
+
+
+def comment_mark(comment: str) -> Mark | None:
+    """The mark in a film's comment; None if it has none."""
+    program, _, text = comment.partition(" ")
+    return _mark(text) if program == _KEYWORD else None
+
+
+def _mark(text: str) -> Mark | None:
     try:
         values = json.loads(text)
         return Mark(*(str(values[name]) for name in Mark.__slots__))
@@ -91,6 +117,44 @@ def _png_text(head: bytes) -> str:
             break
         place += 12 + length
     return ""
+
+
+def _mp4_comment(file: BinaryIO) -> str:
+    """The comment of an MP4, where FFmpeg writes it; '' if there is none."""
+    start, end = 0, file.seek(0, os.SEEK_END)
+    for name, skipped in (
+        (b"moov", 0),
+        (b"udta", 0),
+        (b"meta", 4),
+        (b"ilst", 0),
+        (b"\xa9cmt", 0),
+        (b"data", 8),
+    ):
+        found = _mp4_box(file, start, end, name)
+        if found is None:
+            return ""
+        start, end = found[0] + skipped, found[1]
+    file.seek(start)
+    return file.read(min(max(end - start, 0), _HEAD_BYTES)).decode("utf-8", "replace")
+
+
+def _mp4_box(file: BinaryIO, start: int, end: int, name: bytes) -> tuple[int, int] | None:
+    """(first, end) of what the box `name` among those from `start` holds."""
+    for _ in range(_MOST_BOXES):
+        if start + 8 > end:
+            break
+        file.seek(start)
+        length, found = struct.unpack(">I4s", file.read(8))
+        head = 8
+        if length == 1:
+            length, head = int.from_bytes(file.read(8), "big"), 16
+        stop = start + length if length else end
+        if not start + head <= stop <= end:
+            break
+        if found == name:
+            return start + head, stop
+        start = stop
+    return None
 
 
 def _npy_text(head: bytes) -> str:

@@ -19,8 +19,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import has_magic
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
+from sparse_icnet import video
 from sparse_icnet.image import SUFFIXES
 from sparse_icnet.jobs.outputs import is_result
 
@@ -29,7 +31,7 @@ UNREAD = frozenset(
     (
         *(".heic", ".heif", ".jxl", ".svg", ".pdf", ".psd", ".exr", ".hdr"),
         *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
-        *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"),
+        *(*video.SUFFIXES, ".mpg", ".mpeg"),
     )
 )
 
@@ -40,7 +42,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file to segment: a picture, or an animation of several.
+    """One file to segment: a picture, an animation of several, or a film.
 
     path  where it is, as the user wrote it
     name  of its results, below the output folder, '/' between folders
@@ -48,6 +50,11 @@ class Source:
 
     path: str
     name: str
+
+    @property
+    def is_film(self) -> bool:
+        """Whether its suffix is a video's."""
+        return Path(self.path).suffix.lower() in video.SUFFIXES
 
 
 @dataclass(slots=True)
@@ -57,14 +64,25 @@ class Found:
     sources  in the order of the arguments, of each folder by name
     results  files that this program wrote, left out
     unread   how many files of each suffix in UNREAD were left out
+    films    whether videos are sources as well
     named    whether the names matter: two sources of one name are an error
     """
 
     named: bool = True
+    films: bool = False
     sources: list[Source] = field(default_factory=list)
     results: list[Path] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     _claims: dict[str, Source] = field(default_factory=dict)
+
+    def wants(self, path: Path) -> bool:
+        """Whether `path` has the suffix of what is read here; counts it if it is one of UNREAD."""
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES or (self.films and suffix in video.SUFFIXES and find_spec("av")):
+            return True
+        if suffix in UNREAD:
+            self.unread[suffix] += 1
+        return False
 
     def add(self, path: Path, name: str) -> None:
         """Take `path` unless it is a result; once if it comes twice.  Raises SourceError if the name is another's."""
@@ -72,6 +90,8 @@ class Found:
             self.results.append(path)
             return
         source = Source(str(path), name)
+        if self.films and source.is_film and not find_spec("av"):
+            raise SourceError(f"{path}: {video.EXTRA}")
         other = self._claims.setdefault(name.casefold() if self.named else str(path), source)
         if other is source:
             self.sources.append(source)
@@ -88,17 +108,20 @@ def expand(
     *,
     recursive: bool = False,
     output: Path | None = None,
+    films: bool = False,
 ) -> Found:
     """The sources that `arguments` and the lines of `lists` (name, content) stand for.
 
     recursive  look into the folders in a folder as well (links to folders are not followed)
     output     folder of the results: never searched; None: nothing is written, so that names may be shared
+    films      take videos as well (`sparse_icnet.video.SUFFIXES`); in folders only if PyAV is there to read them
 
     Files and folders whose names begin with a dot count only where they are named.  A named file counts whatever its
     suffix, also if it is missing: opening it says so.  Raises SourceError as `Found.add`, for a folder or pattern that
-    stands for nothing, and where `output` itself is a folder to search; OSError for a folder that cannot be listed.
+    stands for nothing, where `output` itself is a folder to search, and for a named video without PyAV; OSError for a
+    folder that cannot be listed.
     """
-    found = Found(named=output is not None)
+    found = Found(named=output is not None, films=films)
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
@@ -132,14 +155,13 @@ def _add_folder(found: Found, folder: Path, below: PurePath, recursive: bool, ou
         raise SourceError(f"{folder}: the output folder must not be an input folder")
     pictures = 0
     for path in _walk(folder, recursive, output):
-        suffix = path.suffix.lower()
-        if suffix in SUFFIXES:
+        if found.wants(path):
             pictures += 1
             found.add(path, (below / path.relative_to(folder)).as_posix())
-        elif suffix in UNREAD:
-            found.unread[suffix] += 1
     if not pictures:
         others = f"; of no use here: {counted(found.unread)}" if found.unread else ""
+        if found.films and not found.unread.keys().isdisjoint(video.SUFFIXES):
+            others += f" ({video.EXTRA})"
         deeper = "" if recursive else "; --recursive looks into the folders in it"
         raise SourceError(
             f"{folder}: expected a folder with pictures ({', '.join(sorted(SUFFIXES))}), found none{others}{deeper}"
@@ -177,11 +199,9 @@ def _add_pattern(found: Found, pattern: str, recursive: bool, output: Path | Non
             if parts[-1] != "**":
                 _add_folder(found, path, below, recursive, output)
                 taken += 1
-        elif path.suffix.lower() in SUFFIXES:
+        elif found.wants(path):
             found.add(path, below.as_posix())
             taken += 1
-        elif path.suffix.lower() in UNREAD:
-            found.unread[path.suffix.lower()] += 1
     if not taken:
         raise SourceError(
             f"{pattern}: expected a pattern that matches pictures, found {len(matches)} matches and no picture"

@@ -1,7 +1,7 @@
 """One source -> its result files: decode, segment, write.  Whatever one picture can raise stays with that picture.
 
 `segment_source` is all that a thread or a worker process has to call: it writes the results and yields a `Record` for
-each picture, whose `line()` the caller appends to the manifest.  `Options` and `Record` pickle.
+each picture or film, whose `line()` the caller appends to the manifest.  `Options` and `Record` pickle.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from sparse_icnet.image import MAX_STREAM, ImageError, frame_count, frames
-from sparse_icnet.jobs.manifest import Entry, Manifest
+from sparse_icnet.jobs.manifest import Entry
 from sparse_icnet.jobs.outputs import Mark, check_free, result_name, save_npy, save_png
 from sparse_icnet.jobs.sources import Source
 from sparse_icnet.model import Model
@@ -31,7 +31,7 @@ from sparse_icnet.render import ALPHA
 from sparse_icnet.result import Result
 
 # What no other picture can be written after either: a full disk, a quota, a file system that fails or is read-only.
-_HOPELESS = frozenset(
+HOPELESS = frozenset(
     getattr(errno, name, -1) for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ENODEV", "ESTALE")
 )
 
@@ -44,6 +44,7 @@ class Options:
     model_name     what the manifest calls the model
     model_digest   of its file or files
     save           kinds of results, keys of `outputs.SUFFIX_OF_KIND`
+    save_of_films  those of videos
     smooth         as for `Model.segment`
     alpha          share of the colour in overlays, 0 to 1
     legend         beside overlays
@@ -57,6 +58,7 @@ class Options:
     model_name: str = ""
     model_digest: str = ""
     save: tuple[str, ...] = ("classes", "overlay")
+    save_of_films: tuple[str, ...] = ("overlay",)
     smooth: bool = True
     alpha: float = ALPHA
     legend: bool = False
@@ -69,6 +71,10 @@ class Options:
         """What the manifest says of a model that runs at `size`."""
         return {"name": self.model_name, "digest": self.model_digest, "size": list(size)}
 
+    def made_with(self, size: Size) -> str:
+        """`Entry.made_with` of what is made with these options by a model at `size`."""
+        return json.dumps([self.model(size), self.settings()], sort_keys=True)
+
     def settings(self) -> str:
         """Digest of all that the results depend on besides picture and model."""
         names = ("smooth", "alpha", "legend", "palette", "dtype")
@@ -78,11 +84,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What came of one picture: of a source that is no animation, or of one frame.
+    """What came of one picture: of a source that is no animation, or of one frame of it; or of one film.
 
     source   the file, as the user wrote it
     name     of its results
-    frame    None, or the number of the frame, from 1
+    frame    None, or the number of the frame of an animation, from 1
     error    None, or one line that says what went wrong and with what
     skipped  whether its results were there already
     The others are those of `sparse_icnet.jobs.manifest`; without results where there is an error or all is skipped.
@@ -91,6 +97,8 @@ class Record:
     source: str
     name: str
     frame: int | None = None
+    frames: int | None = None
+    unreadable: int | None = None
     digest: str = ""
     size: Size | None = None
     model: dict[str, Any] = field(default_factory=dict)
@@ -107,20 +115,31 @@ class Record:
         if not self.results or self.error or self.skipped:
             return None
         values = asdict(self)
-        for name in ("error", "skipped"):
+        films_own = () if self.frames is not None else ("frames", "unreadable")
+        for name in ("error", "skipped", *films_own):
             del values[name]
         return {**values, "source": os.path.abspath(self.source)}
 
 
 def segment_source(
-    model: Model, source: Source, options: Options, manifest: Manifest | None = None
+    model: Model,
+    source: Source,
+    options: Options,
+    manifest: Knowledge | None = None,
+    tick: Callable[[int, int], None] | None = None,
 ) -> Iterator[Record]:
     """Segment a source and write its results: a record for each picture in it, one with `error` where it is of no use.
 
     manifest  what is known of earlier results (read only)
+    tick      called with (frames done, frames of the film) as a film goes on
 
     After an unreadable frame an animation ends.  Raises OSError where nothing more can be written at all.
     """
+    if source.is_film:
+        from sparse_icnet.jobs.films import segment_film
+
+        yield segment_film(model, source, options, manifest, tick)
+        return
     start = time.perf_counter()
     try:
         data = _read(source.path)
@@ -141,15 +160,26 @@ def segment_source(
             task = Task(model, source, frame, digest, options, manifest)
             yield task.skipped() or task.segment(picture, start)
             start = time.perf_counter()
-    except ImageError as error:
-        yield Record(source.path, source.name, frame, digest, error=str(error))
-    except MemoryError:
-        yield Record(source.path, source.name, frame, digest, error=f"{source.path}: not enough memory")
-    except OSError as error:
-        if error.errno in _HOPELESS:
-            raise
-        message = f"{error.filename}: {error.strerror or error}"
-        yield Record(source.path, source.name, frame, digest, error=message)
+    except (ImageError, OSError, MemoryError) as error:
+        yield Record(source.path, source.name, frame, digest=digest, error=message_of(error, source))
+
+
+def message_of(error: ImageError | OSError | MemoryError, source: Source) -> str:
+    """One line on what is wrong with a source or its results.  Raises `error` where no other can be written either."""
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{source.path}: not enough memory"
+    if error.errno in HOPELESS:
+        raise error
+    return f"{error.filename}: {error.strerror or error}"
+
+
+class Knowledge(Protocol):
+    """What is known of earlier results: `Manifest`, or a part of it that goes to another process."""
+
+    def entry(self, name: str, frame: int | None = None) -> Entry | None:
+        """What is known of the results of a source, or of a frame of an animation."""
 
 
 def _read(path: str) -> bytes:
@@ -165,7 +195,7 @@ def _read(path: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One picture, or one frame of an animation or a video, that is to be segmented.
+    """One picture, or one frame of an animation, that is to be segmented.
 
     digest  of the file
     """
@@ -175,16 +205,14 @@ class Task:
     frame: int | None
     digest: str
     options: Options
-    manifest: Manifest | None = None
+    manifest: Knowledge | None = None
 
     def skipped(self) -> Record | None:
         """A record if the results are there and are those of this file, model and settings; else None."""
         entry = self._entry()
         if not self.options.skip_existing or entry is None:
             return None
-        same = entry.digest == self.digest and entry.made_with == json.dumps(
-            [self.options.model(self.model.size), self.options.settings()], sort_keys=True
-        )
+        same = (entry.digest, entry.made_with) == (self.digest, self.options.made_with(self.model.size))
         names = self._names()
         there = same and all(
             entry.results.get(kind) == name and (self.options.output / name).is_file()
@@ -193,7 +221,7 @@ class Task:
         if not there:
             return None
         return Record(
-            self.source.path, self.source.name, self.frame, self.digest, results=names, skipped=True
+            self.source.path, self.source.name, self.frame, digest=self.digest, results=names, skipped=True
         )
 
     def segment(self, picture: Image.Image, start: float) -> Record:
@@ -214,18 +242,17 @@ class Task:
         for kind, name in names.items():
             path = self.options.output / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._save(result, kind, path)
-        shares = sorted(result.shares.items(), key=lambda item: -item[1])
+            save(result, kind, path, Mark(kind, self.source.name, self.digest), self.options)
         return Record(
             self.source.path,
             self.source.name,
             self.frame,
-            self.digest,
+            digest=self.digest,
             size=result.size,
             model=self.options.model(self.model.size),
             settings=self.options.settings(),
             results=names,
-            shares={name: round(share, 6) for name, share in shares if share},
+            shares=rounded(result.shares),
             confidence=round(grid_confidence(result.logits), 4),
             milliseconds=round(1e3 * (time.perf_counter() - start), 1),
         )
@@ -236,25 +263,38 @@ class Task:
     def _names(self) -> dict[str, str]:
         return {kind: result_name(self.source.name, kind, self.frame) for kind in self.options.save}
 
-    def _save(self, result: Result, kind: str, path: Path) -> None:
-        mark = Mark(kind, self.source.name, self.digest)
-        options = self.options
-        palette = options.palette or "camvid"
-        if kind == "probabilities":
-            save_npy(
-                result.probabilities(np.float16 if options.dtype == "float16" else np.float32), path, mark
-            )
-        elif kind == "classes":
-            save_png(result.class_image(palette), path, mark)
-        elif kind == "confidence":
-            save_png(result.confidence_image(), path, mark)
-        elif kind == "overlay":
-            save_png(result.overlay(options.alpha, options.legend, palette), path, mark)
-        else:
-            save_png(result.side_by_side(options.alpha, options.legend, palette), path, mark)
+
+def save(result: Result, kind: str, path: Path, mark: Mark, options: Options) -> None:
+    """Write one kind of result of one picture."""
+    palette = options.palette or "camvid"
+    if kind == "probabilities":
+        save_npy(result.probabilities(np.float16 if options.dtype == "float16" else np.float32), path, mark)
+    elif kind == "classes":
+        save_png(result.class_image(palette), path, mark)
+    elif kind == "confidence":
+        save_png(result.confidence_image(), path, mark)
+    elif kind == "overlay":
+        save_png(result.overlay(options.alpha, options.legend, palette), path, mark)
+    else:
+        save_png(result.side_by_side(options.alpha, options.legend, palette), path, mark)
+
+
+def rounded(shares: Mapping[str, float]) -> dict[str, float]:
+    """The classes that occur, the largest first, as a manifest states them."""
+    largest = sorted(shares.items(), key=lambda item: -item[1])
+    return {name: round(share, 6) for name, share in largest if share}
 
 
 def grid_confidence(logits: NDArray[np.float32]) -> float:
     """Mean over the grid points of the highest probability, of logits (C, h, w): softmax over C."""
     powers = np.exp(logits - logits.max(0))
     return float((1 / powers.sum(0, dtype=np.float64)).mean())
+
+
+def model_digest(path: Path) -> str:
+    """'sha256:...' of a model file; of an .xml and its .bin together."""
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
+        if part.is_file():
+            digest.update(part.read_bytes())
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,73 @@
+"""Work on a sequence by threads: items made ahead, items worked on at the same time; always in order."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from typing import TypeVar, cast
+
+from sparse_icnet.run.session import default_threads
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_END = object()
+_NAP = 0.5  # seconds
+
+
+class StoppedError(Exception):
+    """Raised within work that nobody waits for any more."""
+
+
+def ahead(items: Iterator[Item], depth: int = 3) -> Generator[Item]:
+    """The same items in the same order; up to `depth` are made before they are asked for, by a thread.
+
+    Errors come at the place of the item that could not be made.  When the caller stops, so does the thread.
+    """
+    pool = ThreadPoolExecutor(1)
+    try:
+        pending = deque(pool.submit(next, items, _END) for _ in range(depth))
+        while (item := pending.popleft().result()) is not _END:
+            pending.append(pool.submit(next, items, _END))
+            yield cast(Item, item)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _awaited(future: Future[Result]) -> Result:
+    """The result of `future`.  The system may give Ctrl-C to any thread; the main thread sees it when it wakes."""
+    while True:
+        try:
+            return future.result(_NAP)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+
+
+def in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = None,
+    stop: threading.Event | None = None,
+) -> Generator[Result]:
+    """`map` on a few threads: some decode or encode while one computes.  Stops when the caller does.
+
+    workers  None: one for each core, at least 2 and at most 8, since decoding and encoding a picture take one core as
+             long as an inference takes two to four
+    stop     set when no more results are wanted, for a `function` that takes long
+    """
+    workers = workers or min(8, max(2, default_threads()))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        remaining = iter(items)
+        running = deque(pool.submit(function, item) for item in itertools.islice(remaining, 2 * workers))
+        while running:
+            result = _awaited(running.popleft())
+            running.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
+            yield result
+    finally:
+        if stop is not None:
+            stop.set()
+        pool.shutdown(cancel_futures=True)
