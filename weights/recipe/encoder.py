@@ -7,6 +7,7 @@ have ReLU6 and no squeeze and excitation.  The weights are those of the package 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -46,7 +47,8 @@ class Conv(nn.Module):
         if any(self.pad):
             x = functional.pad(x, self.pad)
         x = self.norm(self.conv(x))
-        return functional.relu6(x, inplace=True) if self.relu else x
+        y: Tensor = functional.relu6(x, inplace=True) if self.relu else x
+        return y
 
 
 class Inverted(nn.Module):
@@ -64,8 +66,7 @@ class Inverted(nn.Module):
         self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(y))
+        y: Tensor = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
         if not self.residual:
             return y
         if self.training and self.drop:
@@ -167,19 +168,21 @@ class Large(nn.Module):
         for side, merge, tap in zip(self.side[1:], self.merge[1:], taps[2::-1], strict=True):
             x = functional.interpolate(x, size=tap.shape[2:], mode="bilinear")
             x = merge(x + side(tap))
-        return self.classifier(self.drop(x))
+        logits: Tensor = self.classifier(self.drop(x))
+        return logits
 
 
 def fused(model: Large) -> Large:
     """A copy for inference with every batch norm multiplied into its convolution."""
-    import copy
-
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         if isinstance(module, Conv):
             module.conv = nn.utils.fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = nn.Identity()
+            module.norm = nn.Identity()  # type: ignore[assignment]
         elif isinstance(module, Norm):
-            module[0] = nn.utils.fuse_conv_bn_eval(module[0], module[1])
+            convolution, norm = module[0], module[1]
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            module[0] = nn.utils.fuse_conv_bn_eval(convolution, norm)
             module[1] = nn.Identity()
     return model

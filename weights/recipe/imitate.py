@@ -7,6 +7,7 @@ python -m weights.recipe.imitate --data camvid --start runs/start.pt --teacher r
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +64,12 @@ def train_student(
     views: Views,
     lesson: Lesson | None = None,
     sparsity: Sparsity | None = None,
-    log=print,
+    log: Callable[[str], None] = print,
 ) -> ICNet:
     """The moving average of `model` trained by `plan`, with `sparsity` if it is given."""
     lesson = lesson or Lesson()
     weights = pool.class_weights()
-    expert = None if teacher is None else fused(teacher).to(pool.device, memory_format=torch.channels_last)
+    expert = None if teacher is None else fused(teacher).to(pool.device)
     masks = None if sparsity is None else Masks(model, sparsity)
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -158,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prune-until", type=float, default=0.5, help="share of the time")
     parser.add_argument("--seconds", type=float, default=130.0)
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--live", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=1)

@@ -9,11 +9,13 @@ Each stage takes its share of the time that is left and writes its state when it
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,7 +32,7 @@ from weights.recipe.teach import averaged, train_teacher
 from weights.recipe.training import fast_bfloat16, load_model
 from weights.recipe.views import Pool, Views, load_pool, normalized, whole_frames
 
-SHARES = {"teacher": 170.0, "dense": 130.0, "sparse-60": 100.0, "block-82": 90.0, "block-85": 60.0}
+SHARES = {"teacher": 150.0, "dense": 125.0, "sparse-60": 85.0, "block-82": 90.0, "block-85": 60.0}
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,11 @@ class Sizes:
     """What differs between a real run and one that only tries every line."""
 
     views: tuple[int, int] = (576, 768)
-    student: int = 32
-    teacher: int = 16
+    student: int = 64
+    teacher: int = 32
     scales: tuple[float, ...] = (0.75, 1.0, 1.25)
     steps: int | None = None
-    graphed: bool = True
+    graphed: bool = False
 
 
 class Timetable:
@@ -90,7 +92,12 @@ def report(name: str, predict: Callable[[Tensor], Tensor], pool: Pool, log: Call
 
 def of_student(model: ICNet) -> Callable[[Tensor], Tensor]:
     model.eval()
-    return lambda images: model(normalized(images))
+
+    def predict(images: Tensor) -> Tensor:
+        logits: Tensor = model(normalized(images))
+        return logits
+
+    return predict
 
 
 def start_model(path: Path, pool: Pool, views: Views, batch: int) -> ICNet:
@@ -100,18 +107,17 @@ def start_model(path: Path, pool: Pool, views: Views, batch: int) -> ICNet:
         fold_in(model, npz.load(path))
         model.to(pool.device)
         random = torch.Generator(device=pool.device).manual_seed(0)
-        indices = torch.randperm(len(pool), generator=random, device=pool.device)[: 8 * batch].split(batch)
+        order = torch.randperm(len(pool), generator=random, device=pool.device)
+        indices = torch.split(order[: 8 * batch], batch)
         measure_from(model, (normalized(views.draw(pool, index, random).images) for index in indices))
     else:
         model = load_model(path)
     for _, layer in model.named_layers():
-        layer.mask.fill_(True)
+        layer.get_buffer("mask").fill_(True)
     return model
 
 
 def _is_checkpoint(path: Path) -> bool:
-    import numpy as np
-
     with np.load(path, allow_pickle=False) as arrays:
         return "conv6_cls/bias" in arrays and "conv1_1/gamma" in arrays
 
@@ -155,24 +161,17 @@ def run(
     dense = ICNet() if start is None else start_model(start, pool, views, sizes.student)
     if start is not None:
         report("start", of_student(dense), held, log)
-    common = {"views": views, "lesson": lesson, "log": log}
-    dense = train_student(dense, pool, teacher, plan("dense", sizes.student, 2e-3, seed=2), **common)
+
+    def taught(model: ICNet, plan: Plan, sparsity: Sparsity | None = None) -> ICNet:
+        return train_student(model, pool, teacher, plan, views, lesson, sparsity, log)
+
+    dense = taught(dense, plan("dense", sizes.student, 2e-3, seed=2))
     save_compact(dense, out / "dense.pt")
     report("dense", of_student(dense), held, log)
 
     def thinned(stage: str, source: ICNet, sparsity: Sparsity, rate: float, seed: int) -> ICNet:
-        for parameter in source.parameters():
-            parameter.requires_grad_(True)
-        import copy
-
-        model = train_student(
-            copy.deepcopy(source),
-            pool,
-            teacher,
-            plan(stage, sizes.student, rate, seed=seed),
-            sparsity=sparsity,
-            **common,
-        )
+        model = copy.deepcopy(source).requires_grad_(True)
+        model = taught(model, plan(stage, sizes.student, rate, seed=seed), sparsity)
         save_compact(model, out / f"{stage}.pt")
         report(stage, of_student(model), held, log)
         return model
@@ -188,7 +187,6 @@ def run(
 def throughput(pool: Pool, encoder: dict[str, Tensor], graphed: bool, log: Callable[[str], None]) -> None:
     """A few seconds of every kind of training, so that batches and shares can be chosen."""
     views = Views()
-    teacher = None
     for count in (16, 32):
         plan = Plan(f"teacher x{count}", 4, count, 1e-4, graphed=graphed)
         teacher = train_teacher(pool, encoder, plan, views, log)
@@ -227,10 +225,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--held", help="do not train on frames whose names start with this, and measure on them"
     )
-    parser.add_argument("--student-batch", type=int, default=32)
-    parser.add_argument("--teacher-batch", type=int, default=16)
+    parser.add_argument("--student-batch", type=int, default=64)
+    parser.add_argument("--teacher-batch", type=int, default=32)
     parser.add_argument("--live", type=float, default=0.5)
-    parser.add_argument("--eager", action="store_true", help="do not record the launches of a GPU")
+    parser.add_argument("--graphed", action="store_true", help="record the launches of a GPU")
     parser.add_argument("--throughput", action="store_true", help="time the parts first")
     parser.add_argument("--smoke", action="store_true", help="a few steps on a few frames: tries every line")
     parser.add_argument("--device", default="cpu")
@@ -250,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.set_float32_matmul_precision("high")
     pool = load_pool(options.data, "train", options.device)
-    sizes = Sizes(student=options.student_batch, teacher=options.teacher_batch, graphed=not options.eager)
+    sizes = Sizes(student=options.student_batch, teacher=options.teacher_batch, graphed=options.graphed)
     if options.smoke:
         sizes = Sizes((192, 192), 2, 2, (0.25,), 4)
         pool = pool.only(range(0, len(pool), len(pool) // 6))
@@ -262,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
         pool = pool.only([i for i in range(len(pool)) if i not in set(there)])
     encoder = read_encoder(options.encoder)
     if options.throughput:
-        throughput(pool, encoder, not options.eager, log)
+        throughput(pool, encoder, options.graphed, log)
     if shares.get("teacher"):
         run(pool, held, encoder, options.start, options.out, timetable, sizes, Lesson(live=options.live), log)
     log("done")

@@ -53,6 +53,6 @@ def auxiliary_loss(outputs: tuple[Tensor, ...], batch: Batch, weights: Tensor) -
     truth = functional.one_hot(batch.labels, CLASSES).movedim(3, 1) * batch.weight[:, None]
     total = torch.zeros((), device=truth.device)
     for factor, logits in zip(AUXILIARY_WEIGHTS, outputs, strict=True):
-        shares = functional.adaptive_avg_pool2d(truth, logits.shape[2:])
+        shares = functional.adaptive_avg_pool2d(truth, (logits.shape[2], logits.shape[3]))
         total = total + factor * cross_entropy(logits, shares, weights)
     return total

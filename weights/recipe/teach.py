@@ -6,6 +6,7 @@ python -m weights.recipe.teach --data camvid --encoder efficientnet-lite2.pth --
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ JACCARD = 0.5
 SCALES = (0.75, 1.0, 1.25)  # of 768x960, over which the taught probabilities are averaged
 
 
-def train_teacher(pool: Pool, encoder: dict[str, Tensor], plan: Plan, views: Views, log=print) -> Large:
+def train_teacher(
+    pool: Pool, encoder: dict[str, Tensor], plan: Plan, views: Views, log: Callable[[str], None] = print
+) -> Large:
     """The moving average of a teacher trained by `plan`."""
     torch.manual_seed(plan.seed)
     model = Large()
@@ -60,8 +63,8 @@ def averaged(model: Large, pool: Pool, scales: tuple[float, ...] = SCALES, batch
         index = torch.arange(start, min(start + batch, len(pool)), device=pool.device)
         total = torch.zeros((), device=pool.device)
         for scale in scales:
-            lengths = tuple(round(length * scale / 32) * 32 for length in FULL_SIZE)
-            images, _ = whole_frames(pool, index, lengths)
+            height, width = (round(length * scale / 32) * 32 for length in FULL_SIZE)
+            images, _ = whole_frames(pool, index, (height, width))
             for mirrored in (False, True):
                 p = probabilities(model, images.flip(3) if mirrored else images, size)
                 total = total + (p.flip(3) if mirrored else p)
@@ -80,8 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="state to write, .pt")
     parser.add_argument("--seconds", type=float, default=170.0)
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
