@@ -18,7 +18,7 @@ SIZE = (192, 192)
 # First 16 digits of SHA-256: of the file, of the class map (uint8, blocks) and of the probabilities (float32).
 DIGESTS = {
     "icnet-camvid-int8-sparse-60": ("111cf78f24fd2320", "500c37212b7116cb", "9b8e8ec094cbc355"),
-    "icnet-camvid-int8-block4x4": ("6140c0031b6d2376", "df2e6a3f74a4eca1", "b9bac9e23b9ec5b6"),
+    "icnet-camvid-int8-block4x4": ("ffb879e4dc60d10f", "c62a279c21a0507f", "8f5c1b6812f80baf"),
 }
 
 

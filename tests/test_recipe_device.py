@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import sparse_icnet
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra 'train'")
 
@@ -303,8 +303,8 @@ def test_the_temperature_of_the_labels_is_found() -> None:
 
 def test_a_tempered_file_says_the_same_classes_less_surely(tmp_path) -> None:
     path = sparse_icnet.DEFAULT_WEIGHTS
-    graph = npz.load(path)
-    npz.save(temper.adjusted(graph, np.zeros(data.CLASSES), 2.0), tmp_path / "half.npz")
+    graph = native.load(path)
+    native.save(temper.adjusted(graph, np.zeros(data.CLASSES), 2.0), tmp_path / "half.npz")
     image = np.random.default_rng(0).integers(0, 256, (192, 192, 3), dtype=np.uint8)
     first, second = (
         sparse_icnet.load(p, size=(192, 192), threads=1).session.scores_of_image(image, None)
@@ -313,7 +313,7 @@ def test_a_tempered_file_says_the_same_classes_less_surely(tmp_path) -> None:
     np.testing.assert_allclose(second[0], first[0] / 2, rtol=1e-5, atol=1e-5)
     assert (first[1] == second[1]).mean() > 0.999
     shifted = temper.adjusted(graph, np.eye(data.CLASSES)[3] * 50, 1.0)
-    npz.save(shifted, tmp_path / "road.npz")
+    native.save(shifted, tmp_path / "road.npz")
     net = sparse_icnet.load(tmp_path / "road.npz", size=(192, 192), threads=1)
     assert (net.session.classes_of_image(image) == 3).all()
 
@@ -331,7 +331,7 @@ def test_a_described_file_is_the_same_network(tmp_path) -> None:
     out = tmp_path / "described.npz"
     texts = ["--eval", str(tmp_path / "eval.json"), "--name", "a name", "--notes", "notes"]
     describe.main(["--model", source, *texts, "--out", str(out)])
-    before, after = npz.load(source), npz.load(out)
+    before, after = native.load(source), native.load(out)
     assert after.meta.name == "a name"
     assert after.meta.accuracy["mIoU, CamVid val, smooth"] == 0.7124
     for one, other in zip(before.convolutions, after.convolutions, strict=True):

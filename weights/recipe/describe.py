@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.network.icnet import CLASSES
 from sparse_icnet.network.meta import Meta
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     figures = accuracy(json.loads(options.eval.read_text()), options.data)
     meta = Meta(options.name, CLASSES, figures, LICENCE, options.notes)
-    npz.save(replace(npz.load(options.model), meta=meta), options.out)
+    native.save(replace(native.load(options.model), meta=meta), options.out)
     print(f"{options.out}: {figures}")
 
 

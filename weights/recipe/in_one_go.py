@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from weights.recipe.clock import Plan
 from weights.recipe.compact import save_compact, save_half
 from weights.recipe.data import CLASSES, UNLABELLED
@@ -104,7 +104,7 @@ def start_model(path: Path, pool: Pool, views: Views, batch: int) -> ICNet:
     """A state, an FP32 .npz, or a finished file whose batch norms are measured anew on views; nothing masked."""
     if path.suffix == ".npz" and not _is_checkpoint(path):
         model = ICNet()
-        fold_in(model, npz.load(path))
+        fold_in(model, native.load(path))
         model.to(pool.device)
         random = torch.Generator(device=pool.device).manual_seed(0)
         order = torch.randperm(len(pool), generator=random, device=pool.device)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparse_icnet.formats import npz
+from sparse_icnet.formats import native
 from sparse_icnet.model import load
 from sparse_icnet.network.graph import Convolution, Graph
 from weights.recipe.data import UNLABELLED, Frame, class_weights, full_frame, load_frames
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     known = Scores(known.logits + torch.from_numpy(shift), known.labels)
     temperature = fit_temperature(known)
     applied = temperature if options.temperature else 1.0
-    npz.save(adjusted(npz.load(options.model), shift, applied), options.out)
+    native.save(adjusted(native.load(options.model), shift, applied), options.out)
     before, after = (100 * calibration_error(known, t) for t in (1.0, temperature))
     print(
         f"{options.out}: temperature {applied:.3f}, best on training frames {temperature:.3f}; "
