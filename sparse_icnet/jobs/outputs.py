@@ -19,10 +19,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import sparse_icnet
-from sparse_icnet import png
 from sparse_icnet.files import replacing
+from sparse_icnet.image import save_png as write_png
 
 SUFFIX_OF_KIND: Mapping[str, str] = {
     "classes": ".classes.png",
@@ -166,10 +167,10 @@ def _npy_text(head: bytes) -> str:
 
 def save_png(picture: Image.Image, path: Path, mark: Mark) -> None:
     """Write a PNG with its mark, whole or not at all."""
-    text = {"Software": f"sparse-icnet {sparse_icnet.__version__}", _KEYWORD: json.dumps(asdict(mark))}
-    content = png.encoded(picture, text)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    text = PngInfo()
+    text.add_text("Software", f"sparse-icnet {sparse_icnet.__version__}")
+    text.add_text(_KEYWORD, json.dumps(asdict(mark)))
+    write_png(picture, path, text)
 
 
 def save_npy(array: NDArray[np.generic], path: Path, mark: Mark) -> None:
