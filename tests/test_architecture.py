@@ -6,10 +6,12 @@ import ast
 import inspect
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import sparse_icnet
+from sparse_icnet.network.graph import Op
 from sparse_icnet.operators import KERNELS, kernel_name, kernel_number
 
 PACKAGE = Path(sparse_icnet.__file__).parent
@@ -96,3 +98,19 @@ def test_kernels_are_where_the_table_says():
 def test_files_are_short(file):
     lines = (PACKAGE / file).read_text(encoding="utf-8").count("\n")
     assert lines <= 350 or file.startswith("network/"), lines
+
+
+OPERATIONS = {kind.__name__ for kind in get_args(Op)}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_match_over_operations_is_exhaustive(file):
+    """It ends in `assert_never`, so that the type checker names each place that a new operation must be added to."""
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Match):
+            patterns = [
+                p for case in node.cases for p in ast.walk(case.pattern) if isinstance(p, ast.MatchClass)
+            ]
+            names = {pattern.cls.id for pattern in patterns if isinstance(pattern.cls, ast.Name)}
+            if len(names & OPERATIONS) > 2:  # one or two are exceptions, not a list of operations
+                assert "assert_never" in ast.dump(node.cases[-1]), f"{file}:{node.lineno}"

@@ -41,6 +41,7 @@ from sparse_icnet.network.graph import (
     Relu,
     Resize,
     Softmax,
+    assert_never,
 )
 
 OPSET = 17
@@ -202,7 +203,8 @@ class _Writer:
             case Argmax():
                 index = self.node("ArgMax", sources, f"{name}/index", axis=1, keepdims=1)
                 return self.node("Cast", (index,), name, to=self.onnx.TensorProto.UINT8)
-        raise TypeError(f"operation {op.name!r} ({type(op).__name__}) cannot be written as ONNX")
+            case _:
+                assert_never(op)
 
     def quantize(self, name: str, source: str, quantizer: Quantizer) -> str:
         """QuantizeLinear clips to all 256 codes of its type; a narrower range is clipped before."""

@@ -42,6 +42,7 @@ from sparse_icnet.network.graph import (
     Resize,
     Shape,
     Softmax,
+    assert_never,
 )
 
 WeightForm = Literal["int8", "fake_quantize"]
@@ -165,7 +166,8 @@ class _Writer(Document):
                 return self.layer("SoftMax", name, sources, shape, {"axis": "1"}, opset=8, tensor=name)
             case Argmax():
                 return self.argmax(op, sources[0], shape)
-        raise TypeError(f"operation {op.name!r} ({type(op).__name__}) cannot be written as OpenVINO IR")
+            case _:
+                assert_never(op)
 
     def binary(self, kind: str, name: str, left: Value, right: Value, shape: tuple[int, ...]) -> Value:
         return self.layer(kind, name, (left, right), shape, {"auto_broadcast": "numpy"}, tensor=name)
