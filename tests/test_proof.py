@@ -235,7 +235,7 @@ def test_tensors_that_share_memory_while_both_are_alive_are_refused(plans):
 
 def test_classes_beyond_those_of_the_smooth_map_are_refused(plans):
     """A class that is read names corners in scratch memory."""
-    argmax, smooth = plans[0].tails[End.SMOOTH_CLASSES]
+    argmax, smooth = plans[0].output_steps[End.SMOOTH_CLASSES]
     channels = value_of(argmax, "channels")
     argmax.record["channels"] = channels + 1
     argmax.record["logits"]["stride"] //= 2  # so that what is read stays inside

@@ -249,9 +249,9 @@ class MapLayout:
         above, below = self.edges.get((plane, shift), (0, 0))
         grid = self.map.grid
         begin = self.plane_offset(plane, shift)
-        head, tail = above * grid.pitch, below * grid.pitch
+        before, behind = above * grid.pitch, below * grid.pitch
         regions = [
-            (begin - head, head + 4 * max(0, -shift)),
-            (begin + grid.rows * grid.pitch - 4 * max(0, shift), tail + 4 * max(0, shift)),
+            (begin - before, before + 4 * max(0, -shift)),
+            (begin + grid.rows * grid.pitch - 4 * max(0, shift), behind + 4 * max(0, shift)),
         ]
         return [(offset, size) for offset, size in regions if size]

@@ -30,7 +30,7 @@ class Ends:
     upsampling: Bilinear | None
     output_shape: Shape
 
-    def tails(self, logits: View, threads: int) -> dict[End, Sequence[Operator]]:
+    def output_steps(self, logits: View, threads: int) -> dict[End, Sequence[Operator]]:
         """The operators behind the logits, for every end of an inference."""
         shape = self.logits_shape
         if self.upsampling is None:

@@ -38,7 +38,7 @@ class End(Enum):
 class Program:
     """A graph as operators, without an address: what every inference of any kind consists of.
 
-    heads         the operator that quantizes the network input; body: the network up to the logits; tails: behind them
+    input_steps   the operator that quantizes the network input; body: the network up to the logits; output_steps: behind
     views         the quantized tensors by name
     logits_shape  (C, h, w); upsampling: between the logits and the softmax or argmax
     output_shape  of the probabilities
@@ -47,9 +47,9 @@ class Program:
 
     graph: Graph
     grid: Grid
-    heads: Mapping[Start, Operator]
+    input_steps: Mapping[Start, Operator]
     body: Sequence[Operator]
-    tails: Mapping[End, Sequence[Operator]]
+    output_steps: Mapping[End, Sequence[Operator]]
     views: Mapping[str, View]
     logits_shape: Shape
     upsampling: Bilinear | None
@@ -58,8 +58,8 @@ class Program:
 
     def operators(self) -> list[Operator]:
         """All, in an order in which they may run."""
-        tails = [operator for tail in self.tails.values() for operator in tail]
-        return [*self.heads.values(), *self.body, *tails]
+        last = [operator for end in self.output_steps.values() for operator in end]
+        return [*self.input_steps.values(), *self.body, *last]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +111,9 @@ class Plan:
     graph: Graph
     grid: Grid
     placement: Placement
-    heads: Mapping[Start, Step]
+    input_steps: Mapping[Start, Step]
     body: Sequence[Step]
-    tails: Mapping[End, Sequence[Step]]
+    output_steps: Mapping[End, Sequence[Step]]
     views: Mapping[str, View]
     logits_shape: Shape
     upsampling: Bilinear | None
@@ -123,15 +123,15 @@ class Plan:
 
     @property
     def classes_size(self) -> Size:
-        """(height, width) of what the classes' tail writes: that of the logits, or what the network enlarges them to."""
+        """(height, width) of what End.CLASSES gives: that of the logits, or what the network enlarges them to."""
         return self.upsampling.size if self.upsampling else self.logits_shape[1:]
 
     def steps(self) -> Iterator[Step]:
         """All, in an order in which they may run."""
-        yield from self.heads.values()
+        yield from self.input_steps.values()
         yield from self.body
-        for tail in self.tails.values():
-            yield from tail
+        for steps in self.output_steps.values():
+            yield from steps
 
     def convolutions(self) -> list[Report]:
         """Of every convolution, those computed inside another step included."""

@@ -76,7 +76,7 @@ class _Selection:
         self.body: list[Operator] = []
         self.codes_views: dict[str, View] = {}
         self.real_views: dict[tuple[str, float], View] = {}
-        self.heads: dict[Start, Operator] = {}
+        self.input_steps: dict[Start, Operator] = {}
 
     def program(self) -> Program:
         ends = ends_of(self.graph)
@@ -85,15 +85,15 @@ class _Selection:
             if isinstance(op, Convolution | MaxPool | AveragePool):
                 self._codes(op.input)
         logits = self._real(ends.logits, 1.0)
-        tails = ends.tails(logits, self.threads)
-        if not self.heads:
+        last = ends.output_steps(logits, self.threads)
+        if not self.input_steps:
             raise PlanError("no convolution reads the network input")
         return Program(
             self.graph,
             self.grid,
-            self.heads,
-            depth_first(with_copies([self.heads[Start.BLOB], *self.body])[1:]),
-            tails,
+            self.input_steps,
+            depth_first(with_copies([self.input_steps[Start.BLOB], *self.body])[1:]),
+            last,
             self.codes_views,
             ends.logits_shape,
             ends.upsampling,
@@ -316,12 +316,12 @@ class _Selection:
         return out
 
     def _head(self, op: Quantize, source: Input | Affine) -> View:
-        if self.heads:
+        if self.input_steps:
             raise PlanError(f"quantizer {op.name!r}: the network input may be quantized only once")
         shape, affine = self.graph.input.shape, source if isinstance(source, Affine) else None
         out = self._map(op.name, shape[0], self._phases(op.name), op.quantizer)
         for start, kind in ((Start.IMAGE, ImageStep), (Start.BLOB, BlobStep)):
-            self.heads[start] = kind(shape, affine, self.graph.normalization, out)
+            self.input_steps[start] = kind(shape, affine, self.graph.normalization, out)
         return out
 
     def _pyramid(self, quantize: Quantize, name: str, stages: list[Stage]) -> View:

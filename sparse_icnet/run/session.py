@@ -83,8 +83,8 @@ class Session:
         self.graph = plan.graph
         self.keep_tensors = keep_tensors
         self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = {
-            (start, ends): [head, *plan.body, *(step for end in ends for step in plan.tails[end])]
-            for start, head in plan.heads.items()
+            (start, ends): [first, *plan.body, *(step for end in ends for step in plan.output_steps[end])]
+            for start, first in plan.input_steps.items()
             for ends in _ENDS
         }
         self._rows = {key: step_rows(steps, self.threads) for key, steps in self._programs.items()}
@@ -294,17 +294,17 @@ class Session:
     ) -> _Call:
         """The rows of a program, and copies of the records that name what the caller passes in and gets."""
         rows = self._rows[start, tuple(results)].copy()
-        head = self.plan.heads[start].record.copy()
-        head["source"] = source.ctypes.data
-        bound = {0: head}
-        last = len(self.plan.body)
+        first = self.plan.input_steps[start].record.copy()
+        first["source"] = source.ctypes.data
+        bound, index = {0: first}, len(self.plan.body)
         for end, result in results.items():
-            last += len(self.plan.tails[end])
-            tail = self.plan.tails[end][-1].record.copy()
-            tail["out"] = result.ctypes.data
+            steps = self.plan.output_steps[end]
+            index += len(steps)
+            last = steps[-1].record.copy()
+            last["out"] = result.ctypes.data
             if end is End.SMOOTH_CLASSES and stretch is not None:
-                tail["stretch"] = written(stretch.params(), _address)
-            bound[last] = tail
+                last["stretch"] = written(stretch.params(), _address)
+            bound[index] = last
         for index, record in bound.items():
             rows[index]["params"] = record.ctypes.data
         return _Call(rows, (*bound.values(), source, results, stretch))

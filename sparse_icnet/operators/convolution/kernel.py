@@ -198,6 +198,6 @@ def convolution(step, task, scratch):
                 place = out + 64 * start
                 _one_tile(kernel, step, residual, group, phase, start, vectors, place, out, scratch)
         if whole < end:
-            tail = step.remainder_kernel
-            _one_tile(tail, step, residual, group, phase, whole, end - whole, scratch, out, scratch)
+            remainder = step.remainder_kernel
+            _one_tile(remainder, step, residual, group, phase, whole, end - whole, scratch, out, scratch)
         out += stride

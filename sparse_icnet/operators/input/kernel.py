@@ -15,8 +15,8 @@ BLOCK = 64  # pixels that are looked up at once
 
 
 @jit
-def _scatter_row(words, width, kx, planes, out):
-    """One row of pixels to its kx phases: word x at address `words` goes to out + planes[x % kx] + 4 * (x // kx).
+def _scatter_row(pixels, width, kx, planes, out):
+    """One row of pixels to its kx phases: code x at address `pixels` goes to out + planes[x % kx] + 4 * (x // kx).
 
     Padding columns of a plane may be written too: nobody reads them.
     """
@@ -26,33 +26,33 @@ def _scatter_row(words, width, kx, planes, out):
             # At least 16 columns: the last vector overlaps the one before.  Fewer: a row of a plane still holds 16.
             x = max(0, min(first, columns - 16))
             for px in range(0, kx, 16):
-                scatter_16x16(words + 4 * (x * kx + px), 4 * kx, out + 4 * x, planes + 8 * px)
+                scatter_16x16(pixels + 4 * (x * kx + px), 4 * kx, out + 4 * x, planes + 8 * px)
         return
     for px in range(kx):
         target = out + get_i64(planes + 8 * px)
-        source = words + 4 * px
+        source = pixels + 4 * px
         for x in range(columns):
             put_i32(target + 4 * x, get_i32(source))
             source += 4 * kx
 
 
 @jit
-def _codes_by_loop(row, first, width, table, words):
+def _codes_by_loop(row, first, width, table, pixels):
     for x in range(first, min(first + BLOCK, width)):
         pixel = row + 3 * x
         red = np.int32(get_u8(table + np.int64(get_u8(pixel))))
         green = np.int32(get_u8(table + 256 + np.int64(get_u8(pixel + 1))))
         blue = np.int32(get_u8(table + 512 + np.int64(get_u8(pixel + 2))))
-        put_i32(words + 4 * x, red | (green << 8) | (blue << 16))
+        put_i32(pixels + 4 * x, red | (green << 8) | (blue << 16))
 
 
 @jit
-def _codes_by_vectors(row, first, width, table, words):
+def _codes_by_vectors(row, first, width, table, pixels):
     if width < BLOCK:
-        _codes_by_loop(row, first, width, table, words)
+        _codes_by_loop(row, first, width, table, pixels)
     else:
         x = min(first, width - BLOCK)  # the last block overlaps the one before
-        put_rgb_codes(row + 3 * x, table, words + 4 * x)
+        put_rgb_codes(row + 3 * x, table, pixels + 4 * x)
 
 
 # BLOCK pixels, or what is left of them, of a row of RGB pixels through a table u8 (3, 256), to 32-bit words.

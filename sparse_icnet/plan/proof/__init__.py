@@ -1,7 +1,7 @@
 """Proof that a finished plan stays inside its memory: every read and write of every step, before any of them runs.
 
 The kernels work on addresses and check nothing.  So from the records and tables that they will read, exactly as they lie in
-memory, this package derives which bytes each kernel touches, for all tasks, phases, taps, whole vectors and tails, and
+memory, this package derives which bytes each kernel touches, for all tasks, phases, taps, whole vectors and remainders, and
 compares them with the memory that was taken.  It shares no computation with the planner: what it knows is the loop
 structure of each kernel, written down again in `maps`, `convolutions`, `pools` and `ends`.  Everything is summed in
 Python's integers, which cannot wrap; the kernels' own sums wrap modulo 2**64 and therefore meet the same addresses.
@@ -34,7 +34,7 @@ from sparse_icnet.plan.schedule import lifetimes
 
 __all__ = ["ProofError", "convolutions", "ends", "maps", "pools", "prove"]
 
-_HEADS: dict[type, int] = {ImageParams: 1, BlobParams: 4}  # bytes of an element of the caller's input
+_INPUTS: dict[type, int] = {ImageParams: 1, BlobParams: 4}  # bytes of an element of the caller's input
 # What may write the caller's result.
 _ENDS = (ArgmaxParams, UpsampleParams, SmoothClassesParams, BilinearSoftmaxParams, LogitsParams)
 
@@ -50,19 +50,19 @@ def prove(plan: Plan) -> None:
         End.SMOOTH_CLASSES: None,  # its size comes with a call
         End.LOGITS: 4 * math.prod(plan.logits_shape),
     }
-    results = {id(tail[-1]): sizes[end] for end, tail in plan.tails.items()}
-    heads = [id(step) for step in plan.heads.values()]
+    results = {id(steps[-1]): sizes[end] for end, steps in plan.output_steps.items()}
+    first = [id(step) for step in plan.input_steps.values()]
     for step in plan.steps():
         ranges = PROOFS.get(step.kind)
         if ranges is None:
             raise ProofError(
                 f"operation {step.name!r} ({step.kind.__name__}): nothing says what its kernel touches"
             )
-        if (step.kind in _HEADS) != (id(step) in heads) or (id(step) in results and step.kind not in _ENDS):
+        if (step.kind in _INPUTS) != (id(step) in first) or (id(step) in results and step.kind not in _ENDS):
             raise ProofError(
                 f"operation {step.name!r} ({kernel_name(step.kind)}): not where such a step may stand"
             )
-        input_bytes, result_bytes = source * _HEADS.get(step.kind, 0), results.get(id(step), 0)
+        input_bytes, result_bytes = source * _INPUTS.get(step.kind, 0), results.get(id(step), 0)
         ranges(Access(step, step.record[0], memory, plan.scratch_bytes, input_bytes, result_bytes))
 
 
