@@ -343,8 +343,8 @@ class Model:
     ) -> NDArray[np.float32 | np.uint8]:
         """Run normalized input: float32 (N, 3, H, W) -> what the network returns, for each blob.
 
-        Probabilities, float32 (N, classes, H', W'), or, where the network ends in an argmax, its class map,
-        uint8 (N, 1, H', W').  H' and W' are those of `output_size`.
+        Probabilities or, of a network without softmax, logits, float32 (N, classes, H', W'); where the network ends in an
+        argmax, its class map, uint8 (N, 1, H', W').  H' and W' are those of `output_size`.
 
         blob  H and W those of `size`; as `blob()` makes it: (RGB / 255 - mean) / deviation.
               Infinities count as the nearest value the input quantizer knows, NaN as its lowest.

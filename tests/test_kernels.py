@@ -585,12 +585,6 @@ def _padded_pool_of_signed_codes() -> Graph:
     return net.classify(net.max_pool(net.image, 3, 1, 1))
 
 
-def _real_output() -> Graph:
-    net = Net((4, 16))
-    x = net.convolution(net.image, 3)
-    return Graph(tuple(net.ops), x)
-
-
 def _no_convolution() -> Graph:
     net = Net((4, 16))
     return net.softmax(net.image)
@@ -624,7 +618,6 @@ def _sum_of_probabilities() -> Graph:
         (_four_channels, "3 channels, found 4"),
         (_no_multiple_of_the_grid, "whole multiple of the smallest convolution output, 3x8"),
         (_padded_pool_of_signed_codes, "zero point as its lowest code, found zero point 0 in -128..127"),
-        (_real_output, "must be a softmax or an argmax, found Convolution"),
         (_no_convolution, "no convolution"),
         (_narrow_image, "at least 16 pixels wide, found 15"),
         (_too_many_classes, "at most 256 classes, found 257"),

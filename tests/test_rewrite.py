@@ -146,6 +146,35 @@ def test_idle_quantizers_disappear_and_others_stay(between, inner, outer, idle):
     assert_equal_bits(graph, rewritten, dyadic_blob(graph, 0))
 
 
+@pytest.mark.parametrize(("zero", "low"), [(0, 0), (-128, -128), (3, 3), (127, -128)])
+def test_quantizers_of_a_relu_take_no_codes_below_their_zero_point(zero, low):
+    graph = _signed_pool(zero)
+    narrow = rewrite.narrow_quantizers(graph)
+    assert narrow["codes"] == replace(graph["codes"], quantizer=Quantizer(0.1, zero, low, 127))
+    assert narrow["others"] == graph["others"]  # whose input may be negative
+    assert_equal_bits(graph, narrow, random_blob(graph, 5))
+    assert (narrow is graph) == (low == -128)
+
+
+def _signed_pool(zero: int) -> Graph:
+    """Signed codes of a ReLU, behind a resize, read by a padded max pool."""
+    rng = np.random.default_rng(4)
+    first = random_convolution(rng, "first", "image/codes", (4, 3, 3, 3), padding=(1, 1, 1, 1))
+    ops = (
+        Input("image", (3, 8, 16)),
+        Quantize("image/codes", "image", Quantizer(0.02, 128)),
+        first,
+        Quantize("others", "first", Quantizer(0.1, zero, -128, 127)),
+        Relu("relu", "others"),
+        Resize("resized", "relu", (16, 32)),
+        Quantize("codes", "resized", Quantizer(0.1, zero, -128, 127)),
+        MaxPool("pool", "codes", (3, 3), (2, 2), (1, 1, 1, 1)),
+        random_convolution(rng, "head", "pool", (3, 4, 1, 1)),
+        Softmax("end", "head"),
+    )
+    return Graph(ops, "end")
+
+
 def test_relu_of_codes_stays_where_the_output_shows_it():
     graph = chain(Relu("relu", "q"), Resize("up", "relu", (16, 16)))
     assert "relu" in names(rewrite.optimize(graph))

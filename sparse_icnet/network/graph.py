@@ -488,6 +488,14 @@ class Graph:
             op = self._by_name[op.input]
         return isinstance(op, Argmax)
 
+    @property
+    def returns_logits(self) -> bool:
+        """Whether the output is real values that no softmax or argmax made: the logits, or resizes of them."""
+        op = self._by_name[self.output]
+        while isinstance(op, Resize | Bilinear):
+            op = self._by_name[op.input]
+        return not isinstance(op, Softmax | Argmax)
+
     def quantizer(self, name: str) -> Quantizer | None:
         """The quantizer whose codes `name` holds, or None if the tensor is real."""
         return self._held[name]

@@ -28,7 +28,7 @@ LEAST_TIME = LeastTime()
 
 @standard_floats()
 def plan_for(graph: Graph, threads: int = 1, keep_tensors: bool = False, policy: Policy = LEAST_TIME) -> Plan:
-    """Plan of any graph that ends in Softmax or Argmax, or their upsampling.
+    """Plan of any graph that ends in logits, a softmax or an argmax, or their upsampling.
 
     threads       of an inference, which its tasks are divided for
     keep_tensors  every tensor has memory of its own and can be read after an inference

@@ -18,7 +18,7 @@ MOST_CLASSES = 256  # a class is a byte
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The end of a graph: logits, [bilinear upsampling], softmax or argmax, [nearest upsampling].
+    """The end of a graph: logits, [bilinear upsampling], [softmax or argmax], [nearest upsampling].
 
     logits        name of the operation that computes them; logits_shape: (C, h, w)
     upsampling    the bilinear one, if there is one
@@ -76,13 +76,11 @@ def ends_of(graph: Graph) -> Ends:
     resizes = 0
     while isinstance(end, Resize):
         end, resizes = graph[end.input], resizes + 1
-    if not isinstance(end, Softmax | Argmax):
-        raise PlanError(f"output {end.name!r} must be a softmax or an argmax, found {type(end).__name__}")
     if resizes > 1:  # what equals a single one was merged before
         raise PlanError(f"output {graph.output!r}: its {resizes} resizes must equal a single nearest resize")
-    upsampling = graph[end.input]
+    upsampling = graph[end.input] if isinstance(end, Softmax | Argmax) else end
     bilinear = upsampling if isinstance(upsampling, Bilinear) else None
-    logits = end.input if bilinear is None else bilinear.input
+    logits = upsampling.name if bilinear is None else bilinear.input
     shape = graph.shape(logits)
     if shape[0] > MOST_CLASSES:
         raise PlanError(f"operation {end.name!r}: expected at most {MOST_CLASSES} classes, found {shape[0]}")

@@ -51,7 +51,7 @@ from sparse_icnet.target import MicroKernel
 
 
 def select(graph: Graph, policy: Policy, threads: int) -> Program:
-    """The program of an optimized graph that ends in Softmax or Argmax, or in their nearest upsampling.
+    """The program of an optimized graph that ends in logits, a softmax or an argmax, or in their upsampling.
 
     policy   chooses the kernel of every convolution
     threads  of an inference, which its tasks are divided for

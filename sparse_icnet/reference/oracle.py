@@ -67,6 +67,9 @@ class Oracle:
         ] = {}  # real values that are read more than once
 
     def output(self) -> NDArray[Any]:
+        """What the network returns: a class map, or real values (of the codes, where a quantizer ends the network)."""
+        if self.graph.quantizer(self.graph.output) is not None:
+            return self.real(self.graph.output, 1.0)
         return self.value(self.graph.output)
 
     def logits(self) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from sparse_icnet.plan.encode import step_rows
 from sparse_icnet.plan.policy import Policy
 from sparse_icnet.plan.program import End, Plan, Start, Step
 from sparse_icnet.processes import PerProcess
+from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.run.crew import Crew
 from sparse_icnet.run.machine_code import run_function
 
@@ -59,7 +60,7 @@ _ENDS: tuple[tuple[End, ...], ...] = (
 class Session:
     """A graph, planned once and run many times.  Calls from several Python threads take turns.
 
-    graph         any graph that ends in Softmax (or Argmax); it is optimized here
+    graph         any graph that ends in logits, a softmax or an argmax; it is optimized here
     threads       CPU threads of one inference, by default all that the process may use
     keep_tensors  make `tensor` possible: every tensor gets memory of its own, which takes more and is slower
     plan          what `plan_for` makes of these, if it is there already; its memory serves this session alone
@@ -110,13 +111,15 @@ class Session:
 
     @property
     def output_dtype(self) -> np.dtype[np.float32] | np.dtype[np.uint8]:
-        """float32 of probabilities, uint8 of a class map."""
+        """float32 of probabilities or logits, uint8 of a class map."""
         return np.dtype(np.uint8) if self.graph.returns_classes else np.dtype(np.float32)
 
     def output(
         self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
     ) -> NDArray[np.float32 | np.uint8]:
         """float32 (3, H, W) -> what the network returns, of `output_shape` and `output_dtype`; into `out` if given."""
+        if self.graph.returns_logits:
+            return self._full_logits(blob, cast("NDArray[np.float32] | None", out))
         if not self.graph.returns_classes:
             return self.probabilities(
                 blob, cast("NDArray[np.float32] | None", out)
@@ -125,6 +128,18 @@ class Session:
             out = np.empty(self.output_shape, np.uint8)
         self._checked(out, np.uint8, self.output_shape)
         out[0] = nearest(self.classes(blob), self.output_shape[1:])
+        return out
+
+    def _full_logits(self, blob: NDArray[np.float32], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """The logits of `output_shape`, enlarged as the network does, in NumPy."""
+        logits, upsampling = self.logits(blob), self.plan.upsampling
+        if upsampling is not None:
+            logits = bilinear(logits, upsampling.size, upsampling.align_corners)
+        result = nearest(logits, self.output_shape[1:])
+        if out is None:
+            return result
+        self._checked(out, np.float32, self.output_shape)
+        out[...] = result
         return out
 
     def probabilities(
@@ -327,10 +342,12 @@ def _address(array: NDArray[Any]) -> int:
     return array.ctypes.data
 
 
-def nearest(x: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """(Q7): (h, w) -> `size`."""
-    rows, columns = (np.arange(n, dtype=np.int64) * old // n for n, old in zip(size, x.shape, strict=True))
-    enlarged: NDArray[np.uint8] = x.take(columns, 1).take(rows, 0)
+def nearest(x: NDArray[Any], size: Size) -> NDArray[Any]:
+    """(Q7): (..., h, w) -> (..., *size)."""
+    rows, columns = (
+        np.arange(n, dtype=np.int64) * old // n for n, old in zip(size, x.shape[-2:], strict=True)
+    )
+    enlarged: NDArray[Any] = x.take(columns, -1).take(rows, -2)
     return enlarged
 
 

@@ -12,8 +12,10 @@ from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, AnyNode, Key, Model, Result, in_order
 from sparse_icnet.formats.exchange.operations import TABLE, Operation
 from sparse_icnet.formats.exchange.repair import quantize_before_codes
+from sparse_icnet.formats.exchange.tail import normalized
 from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, is_ordered
 from sparse_icnet.network.graph import Graph, GraphError, pruned
+from sparse_icnet.network.meta import MAX_TEXT, Meta
 
 
 def to_graph(model: Model) -> Graph:
@@ -51,9 +53,10 @@ class _Walk:
         if not is_ordered(value):
             raise FormatError(f"{result.where}: expected a result in the order channels, height, width")
         output = self.builder.operand(value)
-        ops = pruned(self.builder.ops.values(), output)
+        ended, output, notes = normalized(self.builder.ops, output)
+        ops = pruned(ended.values(), output)
         ops = pruned(quantize_before_codes(ops, self.model, self.builder.unique), output)
-        return Graph(ops, output, self.builder.normalization(), self.builder.size_is_free)
+        return Graph(ops, output, self.builder.normalization(), self.builder.size_is_free, _meta(notes))
 
     def _read(self, where: str, key: Key) -> Value:
         if key not in self.values:
@@ -85,6 +88,12 @@ class _Walk:
         if self.elements > MAX_ELEMENTS:
             raise FormatError(f"{node.where}: expected at most {MAX_ELEMENTS} elements in all constants")
         return constant
+
+
+def _meta(notes: list[str]) -> Meta:
+    """What reading changed, as far as there is room for it."""
+    text = "; ".join(notes)
+    return Meta(notes=text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}...")
 
 
 def _folded(operation: Operation, node: AnyNode, constants: dict[str, Constant]) -> Constant:

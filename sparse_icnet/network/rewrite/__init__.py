@@ -18,6 +18,7 @@ from sparse_icnet.network.graph import Graph, GraphError, pruned, rename_inputs
 from sparse_icnet.network.rewrite._edit import fresh, rebuilt
 from sparse_icnet.network.rewrite.classes import classes
 from sparse_icnet.network.rewrite.duplicates import drop_idle_quantizers, drop_idle_relus, merge_duplicates
+from sparse_icnet.network.rewrite.ranges import narrow_quantizers
 from sparse_icnet.network.rewrite.resizes import merge_resizes
 from sparse_icnet.network.rewrite.sampling import pull_sampling, quantize_before_sampling
 from sparse_icnet.network.rewrite.upsampling import push_upsampling
@@ -30,6 +31,7 @@ __all__ = [
     "for_classes",
     "merge_duplicates",
     "merge_resizes",
+    "narrow_quantizers",
     "optimize",
     "pull_sampling",
     "push_upsampling",
@@ -40,6 +42,7 @@ __all__ = [
 Rewrite = Callable[[Graph], Graph]
 
 REWRITES: tuple[Rewrite, ...] = (
+    narrow_quantizers,
     drop_idle_quantizers,
     drop_idle_relus,
     merge_duplicates,
