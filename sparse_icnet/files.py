@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+_tag = ""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -29,6 +31,19 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def tag(text: str) -> None:
+    """Let the temporary files of this process bear `text` from now on: for `remove_temporary`, if it dies."""
+    global _tag
+    _tag = f"{text}."
+
+
+def remove_temporary(folder: Path, text: str) -> None:
+    """Remove what processes with the tag `text` left behind in `folder` and the folders in it."""
+    for path in folder.rglob(f".*.{text}.*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def check_writable(path: Path) -> None:
     """Raise the OSError that writing `path` by `replacing` would, before the work whose result it is to hold."""
     if path.is_dir():
@@ -45,4 +60,4 @@ def check_writable(path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     """A new hidden name in the folder of `path`, no longer than a file system takes."""
-    return path.with_name(f".{path.name[:32]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name[:32]}.{_tag}{os.getpid()}.{secrets.token_hex(4)}.tmp")

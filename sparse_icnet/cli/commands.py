@@ -15,6 +15,7 @@ from sparse_icnet.cli.options import (
     add_talk,
     kinds,
     positive,
+    shard,
     share,
 )
 from sparse_icnet.cli.parser import Help, Parser
@@ -170,6 +171,24 @@ code is 2.""",
     )
     results.add_argument(
         "--overwrite", action="store_true", help="replace whatever is in the way of a result"
+    )
+    many = parser.add_argument_group("many processes and machines")
+    many.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="so many processes, of --threads each (default: 2)",
+    )
+    many.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="the workers of a Dask cluster, tcp://host:8786, which see the same folders (extra `batch`)",
+    )
+    many.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="the I-th of N parts, for array jobs: each N-th source; all find the same ones",
     )
     add_model(parser, positional=False)
     add_size_and_threads(parser)

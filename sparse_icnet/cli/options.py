@@ -77,6 +77,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def shard(text: str) -> tuple[int, int]:
+    """'2/8' -> (2, 8): the second of eight parts."""
+    part, _, parts = text.partition("/")
+    if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
+        part = parts = "0"
+    if not 1 <= int(part) <= int(parts):
+        raise argparse.ArgumentTypeError(f"expected I/N such as 1/8 with I from 1 to N, found {text!r}")
+    return int(part), int(parts)
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
     try:

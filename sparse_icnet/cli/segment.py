@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from sparse_icnet import bundled, render, video
 from sparse_icnet.cli.entry import complain
 from sparse_icnet.cli.inputs import expand, model_of, ready
 from sparse_icnet.cli.terminal import Progress, duration, flush, note, say
+from sparse_icnet.jobs.batch import Batch, Summary, manifest_name, shard_of
 from sparse_icnet.jobs.manifest import Manifest
 from sparse_icnet.jobs.overlap import StoppedError, in_order
 from sparse_icnet.jobs.sources import Found, Source, counted
 from sparse_icnet.jobs.work import Options, Record, model_digest, segment_source
 from sparse_icnet.model import Model
+from sparse_icnet.run.session import default_threads
 
 DONE, BAD_INPUT = 0, 2
 
@@ -24,63 +28,117 @@ DONE, BAD_INPUT = 0, 2
 def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     found = _sources(arguments, output)
+    many = arguments.workers is not None or arguments.scheduler is not None
+    if arguments.workers is not None and arguments.scheduler is not None:
+        raise ValueError("segment: expected --workers or --scheduler, found both")
+    if many and arguments.threads is None:
+        arguments.threads = min(2, default_threads())
     model = model_of(arguments)
     options = _options(arguments, output, model, single=len(found.sources) == 1)
+    sources = shard_of(found.sources, arguments.shard)
     output.mkdir(parents=True, exist_ok=True)
-    with Manifest(output) as manifest:
-        ready(model, arguments.quiet)
-        return _segment_all(model, found.sources, options, manifest, arguments)
+    report = _Report(sources, options, arguments)
+    with Manifest(output, manifest_name(arguments.shard)) as manifest, report.progress:
+        if arguments.scheduler is not None:
+            with _cluster(arguments.scheduler) as executor:
+                Batch(model, options, manifest, report.add).run(sources, executor)
+        else:
+            ready(model, arguments.quiet)
+            if arguments.workers is not None:
+                Batch(model, options, manifest, report.add).run(sources, workers=arguments.workers)
+            else:
+                _segment_here(model, sources, options, manifest, report)
+    report.end()
+    return BAD_INPUT if report.summary.failures else DONE
 
 
-def _segment_all(
-    model: Model, sources: list[Source], options: Options, manifest: Manifest, arguments: argparse.Namespace
-) -> int:
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    """The workers of a Dask cluster."""
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError("--scheduler needs Dask: pip install 'sparse-icnet[batch]'") from error
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:  # no such address, nobody there
+        raise ValueError(
+            f"--scheduler {address}: expected the address of a Dask scheduler such as tcp://host:8786: {error}"
+        ) from error
+    with client:
+        yield client.get_executor(retries=3)
+
+
+def _segment_here(
+    model: Model, sources: Sequence[Source], options: Options, manifest: Manifest, report: _Report
+) -> None:
+    """In this process, by a few threads."""
     stop, one_at_a_time = threading.Event(), threading.Lock()
-    one_film = len(sources) == 1 and sources[0].is_film
-    progress = Progress(0 if one_film else len(sources), "frames" if one_film else "files", arguments.quiet)
 
     def tick(done: int, total: int) -> None:
         if stop.is_set():
             raise StoppedError
-        if one_film:
-            progress.reach(done, total)
+        report.tick(done, total)
 
     def segment(source: Source) -> list[Record]:
         # Within a film its frames are worked on at the same time.
         with one_at_a_time if source.is_film else nullcontext():
             return list(segment_source(model, source, options, manifest, tick))
 
-    total = len(sources)
-    verbose = not arguments.quiet and (arguments.verbose or total == 1)
-    failures = pictures = skipped = 0
-    start = time.perf_counter()
-    with progress:
-        for number, records in enumerate(in_order(segment, sources, stop=stop), 1):
+    with closing(in_order(segment, sources, stop=stop)) as results:
+        for source, records in zip(sources, results, strict=True):
             for line in filter(None, (record.line() for record in records)):
                 manifest.append(line)
-            errors = [record.error for record in records if record.error]
-            good = [record for record in records if not record.error]
-            failures += bool(errors)
-            pictures += sum(not record.skipped for record in good)
-            skipped += sum(record.skipped for record in good)
-            lost = [record for record in good if record.unreadable and not arguments.quiet]
-            if errors or lost or (good and verbose):
-                with progress.aside():
-                    for record in lost:
-                        note(
-                            f"{record.source}: {record.unreadable} of {record.frames} frames could not be decoded"
-                        )
-                    for error in errors:
-                        complain(error)
-                    if good and verbose:
-                        count = f"[{number}/{total}] " if total > 1 else ""
-                        say(f"{count}{sources[number - 1].path}: {_line(good, options)}")
-                        flush()
-            if not one_film:
-                progress.advance()
-    if total > 1 and not arguments.quiet:
-        say(_summary(total - failures, total, pictures, skipped, time.perf_counter() - start, options.output))
-    return BAD_INPUT if failures else DONE
+            report.add(source, records)
+
+
+class _Report:
+    """What is printed of the sources as they are done, and in the end."""
+
+    def __init__(self, sources: Sequence[Source], options: Options, arguments: argparse.Namespace) -> None:
+        self.summary = Summary(sources=len(sources))
+        self._options, self._quiet, self._count = options, arguments.quiet, 0
+        self._verbose = not arguments.quiet and (arguments.verbose or len(sources) == 1)
+        self._one_film = len(sources) == 1 and sources[0].is_film
+        self.progress = (
+            Progress(0, "frames", arguments.quiet)
+            if self._one_film
+            else Progress(len(sources), "files", arguments.quiet)
+        )
+        self._start = time.perf_counter()
+
+    def tick(self, done: int, total: int) -> None:
+        """So many frames of a film are done."""
+        if self._one_film:
+            self.progress.reach(done, total)
+
+    def add(self, source: Source, records: Sequence[Record]) -> None:
+        """A source is done."""
+        self._count += 1
+        self.summary.add(records)
+        errors = [record.error for record in records if record.error]
+        good = [record for record in records if not record.error]
+        lost = [record for record in good if record.unreadable and not self._quiet]
+        if errors or lost or (good and self._verbose):
+            with self.progress.aside():
+                for record in lost:
+                    note(
+                        f"{record.source}: {record.unreadable} of {record.frames} frames could not be decoded"
+                    )
+                for error in errors:
+                    complain(error)
+                if good and self._verbose:
+                    total = self.summary.sources
+                    count = f"[{self._count}/{total}] " if total > 1 else ""
+                    say(f"{count}{source.path}: {_line(good, self._options)}")
+                    flush()
+        if not self._one_film:
+            self.progress.advance()
+
+    def end(self) -> None:
+        """The last line, of several sources."""
+        if self.summary.sources > 1 and not self._quiet:
+            say(_summary(self.summary, time.perf_counter() - self._start, self._options.output))
 
 
 def _options(arguments: argparse.Namespace, output: Path, model: Model, single: bool) -> Options:
@@ -147,8 +205,11 @@ def _line(records: list[Record], options: Options) -> str:
     return f"{new} of {len(records)} frames -> {Path(paths[0]).parent}/"
 
 
-def _summary(good: int, total: int, pictures: int, skipped: int, seconds: float, output: Path) -> str:
-    rate = f", {pictures / seconds:.1f} a second" if pictures and seconds > 1 else ""
-    there = f", {skipped} were there" if skipped else ""
+def _summary(summary: Summary, seconds: float, output: Path) -> str:
+    count = summary.pictures + summary.frames
+    rate = f", {count / seconds:.1f} a second" if count and seconds > 1 else ""
+    frames = f" and {summary.frames} frames of videos" if summary.frames else ""
+    there = f", {summary.skipped} were there" if summary.skipped else ""
     time_taken = f"{seconds:.1f} s" if seconds < 120 else duration(seconds)
-    return f"{good} of {total} done: {pictures} pictures in {time_taken}{rate}{there} -> {output}"
+    done = f"{summary.done} of {summary.sources} done: {summary.pictures} pictures{frames}"
+    return f"{done} in {time_taken}{rate}{there} -> {output}"

@@ -3,8 +3,10 @@
     sources    arguments (files, folders, patterns, lists) -> Source: a file and its output name
     outputs    a source's result files, the marks in them, and whether they may be written
     manifest   the lines of manifest.jsonl
+    batch      one run over many sources on an executor
     films      a video -> result files and a record, whole or in stretches that are joined
     overlap    items made ahead by a thread of their own
+    tasks      what a worker process calls
     work       one Source -> result files and records; what a worker process calls
 
 Nothing here prints or parses a command line.
