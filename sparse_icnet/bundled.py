@@ -57,7 +57,7 @@ def resolve(model: str | os.PathLike[str] | None) -> Path:
     if model is None:
         return DEFAULT_WEIGHTS
     path = Path(model)
-    if path.exists():
+    if path.exists() and str(model):  # '' as a path would be the current folder
         return path
     if str(model) in _files():
         return _files()[str(model)]

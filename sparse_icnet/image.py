@@ -289,6 +289,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _brief(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own words name an object in memory
+        return "no known format"
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 

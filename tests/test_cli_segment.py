@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,11 @@ import pytest
 from command_line import SMALL, assert_one_error_line, errors_of, manifest_of, pictures_of, read_map
 from networks import random_picture
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import sparse_icnet
 from sparse_icnet import render
+from sparse_icnet.cli import inputs
 from sparse_icnet.jobs import work
 
 
@@ -116,6 +121,57 @@ class TestSegment:
             "out/a/x.png.classes.png",
             "out/b/x.png.classes.png",
         ]
+
+    @pytest.mark.parametrize(
+        ("content", "part"),
+        [
+            ("a.png\0b.png\n", "NUL character"),
+            (None, "closed"),
+            ("x" * 200, "at most 100 bytes"),
+        ],
+    )
+    def test_a_list_of_no_use(self, run, tiny_file, tmp_path, monkeypatch, content, part):
+        stdin = None if content is None else io.TextIOWrapper(io.BytesIO(content.encode()))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(inputs, "MAX_LIST", 100)
+        command = ("segment", "--from", "-", "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
+        assert_one_error_line(run(*command), "-: expected", part)
+
+    def test_an_empty_name_is_not_the_current_folder(self, run, tiny_file, photo, tmp_path, monkeypatch):
+        monkeypatch.chdir(photo.parent)
+        out = ("-o", tmp_path / "out")
+        assert_one_error_line(run("segment", "", *out, "--model", tiny_file), "empty argument")
+        assert_one_error_line(
+            run("segment", photo, *out, "--model", ""), "expected a file or one of sparse-60"
+        )
+        assert_one_error_line(run("segment", photo, "-o", "", "--model", tiny_file), "empty name")
+        assert_one_error_line(run("eval", tiny_file, "--data", ""), "empty name")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+    def test_a_pipe_with_a_name_is_not_waited_for(self, run, tiny_file, photo, tmp_path):
+        model = ("--model", tiny_file, "--no-overlay", *SMALL)
+        os.mkfifo(photo.parent / "pipe.png")
+        code, _, err = run("segment", photo.parent / "*.png", "-o", tmp_path / "out", *model)
+        assert (code, err) == (0, "")
+        assert pictures_of(tmp_path / "out") == ["photo.png.classes.png"]
+        (tmp_path / "more").mkdir()
+        os.mkfifo(tmp_path / "more" / "manifest.jsonl")
+        assert_one_error_line(
+            run("segment", photo, "-o", tmp_path / "more", *model), "manifest.jsonl", "no file"
+        )
+
+    def test_text_in_a_picture_stops_no_batch(self, run, tiny_file, photo, tmp_path):
+        """Deep JSON where the mark of a result stands: what a parser raises about it counts as no mark."""
+        text = PngInfo()
+        text.add_text("sparse-icnet", "[" * 3000)
+        Image.fromarray(random_picture(20, 30)).save(photo.parent / "deep.png", pnginfo=text)
+        out, model = tmp_path / "out", ("--model", tiny_file, "--no-overlay", *SMALL)
+        code, _, err = run("segment", photo.parent / "*.png", "-o", out, *model)
+        assert (code, err) == (0, "")
+        assert pictures_of(out) == ["deep.png.classes.png", "photo.png.classes.png"]
+        (out / "manifest.jsonl").write_text("[" * 100_000 + "\n")
+        assert_one_error_line(run("segment", photo, "-o", out, *model), "is no manifest")
 
     def test_results_are_no_input(self, run, tiny_file, photo, tmp_path):
         mix = tmp_path / "mix"
@@ -352,6 +408,7 @@ class TestSegment:
         assert_one_error_line(run("segment", photo, *model), "-o/--output")
         assert_one_error_line(run("segment", empty, *out, *model), empty, "found none", "--recursive")
         assert_one_error_line(run("segment", f"{empty}/*.png", *out, *model), "*.png", "matches")
+        assert_one_error_line(run("segment", f"{empty}/a**b", *out, *model), "a**b: expected a pattern")
         assert_one_error_line(run("segment", photo.parent, "-o", photo.parent, *model), "output folder")
         assert_one_error_line(run("segment", photo, "-o", photo, *model), photo, "File exists")
         assert_one_error_line(run("segment", photo, *out, "--size", "192"), "HEIGHTxWIDTH", "'192'")

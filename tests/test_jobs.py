@@ -51,6 +51,13 @@ class TestMarks:
             assert np.array_equal(np.load(path, mmap_mode="r"), array)
             assert (path.stat().st_size - array.nbytes) % 64 == 0
 
+    @pytest.mark.parametrize("letter", ["\u043f", "\U0001f600", "\x01"])
+    def test_a_long_name(self, tmp_path, letter):
+        """4096 bytes, the longest path that systems take, are more as JSON."""
+        mark = Mark("overlay", letter * (4096 // len(letter.encode())), MARK.digest)
+        outputs.save_png(Image.fromarray(random_picture(30, 40)), tmp_path / "a.png", mark)
+        assert outputs.read_mark(tmp_path / "a.png") == mark
+
     @pytest.mark.parametrize("content", [b"", b"x", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY\x01\x00\xff\xff#"])
     def test_no_mark(self, tmp_path, content):
         path = tmp_path / "a.png"

@@ -13,6 +13,7 @@ from sparse_icnet.cli.options import (
     add_size,
     add_size_and_threads,
     add_talk,
+    folder,
     kinds,
     positive,
     shard,
@@ -129,7 +130,7 @@ code is 2.""",
     )
     results = parser.add_argument_group("results")
     results.add_argument(
-        "-o", "--output", metavar="DIR", required=True, help="where to write; made if missing"
+        "-o", "--output", type=folder, metavar="DIR", required=True, help="where to write; made if missing"
     )
     results.add_argument(
         "--save",
@@ -297,7 +298,9 @@ Two columns: smooth class maps, as `segment` writes them, and the network's
 blocks of 8 x 8 pixels, as the model card says.""",
     )
     add_model(parser)
-    parser.add_argument("--data", metavar="DIR", help="folder with SPLIT/ and SPLITannot/ (required)")
+    parser.add_argument(
+        "--data", type=folder, metavar="DIR", help="folder with SPLIT/ and SPLITannot/ (required)"
+    )
     parser.add_argument("--split", default="val", help="default: val")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N frames")
     add_json(parser)

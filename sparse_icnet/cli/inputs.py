@@ -19,6 +19,8 @@ from sparse_icnet.run import machine_code
 from sparse_icnet.suggest import did_you_mean
 from sparse_icnet.target import TARGET
 
+MAX_LIST = 1 << 28  # bytes of a list of paths
+
 
 def model_of(arguments: argparse.Namespace) -> Model:
     """The model that --model (or MODEL), --size and --threads ask for."""
@@ -65,6 +67,20 @@ def split_model(files: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(files)
 
 
+def _list_of_paths(name: str) -> bytes:
+    """The content of a list, of standard input for '-'.  ValueError for an endless one."""
+    if name != "-":
+        with open(name, "rb") as file:
+            content = file.read(MAX_LIST + 1)
+    elif sys.stdin is None:
+        raise ValueError("-: expected a list of paths on standard input, found it closed")
+    else:
+        content = sys.stdin.buffer.read(MAX_LIST + 1)
+    if len(content) > MAX_LIST:
+        raise ValueError(f"{name}: expected a list of at most {MAX_LIST} bytes, found more")
+    return content
+
+
 def expand(
     arguments: Sequence[str],
     lists: Sequence[str] = (),
@@ -78,5 +94,5 @@ def expand(
     """
     known = bundled.all_names()
     sources.check_named(arguments, known, formats.SUFFIXES, lambda word: did_you_mean(word, known))
-    contents = [(name, sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()) for name in lists]
+    contents = [(name, _list_of_paths(name)) for name in lists]
     return sources.expand(arguments, contents, recursive=recursive, output=output, films=films)

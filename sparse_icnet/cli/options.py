@@ -62,6 +62,13 @@ def add_size(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def folder(text: str) -> str:
+    """The name of a folder; an empty one, which as a path would be the current folder, is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, found an empty name")
+    return text
+
+
 def size(text: str) -> tuple[int, int]:
     """'768x960' -> (768, 960)."""
     height, x, width = text.lower().partition("x")

@@ -76,5 +76,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.sub_parser(arguments.command).error(
             f"expected one model, found {here!r} and --model {arguments.model}"
         )
-    arguments.model = getattr(arguments, "model", None) or here
+    if getattr(arguments, "model", None) is None:
+        arguments.model = here
     return arguments

@@ -75,6 +75,8 @@ class Manifest:
         self._lock = threading.Lock()
         self._file: int | None = None
         for path in sorted(folder.glob(PATTERN)):
+            if not path.is_file():  # opening a pipe would wait
+                raise FileExistsError(errno.EEXIST, "exists and is no file", str(path))
             with open(path, "rb") as file:
                 self._read(path, file.read())
 
@@ -149,7 +151,7 @@ def _lines(content: bytes) -> Iterator[dict[str, Any]]:
     for line in content.split(b"\n"):
         try:
             values = json.loads(line)
-        except ValueError:  # half a line, or none
+        except (ValueError, RecursionError):  # half a line, or none
             continue
         if isinstance(values, dict):
             yield values

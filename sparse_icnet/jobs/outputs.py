@@ -37,7 +37,7 @@ _KEYWORD = "sparse-icnet"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY\x01\x00"
 _MOST_BOXES = 1000  # beside each other in an MP4
-_HEAD_BYTES = 4096  # the mark is among the first chunks; a palette of 256 colours takes 768
+_HEAD_BYTES = 1 << 15  # holds the longest mark: of 4096 bytes of name JSON makes up to six times as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _mark(text: str) -> Mark | None:
     try:
         values = json.loads(text)
         return Mark(*(str(values[name]) for name in Mark.__slots__))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

@@ -124,6 +124,8 @@ def expand(
     found = Found(named=output is not None, films=films)
     for argument in arguments:
         path = Path(argument)
+        if not argument:  # as a path it would be the current folder
+            raise SourceError("expected pictures, folders or patterns, found an empty argument")
         if path.is_dir():
             _add_folder(found, path, PurePath(), recursive, output)
         elif not os.path.lexists(path) and has_magic(argument):
@@ -133,6 +135,10 @@ def expand(
     for name, content in lists:
         for line in _lines(content):
             path = Path(line)
+            if "\0" in line:
+                raise SourceError(
+                    f"{name}: expected a path in each line, found a NUL character in {line[:80]!r}"
+                )
             if path.is_dir():
                 _add_folder(found, path, _as_written(path), recursive, output)
             elif not (below := _as_written(path)).name:
@@ -189,7 +195,13 @@ def _add_pattern(found: Found, pattern: str, recursive: bool, output: Path | Non
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if has_magic(part))
     base = Path(*parts[:fixed])
-    matches = sorted(base.glob(str(Path(*parts[fixed:])))) if base.is_dir() else []
+    try:
+        # Opening a pipe among the matches would wait.
+        matches = sorted(
+            path for path in base.glob(str(Path(*parts[fixed:]))) if path.is_dir() or path.is_file()
+        )
+    except ValueError as error:
+        raise SourceError(f"{pattern}: expected a pattern, found one of another form ({error})") from error
     taken = 0
     for path in matches:
         below = path.relative_to(base)
