@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +12,15 @@ import pytest
 for package in ("torch", "onnx", "onnxruntime"):
     pytest.importorskip(package, reason=f"needs {package} (extra peers)")
 
+import make_ort  # noqa: E402
+import onnx  # noqa: E402
+import torch  # noqa: E402
 from make_ort import Small, blobs, exported, quantized, run  # noqa: E402
-from onnxruntime.quantization import QuantType  # noqa: E402
+from onnxruntime.quantization import QuantFormat, QuantType  # noqa: E402
 
 import sparse_icnet  # noqa: E402
+from sparse_icnet import formats  # noqa: E402
+from sparse_icnet.formats.errors import FormatError  # noqa: E402
 from sparse_icnet.network.graph import Quantize  # noqa: E402
 from sparse_icnet.reference.oracle import Oracle  # noqa: E402
 
@@ -27,9 +34,10 @@ def quiet():
     logging.getLogger().setLevel(level)
 
 
-def both(tmp_path, model, **options) -> tuple[sparse_icnet.Model, np.ndarray, np.ndarray]:
+def both(tmp_path, model, float_options=None, **options) -> tuple[sparse_icnet.Model, np.ndarray, np.ndarray]:
     """(the network, what it returns for a blob, what ONNX Runtime computes); the engine equals the oracle on the way."""
-    path = quantized(exported(model, tmp_path / "float.onnx"), tmp_path / "model.onnx", **options)
+    path = exported(model, tmp_path / "float.onnx", **(float_options or {}))
+    path = quantized(path, tmp_path / "model.onnx", **options)
     net = sparse_icnet.load(path, threads=1)
     blob = blobs(9)[8]
     found = net(blob)
@@ -96,3 +104,109 @@ def test_symmetric_activations_before_a_padded_max_pool(tmp_path):
     assert all(op.quantizer.zero_point == 0 for op in signed)
     assert len(signed) > 2
     assert_agree(net, found, expected)
+
+
+def test_quantizers_of_onnx_runtimes_own_domain(tmp_path):
+    options = {"extra_options": {"UseQDQContribOps": True}}
+    net, found, expected = both(tmp_path, Small("logits"), **options)
+    proto = onnx.load(tmp_path / "model.onnx")
+    assert {node.domain for node in proto.graph.node if "Quantize" in node.op_type} == {"com.microsoft"}
+    assert_agree(net, found, expected)
+
+
+def test_batch_norm_behind_a_quantized_convolution(tmp_path):
+    model = Small("logits", norm=True)
+    net, found, expected = both(tmp_path, model, float_options={"training": torch.onnx.TrainingMode.PRESERVE})
+    assert any(node.op_type == "BatchNormalization" for node in onnx.load(tmp_path / "model.onnx").graph.node)
+    assert_agree(net, found, expected)
+
+
+@pytest.mark.parametrize("tail", ["logits", "softmax", "nearest argmax"])
+def test_operations_on_codes(tmp_path, tail):
+    options = {"quant_format": QuantFormat.QOperator}
+    net, found, expected = both(tmp_path, Small(tail), **options)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert {"QLinearConv", "QLinearAdd"} <= kinds
+    if tail == "logits":
+        assert_agree(net, found, expected)
+    elif tail == "softmax":
+        np.testing.assert_allclose(found, expected, atol=0.02)
+    else:
+        assert np.mean(found != expected) < 0.01
+
+
+def test_data_beside_the_model(tmp_path):
+    """The newer exporter of PyTorch writes such files by itself."""
+    path = quantized(exported(Small("logits"), tmp_path / "float.onnx"), tmp_path / "inside.onnx")
+    settings = {"save_as_external_data": True, "location": "weights.data", "size_threshold": 0}
+    onnx.save_model(onnx.load(path), tmp_path / "model.onnx", **settings)
+    expected, found = formats.load(path), formats.load(tmp_path / "model.onnx")
+    for one, other in zip(expected.convolutions, found.convolutions, strict=True):
+        np.testing.assert_array_equal(one.weight, other.weight)
+    (tmp_path / "weights.data").rename(tmp_path / "elsewhere")
+    (tmp_path / "weights.data").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FormatError, match=r"expected the file .*weights\.data with its data, found a link"):
+        formats.load(tmp_path / "model.onnx")
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(FormatError, match="found none"):
+        formats.load(tmp_path / "model.onnx")
+    (tmp_path / "weights.data").write_bytes((tmp_path / "elsewhere").read_bytes()[:-200])
+    with pytest.raises(FormatError, match=r"expected \d+ bytes at \d+ of .*weights\.data, found"):
+        formats.load(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("location", "../weights.data", "of the model's own folder, found '../weights.data'"),
+        ("location", "/etc/passwd", "of the model's own folder"),
+        ("location", "", "of the model's own folder"),
+        ("location", "C:\\weights", "of the model's own folder"),
+        ("location", ".", "of the model's own folder"),
+        ("location", "folder", "found a folder"),
+        ("offset", "-1", "whole number as offset"),
+        ("offset", "999999", "found 0"),
+        ("length", "x", "whole number as length"),
+        ("length", "3", "bytes of external data, found 3"),
+    ],
+)
+def test_data_elsewhere_is_refused(tmp_path, key, value, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "weights.data").write_bytes(bytes(1 << 16))
+    proto = onnx.load(quantized(exported(Small("logits"), tmp_path / "f.onnx"), tmp_path / "q.onnx"))
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for name, text in ({"location": "weights.data"} | {key: value}).items():
+        tensor.external_data.add(key=name, value=text)
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(FormatError, match=re.escape(message)):
+        formats.load(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_float_model_says_how_nncf_quantizes_it(tmp_path, suffix):
+    path = exported(Small("softmax"), tmp_path / "net.onnx")
+    if suffix == ".xml":
+        openvino = pytest.importorskip("openvino", reason="needs openvino (extra peers)")
+        openvino.save_model(openvino.Core().read_model(path), tmp_path / "net.xml")
+    with pytest.raises(FormatError, match="expected an INT8 model, found one without quantizers") as caught:
+        sparse_icnet.load(tmp_path / f"net{suffix}")
+    first, *advice = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path / f'net{suffix}'}: ")
+    assert len(advice) == 5
+    assert all(f"net{end}" in str(caught.value) for end in (suffix, "-int8.xml"))
+    ast.parse("\n".join(line.strip() for line in advice))
+
+
+def test_the_advice_works(tmp_path):
+    """The lines that a float model is refused with, run as they stand."""
+    pytest.importorskip("nncf", reason="needs nncf (extra peers)")
+    path = exported(Small("softmax"), tmp_path / "net.onnx")
+    with pytest.raises(FormatError) as caught:
+        sparse_icnet.load(path)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    program = "\n".join(lines).replace('"net', f'"{tmp_path}/net')
+    exec(program, {"BLOBS": blobs(4)})
+    net = sparse_icnet.load(tmp_path / "net-int8.xml", threads=1)
+    assert net(blobs(1)[0]).shape == (1, make_ort.CLASSES, 16, 24)

@@ -21,7 +21,8 @@ from pathlib import Path
 class FormatError(ValueError):
     """A file that cannot be read as what it claims to be.
 
-    The message is one line: the file, the place in it, what was expected and what was found.
+    The message is one line: the file, the place in it, what was expected and what was found.  Five more lines say what to
+    do about a model that is not quantized.
     """
 
 

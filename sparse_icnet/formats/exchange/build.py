@@ -5,6 +5,8 @@ A value is a `Constant`, folded as far as it goes, or a `Tensor`, an activation 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from sparse_icnet.formats.errors import FormatError, brief
@@ -23,11 +25,31 @@ def to_graph(model: Model) -> Graph:
     if len(model.results) != 1:
         found = [result.name[:80] for result in model.results][:8]
         raise FormatError(f"{model.label}: expected one network output, found {len(model.results)} {found}")
+    _check_quantized(model)
     try:
         with np.errstate(all="ignore"):  # infinities are refused where they matter
             return _Walk(model).run(model.results[0])
     except GraphError as error:
         raise FormatError(f"{model.label}: {error}") from None
+
+
+QUANTIZERS = ("fakequantize", "quantizelinear", "dequantizelinear")
+
+FLOAT_MODEL = """\
+{label}: expected an INT8 model, found one without quantizers.  NNCF (pip install nncf openvino) makes it INT8:
+    import nncf, openvino
+    model = openvino.Core().read_model("{name}")
+    pictures = nncf.Dataset(BLOBS)  # some hundred inputs as the network takes them, float32 (1, 3, H, W)
+    int8 = nncf.quantize(model, pictures, preset=nncf.QuantizationPreset.MIXED)
+    openvino.save_model(int8, "{stem}-int8.xml")"""
+
+
+def _check_quantized(model: Model) -> None:
+    """FormatError, with a way out, for a network of real numbers."""
+    operations = {node.operation for node in model.nodes}
+    if "convolution" in operations and not operations.intersection(QUANTIZERS):
+        path = Path(model.label)
+        raise FormatError(FLOAT_MODEL.format(label=model.label, name=path.name, stem=path.stem))
 
 
 class _Walk:

@@ -140,6 +140,12 @@ def gather(
     return Constant(np.take(values, positions, number), half=x.half)
 
 
+def broadcast(node: AnyNode, x: Constant, shape: Constant) -> Constant:
+    """`x` repeated to a shape, by NumPy's rules."""
+    wanted = np.broadcast_shapes(x.shape, bounded(node, integers(shape, node.where, "shape")))
+    return Constant(np.broadcast_to(x.values(), bounded(node, wanted)), half=x.half)
+
+
 def concat(node: Node[AxisAttributes], **inputs: Constant) -> Constant:
     """The inputs one behind the other, in the order of their names' numbers."""
     arrays = [inputs[f"x{number}"].values() for number in range(len(inputs))]

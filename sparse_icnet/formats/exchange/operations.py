@@ -150,6 +150,7 @@ TABLE: dict[str, Operation] = {
         Operation("reshape", ("x", "shape"), (), a.ReshapeAttributes, shapes.reshape, fold.reshape),
         Operation("shapeof", ("x",), (), a.ShapeOfAttributes, shapes.shape_of),
         Operation("gather", ("x", "indices"), ("axis",), a.AxisAttributes, None, fold.gather),
+        Operation("broadcast", ("x", "shape"), (), a.Attributes, None, fold.broadcast),
         Operation("concat", MANY[:1], MANY[1:], a.AxisAttributes, None, fold.concat),
         Operation("floor", ("x",), (), a.Attributes, None, fold.floor),
         Operation("ceil", ("x",), (), a.Attributes, None, fold.ceil),

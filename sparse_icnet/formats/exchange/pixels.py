@@ -227,7 +227,8 @@ def argmax(g: Builder, node: Node[ArgmaxAttributes], x: Value) -> Tensor:
 
 
 def _argmax(g: Builder, node: AnyNode, x: Value, channel: int, keep_dims: bool) -> Tensor:
-    tensor = g.activation(node, x)
+    """Of codes as well: their order is that of the values."""
+    tensor = g.activation(node, x, codes_allowed=True)
     axis = _channel_axis(node, channel, tensor)
     axes = tensor.axes[:axis] + ("1" if keep_dims else "") + tensor.axes[axis + 1 :]
     return g.tensor(Argmax(node.name, g.operand(tensor)), (1, *tensor.shape[1:]), axes)

@@ -21,9 +21,12 @@ from sparse_icnet.network.graph import (
     Argmax,
     Convolution,
     Input,
+    MaxPool,
     Normalization,
     Op,
+    Quantize,
     Quantizer,
+    Relu,
     Resize,
     Shape,
     Size,
@@ -226,6 +229,9 @@ class Builder:
     ) -> Tensor:
         """tensor * scale + shift per channel, taken over by the convolution or network input before it.
 
+        Of codes, as of a quantized convolution before a batch norm, it is a convolution of its own: by (Q3) and (Q4) the
+        1x1 weights of the unit matrix with the weight scales `scale` give scale * x + shift in each channel.
+
         name  for the Affine of the network input, that of the node if None
         """
         scale, shift = (np.broadcast_to(np.float64(part), tensor.shape[:1]) for part in (scale, shift))
@@ -242,10 +248,22 @@ class Builder:
                     affine=name or node.name,
                 )
                 return replace(tensor, pending=pending)
+        if self._has_codes(tensor):
+            channels = tensor.shape[0]
+            ones, unit = np.ones(channels, np.float32), np.eye(channels, dtype=np.int8)
+            op = Convolution(node.name, tensor.name, unit[:, :, None, None], ones, ones)
+            return replace(tensor, name=node.name, pending=PendingConvolution(op, scale, shift))
         raise FormatError(
             f"{node.where}: expected constants to scale or shift a convolution or the network input, "
             f"found {tensor.name!r}"
         )
+
+    def _has_codes(self, tensor: Tensor) -> bool:
+        """Whether `repair` finds codes of this value: those of a quantizer, behind what copies them, or their ReLU."""
+        op = self.ops.get(tensor.name)
+        while isinstance(op, Relu | Resize | MaxPool):
+            op = self.ops[op.input]
+        return isinstance(op, Quantize)
 
     def normalization(self) -> Normalization:
         """How an image becomes the input: as the model card says, unless the file normalizes by itself.

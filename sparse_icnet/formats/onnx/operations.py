@@ -6,7 +6,7 @@ Semantics: onnx.ai, opsets 9 to 23.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange import attributes as a
 from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, MAX_RANK, AnyNode, FileNode, Key
 from sparse_icnet.formats.exchange.operations import MANY
-from sparse_icnet.formats.onnx.tensors import TYPES, tensor_value
+from sparse_icnet.formats.onnx.tensors import TYPES, Beside, tensor_value
 
 OPENVINO = "org.openvinotoolkit"
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operations
 _INTEGER, _NUMBER, _TEXT, _TENSOR, _NUMBERS, _INTEGERS = 2, 1, 3, 4, 6, 7  # AttributeProto.AttributeType
 
 
@@ -30,12 +31,13 @@ class OnnxNode(FileNode):
         name: str,
         where: str,
         opset: int,
+        beside: Beside,
         inputs: Sequence[Key | None],
         outputs: Sequence[Key],
         add: Callable[[AnyNode], None],
     ) -> None:
         super().__init__(proto.op_type, name, where, inputs, outputs, (), add)
-        self.opset = opset
+        self.opset, self.beside = opset, beside
         self.values = {attribute.name: attribute for attribute in proto.attribute}
 
     def _get(self, key: str, kind: int, what: str) -> Any:
@@ -46,6 +48,19 @@ class OnnxNode(FileNode):
 
     def integer(self, key: str, default: int) -> int:
         return int(self._get(key, _INTEGER, "an integer").i) if key in self.values else default
+
+    def check_whole(self, key: str, expected: int) -> None:
+        """FormatError unless the attribute has the value `expected`, which is its default."""
+        if self.integer(key, expected) != expected:
+            raise FormatError(f"{self.where}: expected {key} {expected}, found {self.integer(key, expected)}")
+
+    def check_given(self, given: Collection[str], names: Sequence[str]) -> None:
+        """FormatError unless all inputs `names` are there."""
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise FormatError(
+                f"{self.where}: expected the inputs {', '.join(names)} of {self.type}, found no {missing[0]}"
+            )
 
     def number(self, key: str, default: float) -> float:
         return float(self._get(key, _NUMBER, "a number").f) if key in self.values else default
@@ -104,7 +119,7 @@ def _arithmetic(node: OnnxNode) -> None:
 @reads("Constant")
 def _constant(node: OnnxNode) -> None:
     if "value" in node.values:
-        value = tensor_value(node.tensor("value"), node.where)
+        value = tensor_value(node.tensor("value"), node.where, node.beside)
     elif "value_float" in node.values:
         value = np.asarray(node.number("value_float", 0.0), np.float32)
     elif "value_int" in node.values:
@@ -131,7 +146,7 @@ def _fake_quantize(node: OnnxNode) -> None:
     node.gives("fakequantize", inputs, a.FakeQuantizeAttributes(node.integer("levels", 0)))
 
 
-@reads("QuantizeLinear", "DequantizeLinear")
+@reads("QuantizeLinear", "DequantizeLinear", domains=("", MICROSOFT))
 def _linear(node: OnnxNode) -> None:
     if node.integer("block_size", 0) != 0:
         raise FormatError(f"{node.where}: expected scales per tensor or axis, found blocks")
@@ -144,7 +159,8 @@ def _linear(node: OnnxNode) -> None:
     node.gives(node.type.lower(), inputs, a.AxisAttributes(node.integer("axis", 1)))
 
 
-def _window(node: OnnxNode) -> dict[str, Any]:
+def window(node: OnnxNode) -> dict[str, Any]:
+    """strides, dilations, padding of convolution and pooling."""
     pads = node.integers("pads") if "pads" in node.values else (0, 0, 0, 0)
     pads = pads or ()
     if len(pads) % 2:
@@ -161,18 +177,20 @@ def _window(node: OnnxNode) -> dict[str, Any]:
 
 @reads("Conv")
 def _convolution(node: OnnxNode) -> None:
-    attributes = a.ConvolutionAttributes(**_window(node), group=node.integer("group", 1))
+    attributes = a.ConvolutionAttributes(**window(node), group=node.integer("group", 1))
     node.gives("convolution", node.named("x", "weight", "bias"), attributes)
+
+
+def pool(node: OnnxNode) -> a.PoolAttributes:
+    """Attributes of a pooling."""
+    rounding = "ceil_torch" if node.integer("ceil_mode", 0) else "floor"
+    return a.PoolAttributes(**window(node), kernel=node.integers("kernel_shape") or (), rounding=rounding)
 
 
 @reads("MaxPool", "AveragePool")
 def _pool(node: OnnxNode) -> None:
     operation = "maxpool" if node.type == "MaxPool" else "avgpool"
-    rounding = "ceil_torch" if node.integer("ceil_mode", 0) else "floor"
-    attributes = a.PoolAttributes(
-        **_window(node), kernel=node.integers("kernel_shape") or (), rounding=rounding
-    )
-    node.gives(operation, node.named("x"), attributes)
+    node.gives(operation, node.named("x"), pool(node))
 
 
 @reads("BatchNormalization")

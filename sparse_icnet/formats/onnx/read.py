@@ -25,8 +25,9 @@ from sparse_icnet.formats.exchange.nodes import (
     UniqueNames,
     checked_name,
 )
+from sparse_icnet.formats.onnx import qoperators  # noqa: F401  (enters its operations)
 from sparse_icnet.formats.onnx.operations import READERS, OnnxNode, unsupported
-from sparse_icnet.formats.onnx.tensors import tensor_value
+from sparse_icnet.formats.onnx.tensors import Beside, tensor_value
 from sparse_icnet.network.graph import Graph
 
 MAX_BYTES = 1 << 30
@@ -62,6 +63,7 @@ class _Reader:
     def __init__(self, path: Path, model: Any) -> None:
         self.path, self.graph = path, model.graph
         self.opset = _opset(path, model)
+        self.beside = Beside(path)
         self.nodes: list[AnyNode] = []
         self.defined: set[str] = set()  # tensor names
         self.names = UniqueNames()
@@ -78,7 +80,7 @@ class _Reader:
         elements = 0
         for tensor in graph.initializer:
             where = f"{self.path}: initializer {tensor.name[:80]!r}"
-            value = tensor_value(tensor, where)
+            value = tensor_value(tensor, where, self.beside)
             elements += value.size
             if elements > MAX_ELEMENTS:
                 raise FormatError(f"{where}: expected at most {MAX_ELEMENTS} elements in all, found more")
@@ -130,7 +132,7 @@ class _Reader:
             )
         inputs = [self._source(tensor, where) for tensor in proto.input]
         outputs: list[Key] = [tensor or (name, "absent", port) for port, tensor in enumerate(proto.output)]
-        node = OnnxNode(proto, name, where, self.opset, inputs, outputs, self.nodes.append)
+        node = OnnxNode(proto, name, where, self.opset, self.beside, inputs, outputs, self.nodes.append)
         READERS.get((domain, proto.op_type), unsupported)(node)
 
     def _source(self, tensor: str, where: str) -> Key | None:

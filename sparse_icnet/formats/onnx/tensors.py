@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,48 @@ TYPES = {
 EXTERNAL = 1  # TensorProto.DataLocation
 
 
-def tensor_value(tensor: Any, where: str) -> NDArray[Any]:
+class Beside:
+    """Files with data of tensors, in the folder of the .onnx itself: no other folder, and no links."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = path.parent
+
+    def read(self, tensor: Any, size: int, where: str) -> bytes:
+        """The `size` bytes that `tensor` says are elsewhere."""
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        name = entries.get("location", "")
+        if not name.isprintable() or name in ("", ".", "..") or any(mark in name for mark in "/\\:"):
+            raise FormatError(
+                f"{where}: expected external data in a file of the model's own folder, found {name[:80]!r}"
+            )
+        offset, length = (self._number(entries, key, where) for key in ("offset", "length"))
+        if length not in (None, size):
+            raise FormatError(f"{where}: expected {size} bytes of external data, found {length}")
+        path: Path = self.folder / name
+        if path.is_symlink() or not path.is_file():
+            found = "a link" if path.is_symlink() else "none" if not path.exists() else "a folder or a device"
+            raise FormatError(f"{where}: expected the file {path} with its data, found {found}")
+        with path.open("rb") as stream:
+            stream.seek(offset or 0)
+            data: bytes = stream.read(size)
+        if len(data) < size:
+            raise FormatError(f"{where}: expected {size} bytes at {offset or 0} of {path}, found {len(data)}")
+        return data
+
+    @staticmethod
+    def _number(entries: dict[str, str], key: str, where: str) -> int | None:
+        text = entries.get(key)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= 18):
+            raise FormatError(
+                f"{where}: expected a whole number as {key} of external data, found {text[:40]!r}"
+            )
+        return int(text)
+
+
+def tensor_value(tensor: Any, where: str, beside: Beside) -> NDArray[Any]:
     """A TensorProto as an array; sizes are checked before anything is allocated."""
-    if tensor.data_location == EXTERNAL or tensor.external_data:
-        raise FormatError(f"{where}: expected data inside the file, found external data")
     if tensor.data_type not in TYPES:
         raise FormatError(f"{where}: expected a float or integer type, found data type {tensor.data_type}")
     if tensor.HasField("segment"):
@@ -46,15 +85,15 @@ def tensor_value(tensor: Any, where: str) -> NDArray[Any]:
         )
     name, key = TYPES[tensor.data_type]
     dtype = np.dtype(name)
-    if tensor.HasField("raw_data"):
-        if len(tensor.raw_data) != count * dtype.itemsize:
-            raise FormatError(
-                f"{where}: expected {count * dtype.itemsize} bytes for {name} {shape}, found "
-                f"{len(tensor.raw_data)}"
-            )
-        return (
-            np.frombuffer(tensor.raw_data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
-        )
+    size = count * dtype.itemsize
+    if tensor.data_location == EXTERNAL or tensor.external_data:
+        data: bytes | None = beside.read(tensor, size, where)
+    else:
+        data = tensor.raw_data if tensor.HasField("raw_data") else None
+    if data is not None:
+        if len(data) != size:
+            raise FormatError(f"{where}: expected {size} bytes for {name} {shape}, found {len(data)}")
+        return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
     values = getattr(tensor, key)
     if len(values) != count:
         raise FormatError(f"{where}: expected {count} values for shape {shape}, found {len(values)}")

@@ -240,6 +240,16 @@ def _gather(node: LayerNode) -> None:
     node.gives("gather", node.named("x", "indices", "axis"), a.AxisAttributes())
 
 
+@reads("Broadcast")
+def _broadcast(node: LayerNode) -> None:
+    mode = node.data.text("mode", "numpy").lower()
+    if mode not in ("numpy", "bidirectional"):
+        raise FormatError(
+            f"{node.where}: expected a Broadcast of mode numpy or bidirectional, found {mode!r}"
+        )
+    node.gives("broadcast", node.named("x", "shape"))
+
+
 @reads("Concat")
 def _concat(node: LayerNode) -> None:
     node.gives("concat", node.named(*MANY), a.AxisAttributes(node.data.integer("axis")))
