@@ -496,3 +496,18 @@ def test_other_products_with_matrices_are_refused(tmp_path, matrix, message):
     x = m.node("MatMul", m.quantized(), m.constant(matrix))
     with pytest.raises(FormatError, match=message):
         m.load(m.node("Softmax", m.convolution(m.quantized(x)), axis=1), tmp_path)
+
+
+@pytest.mark.parametrize("gap", [1, 2])
+def test_a_concat_without_one_of_its_inputs(tmp_path, gap):
+    m = Model()
+    parts = [m.constant(part, "int64") for part in ([1], [3], [24], [24])]
+    parts[gap] = ""
+    sizes = m.node("Concat", *parts, axis=0)
+    x = m.node(
+        "Resize", m.quantized(), "", "", sizes, mode="nearest", coordinate_transformation_mode="asymmetric"
+    )
+    with pytest.raises(
+        FormatError, match="'Concat_0': expected inputs without a gap, found one that is absent"
+    ):
+        m.load(m.node("Softmax", m.convolution(x), axis=1), tmp_path)

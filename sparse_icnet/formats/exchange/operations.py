@@ -52,6 +52,8 @@ class Operation:
             least, most = len(self.required), len(self.required) + len(self.optional)
             expected = f"{least}" if least == most else f"{least} to {most}"
             raise FormatError(f"{node.where}: expected {expected} inputs, found {len(node.inputs)}")
+        if self.optional == MANY[1:] and set(node.inputs) != set(MANY[: len(node.inputs)]):
+            raise FormatError(f"{node.where}: expected inputs without a gap, found one that is absent")
         unknown = node.inputs.keys() - {*self.required, *self.optional}
         if unknown or type(node.attributes) is not self.attributes:
             raise TypeError(
