@@ -6,7 +6,7 @@
         summary = segment_files(["frames/", "drive.mp4"], "out")
         print(summary.pictures, summary.frames, summary.failures)
 
-Without an executor there is one process for each pair of cores.  With one, its workers must see the sources and the output
+Without an executor there is one process for each pair of cores.  With one, its workers must see sources, model and output
 folder under the same paths; each loads the model once.  Dask (extra `batch`), Ray and MPI:
 
     with distributed.Client("tcp://scheduler:8786") as client:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from sparse_icnet import cli, video
 from sparse_icnet.batch import Summary, segment_files
+from sparse_icnet.files import remove_temporary
 from sparse_icnet.jobs import films, tasks
 from sparse_icnet.run import machine_code
 
@@ -239,6 +240,61 @@ def test_a_film_that_fails_in_the_middle_leaves_no_parts(segmented, files, tmp_p
     assert source.endswith("drive.avi")
     assert "Permission denied" in message
     assert results_in(tmp_path) == {}
+
+
+@pytest.mark.skipif(not has_av(), reason="videos need PyAV")
+def test_a_stretch_without_a_frame_that_can_be_decoded(segmented, files, tmp_path, monkeypatch):
+    read, ticks = video.read, []
+
+    def damaged(stretch):
+        for index, picture in read(stretch):
+            if not video.GROUP <= index < 2 * video.GROUP:
+                yield index, picture
+
+    monkeypatch.setattr(video, "read", damaged)
+    film = {"model": segmented.keywords["model"], "size": SIZE, "threads": 1}
+    for name, stretch in (("whole", 10 * video.GROUP), ("parts", video.GROUP)):
+        executor = Breaking(10)
+        summary = segment_files(files / "drive.avi", tmp_path / name, executor, stretch=stretch, **film)
+        ticks.append(10 - executor.left)
+        assert (summary.frames, summary.lost) == (FRAMES - video.GROUP, video.GROUP)
+    assert ticks == [1, 5]  # one task; one to look, three stretches, one to join
+    assert results_in(tmp_path / "parts") == results_in(tmp_path / "whole")
+    one, other = (lines_in(tmp_path / name)[0] for name in ("whole", "parts"))
+    one["milliseconds"] = other["milliseconds"] = 0
+    assert one == other
+
+
+class GivingUp(Breaking):
+    """Cancels what it cannot do, as Dask does when its scheduler is gone."""
+
+    def submit(self, function, /, *arguments):
+        try:
+            return super().submit(function, *arguments)
+        except BrokenExecutor:
+            future: Future = Future()
+            future.cancel()
+            future.set_running_or_notify_cancel()
+            return future
+
+
+def test_an_executor_that_gives_up(segmented, tmp_path):
+    with pytest.raises(BrokenExecutor, match="gave up "):
+        segmented(tmp_path, GivingUp(4))
+    assert 0 < len(lines_in(tmp_path)) <= 4
+
+
+def test_what_dead_processes_left_is_removed(tmp_path):
+    code = (
+        "import os, sys, pathlib; from sparse_icnet import files; files.tag(sys.argv[2])\n"
+        "with files.replacing(pathlib.Path(sys.argv[1], 'a.png')) as temporary:\n"
+        "    temporary.touch(); os._exit(0)"
+    )
+    for name in ("one", "two"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), name], check=True)
+    remove_temporary(tmp_path, "one")
+    (left,) = tmp_path.iterdir()
+    assert ".two." in left.name
 
 
 SMALL = ["--size", "192x192", "--threads", "1"]

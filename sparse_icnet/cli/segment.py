@@ -6,7 +6,7 @@ import argparse
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
@@ -41,11 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     with Manifest(output, manifest_name(arguments.shard)) as manifest, report.progress:
         if arguments.scheduler is not None:
             with _cluster(arguments.scheduler) as executor:
-                Batch(model, options, manifest, report.add).run(sources, executor)
+                Batch(model, options, manifest, report.add, tick=report.tick).run(sources, executor)
         else:
             ready(model, arguments.quiet)
             if arguments.workers is not None:
-                Batch(model, options, manifest, report.add).run(sources, workers=arguments.workers)
+                batch = Batch(model, options, manifest, report.add, tick=report.tick)
+                batch.run(sources, workers=arguments.workers)
             else:
                 _segment_here(model, sources, options, manifest, report)
     report.end()
@@ -66,7 +67,12 @@ def _cluster(address: str) -> Iterator[Executor]:
             f"--scheduler {address}: expected the address of a Dask scheduler such as tcp://host:8786: {error}"
         ) from error
     with client:
-        yield client.get_executor(retries=3)
+        try:
+            yield client.get_executor(retries=3)
+        except BrokenExecutor as error:
+            raise ValueError(
+                f"--scheduler {address}: {error}; what is done is recorded, --skip-existing goes on from there"
+            ) from error
 
 
 def _segment_here(

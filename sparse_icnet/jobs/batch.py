@@ -124,9 +124,16 @@ class Batch:
         manifest: Manifest,
         on_records: OnRecords | None = None,
         stretch: int = STRETCH,
+        tick: Callable[[int, int], None] | None = None,
     ) -> None:
+        """Prepare a run.
+
+        stretch  frames of a film that are one task
+        tick     called with (frames done, frames of the film) when a stretch is done
+        """
         self._model, self._options, self._manifest = model, options, manifest
         self._on_records = on_records or (lambda source, records: None)
+        self._tick = tick or (lambda done, total: None)
         rounded = max(1, -(-stretch // video.GROUP)) * video.GROUP
         self._call = tasks.Call(pickle.dumps(model), options, rounded, "", secrets.token_hex(8), tasks.here())
         self._coming: Iterator[Source] = iter(())
@@ -208,11 +215,12 @@ class Batch:
             finished, _ = wait(self._running, _NAP, FIRST_COMPLETED)
             broken: BrokenExecutor | None = None
             for future in finished:
-                error = future.exception() if not future.cancelled() else None
-                if isinstance(error, BrokenExecutor):
+                if future.cancelled():  # not by us: a scheduler that went away
+                    broken = BrokenExecutor(f"the executor gave up {self._running[future].source.path}")
+                elif isinstance(error := future.exception(), BrokenExecutor):
                     broken = error
-                    continue
-                self._take(self._running.pop(future), future)
+                else:
+                    self._take(self._running.pop(future), future)
             if broken is not None:
                 raise broken
 
@@ -257,6 +265,7 @@ class Batch:
         elif isinstance(result, films.Tally) and film is not None and task.first is not None:
             film.left -= 1
             film.tally.add(result)
+            self._tick(film.tally.frames, film.job.film.frames)
             if not result.frames:
                 del film.parts[task.first]
             if not film.left:

@@ -11,6 +11,7 @@ import pickle
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def start(stop: Any) -> None:
     """
     global _stop
     _stop = stop
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # of damage that Pillow can live with
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
