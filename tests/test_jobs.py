@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from networks import random_picture
 from PIL import Image
 
-from sparse_icnet.jobs import outputs, sources
+from sparse_icnet.jobs import outputs, overlap, sources
 from sparse_icnet.jobs.outputs import Mark
 
 MARK = Mark("overlay", "seq1/caf\u00e9 \u2603.jpg", "sha256:" + 64 * "a")
@@ -23,6 +24,24 @@ def touch(root: Path, *names: str) -> None:
 
 def names(found: sources.Found) -> list[str]:
     return [source.name for source in found.sources]
+
+
+class TestOverlap:
+    @pytest.mark.parametrize("allowed", [0, 1, 2, 5])
+    def test_as_many_threads_as_the_system_lets_start(self, monkeypatch, allowed):
+        """None is no error: the work is done where its results are asked for."""
+        start, before = threading.Thread.start, threading.active_count()
+
+        def start_if_allowed(thread):
+            if threading.active_count() - before >= allowed:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_if_allowed)
+        stop = threading.Event()
+        assert list(overlap.in_order(lambda i: i * i, range(100), 4, stop)) == [i * i for i in range(100)]
+        assert stop.is_set()
+        assert list(overlap.ahead(iter(range(100)))) == list(range(100))
 
 
 class TestMarks:

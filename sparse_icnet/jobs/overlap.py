@@ -21,12 +21,33 @@ class StoppedError(Exception):
     """Raised within work that nobody waits for any more."""
 
 
+def _pool(workers: int) -> ThreadPoolExecutor | None:
+    """`workers` threads, or as many of them as the system lets start; None if it lets none."""
+    while workers:
+        pool, go = ThreadPoolExecutor(workers), threading.Event()
+        started = 0
+        try:
+            for started in range(workers):  # noqa: B007
+                pool.submit(go.wait)  # keeps its thread, so that the next needs another one
+            return pool
+        except RuntimeError:  # "can't start new thread"
+            go.set()
+            pool.shutdown(cancel_futures=True)
+            workers = started
+        finally:
+            go.set()
+    return None
+
+
 def ahead(items: Iterator[Item], depth: int = 3) -> Generator[Item]:
     """The same items in the same order; up to `depth` are made before they are asked for, by a thread.
 
     Errors come at the place of the item that could not be made.  When the caller stops, so does the thread.
     """
-    pool = ThreadPoolExecutor(1)
+    pool = _pool(1)
+    if pool is None:
+        yield from items
+        return
     try:
         pending = deque(pool.submit(next, items, _END) for _ in range(depth))
         while (item := pending.popleft().result()) is not _END:
@@ -59,8 +80,11 @@ def in_order(
     stop     set when no more results are wanted, for a `function` that takes long
     """
     workers = workers or min(8, max(2, default_threads()))
-    pool = ThreadPoolExecutor(workers)
+    pool = _pool(workers)
     try:
+        if pool is None:
+            yield from map(function, items)
+            return
         remaining = iter(items)
         running = deque(pool.submit(function, item) for item in itertools.islice(remaining, 2 * workers))
         while running:
@@ -70,4 +94,5 @@ def in_order(
     finally:
         if stop is not None:
             stop.set()
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
