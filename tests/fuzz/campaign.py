@@ -24,7 +24,7 @@ from .values import Files, pick
 
 MUTATE = {"npz": mutate_npz.mutate, "ir": mutate_ir.mutate, "onnx": mutate_onnx.mutate}
 RANDOM = 0.25  # share of the files that start from a random network, of which most are not changed
-START_SECONDS = 300  # to import, to load machine code or to compile it, and to check the models as they are
+START_SECONDS = 1200  # to import, to load machine code or to compile it, and to check the models as they are
 
 
 @dataclass(frozen=True)
