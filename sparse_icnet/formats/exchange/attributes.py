@@ -63,6 +63,14 @@ class AxisAttributes(Attributes):
 
 
 @dataclass(frozen=True, slots=True)
+class SplitAttributes(Attributes):
+    """Of Split: the inputs `axis` and `sizes` have precedence; no sizes: equal ones."""
+
+    axis: int = 0
+    sizes: Numbers | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AxesAttributes(Attributes):
     """Of Squeeze and Unsqueeze, whose input `axes` has precedence."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sparse_icnet.formats.errors import FormatError, brief
+from sparse_icnet.formats.exchange.attributes import ConstantAttributes
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, AnyNode, Key, Model, Result, in_order
 from sparse_icnet.formats.exchange.operations import TABLE, Operation
@@ -45,9 +46,13 @@ FLOAT_MODEL = """\
 
 
 def _check_quantized(model: Model) -> None:
-    """FormatError, with a way out, for a network of real numbers."""
+    """FormatError, with a way out, for a network of real numbers: neither quantizers nor weights of 8 bits."""
     operations = {node.operation for node in model.nodes}
-    if "convolution" in operations and not operations.intersection(QUANTIZERS):
+    values = (
+        node.attributes.value for node in model.nodes if isinstance(node.attributes, ConstantAttributes)
+    )
+    has_codes = any(value is not None and value.dtype.name in ("int8", "uint8") for value in values)
+    if "convolution" in operations and not operations.intersection(QUANTIZERS) and not has_codes:
         path = Path(model.label)
         raise FormatError(FLOAT_MODEL.format(label=model.label, name=path.name, stem=path.stem))
 
@@ -71,6 +76,10 @@ class _Walk:
         if not isinstance(value, Tensor) or value.codes is not None:
             raise FormatError(
                 f"{result.where}: expected the result to be real values that depend on the input"
+            )
+        if value.channels is not None:
+            raise FormatError(
+                f"{result.where}: expected a result that a convolution computes, found channels of the input"
             )
         if not is_ordered(value):
             raise FormatError(f"{result.where}: expected a result in the order channels, height, width")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange import attributes as a
-from sparse_icnet.formats.exchange import fold, pixels, pools, shapes, windows
+from sparse_icnet.formats.exchange import channels, fold, pixels, pools, shapes, windows
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_INPUTS, AnyNode, Node
 from sparse_icnet.formats.exchange.tensors import Builder, Value
@@ -151,9 +151,10 @@ TABLE: dict[str, Operation] = {
         Operation("unsqueeze", ("x",), ("axes",), a.AxesAttributes, shapes.unsqueeze, fold.unsqueeze),
         Operation("reshape", ("x", "shape"), (), a.ReshapeAttributes, shapes.reshape, fold.reshape),
         Operation("shapeof", ("x",), (), a.ShapeOfAttributes, shapes.shape_of),
-        Operation("gather", ("x", "indices"), ("axis",), a.AxisAttributes, None, fold.gather),
+        Operation("gather", ("x", "indices"), ("axis",), a.AxisAttributes, channels.gather, fold.gather),
         Operation("broadcast", ("x", "shape"), (), a.Attributes, None, fold.broadcast),
-        Operation("concat", MANY[:1], MANY[1:], a.AxisAttributes, None, fold.concat),
+        Operation("concat", MANY[:1], MANY[1:], a.AxisAttributes, channels.concat, fold.concat),
+        Operation("split", ("x",), ("sizes", "axis"), a.SplitAttributes, channels.split),
         Operation("floor", ("x",), (), a.Attributes, None, fold.floor),
         Operation("ceil", ("x",), (), a.Attributes, None, fold.ceil),
     )

@@ -71,7 +71,7 @@ def fake_quantize(
         for value in (input_low, input_high, output_low, output_high)
     ]
     fq = quantizers.fake_quantize(node.attributes.levels, ranges, node.where)
-    tensor = g.activation(node, x)
+    tensor = g.activation(node, x, any_channels=True)
     low, high, first, last = (
         g.per_channel(node, Constant(part), tensor)
         for part in (fq.input_low, fq.input_high, fq.output_low, fq.output_high)
@@ -85,24 +85,25 @@ def fake_quantize(
         slope = (last - first) / (high - low)
         tensor = g.scaled(node, tensor, slope, first - low * slope, f"{node.name}/range")
     quantizer = quantizers.activation_quantizer(fq)
-    return g.tensor(Quantize(node.name, g.operand(tensor), quantizer), tensor.shape, tensor.axes)
+    op = Quantize(node.name, g.operand(tensor), quantizer)
+    return replace(tensor, name=g.emit(op), pending=None)
 
 
 def quantize_linear(
     g: Builder, node: AnyNode, x: Value, scale: Value, zero_point: Value | None = None
 ) -> Tensor:
     """Codes of a per-tensor quantizer, to be read by DequantizeLinear."""
-    tensor = g.activation(node, x)
+    tensor = g.activation(node, x, any_channels=True)
     quantizer = _linear_quantizer(node, scale, zero_point)
     op = Quantize(node.name, g.operand(tensor), quantizer)
-    return g.tensor(op, tensor.shape, tensor.axes, quantizer)
+    return replace(tensor, name=g.emit(op), pending=None, codes=quantizer)
 
 
 def dequantize_linear(
     g: Builder, node: AnyNode, x: Value, scale: Value, zero_point: Value | None = None
 ) -> Tensor:
     """The real values of the codes; scale and zero point must be those of QuantizeLinear."""
-    tensor = g.activation(node, x, codes_allowed=True)
+    tensor = g.activation(node, x, codes_allowed=True, any_channels=True)
     quantizer = _linear_quantizer(node, scale, zero_point)
     if tensor.codes is None or tensor.codes != quantizer:
         raise FormatError(
@@ -122,14 +123,14 @@ def arithmetic(g: Builder, node: AnyNode, a: Value, b: Value) -> Tensor:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return _sum(g, node, a, b)
     if isinstance(a, Constant):
-        tensor = g.activation(node, b)
+        tensor = g.activation(node, b, any_channels=True)
         constant = g.per_channel(node, a, tensor)
         if node.operation == "subtract":
             return g.scaled(node, tensor, -1.0, constant)
         if node.operation == "divide":
             raise FormatError(f"{node.where}: expected a constant divisor, found an activation")
     else:
-        tensor = g.activation(node, a)
+        tensor = g.activation(node, a, any_channels=True)
         constant = g.per_channel(node, required(node, b), tensor)
         if node.operation == "subtract":
             return g.scaled(node, tensor, 1.0, -constant)
@@ -171,7 +172,7 @@ def batch_norm(
     variance: Value,
 ) -> Tensor:
     """Batch normalization for inference, float (C,) each: gamma * (x - mean) / sqrt(variance + eps) + beta."""
-    tensor = g.planar_activation(node, x)
+    tensor = g.planar_activation(node, x, any_channels=True)
     arrays = []
     for value, what in ((gamma, "gamma"), (beta, "beta"), (mean, "mean"), (variance, "variance")):
         array = required(node, value, what).values().astype(np.float64)

@@ -52,6 +52,14 @@ class PendingInput:
     resizes: tuple[tuple[str, Size], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Channels of an operation in another order, or some of them: `order`, numbers below `total`."""
+
+    order: tuple[int, ...]
+    total: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
     """An activation.
@@ -60,6 +68,7 @@ class Tensor:
     shape    (channels, height, width)
     axes     what each dimension of the file's tensor is: C, H or W, and 1 wherever the size is 1
     codes    its quantizer, between QuantizeLinear and DequantizeLinear
+    channels which of the operation's channels these are, None for all in order; a convolution takes them over
     """
 
     name: str
@@ -67,6 +76,7 @@ class Tensor:
     axes: str
     pending: PendingConvolution | PendingInput | None = None
     codes: Quantizer | None = None
+    channels: Channels | None = None
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -91,6 +101,15 @@ def planar(shape: Shape) -> str:
 def is_ordered(tensor: Tensor) -> bool:
     """Whether the file's tensor keeps the order channels, height, width, whatever axes of size 1 it has."""
     return tensor.axes.replace("1", "") == planar(tensor.shape).replace("1", "")
+
+
+def weights_of_all(tensor: Tensor, weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """`weight` (O, I, kh, kw) for the channels of `tensor` as weights for those of its operation."""
+    if tensor.channels is None:
+        return weight
+    result = np.zeros((len(weight), tensor.channels.total, *weight.shape[2:]), np.int8)
+    result[:, list(tensor.channels.order)] = weight
+    return result
 
 
 def required(node: AnyNode, value: Value | None, what: str = "an input") -> Constant:
@@ -127,7 +146,12 @@ class Builder:
         return isinstance(op, Argmax)
 
     def activation(
-        self, node: AnyNode, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
+        self,
+        node: AnyNode,
+        value: Value | None,
+        codes_allowed: bool = False,
+        classes_allowed: bool = False,
+        any_channels: bool = False,
     ) -> Tensor:
         """`value` as an activation in (1, channels, height, width) order."""
         if not isinstance(value, Tensor):
@@ -140,12 +164,23 @@ class Builder:
             raise FormatError(
                 f"{node.where}: expected nothing but nearest resizes and the result after ArgMax"
             )
+        if value.channels is not None and not any_channels:
+            raise FormatError(
+                f"{node.where}: expected a convolution behind channels in another order, with quantizers, scales and "
+                f"resizes between, found {node.operation}"
+            )
         return value
 
     def planar_activation(
-        self, node: AnyNode, value: Value | None, codes_allowed: bool = False, classes_allowed: bool = False
+        self,
+        node: AnyNode,
+        value: Value | None,
+        codes_allowed: bool = False,
+        classes_allowed: bool = False,
+        any_channels: bool = False,
     ) -> Tensor:
-        tensor = self.activation(node, value, codes_allowed, classes_allowed)
+        """`activation` of a tensor that is (1, channels, height, width) in the file."""
+        tensor = self.activation(node, value, codes_allowed, classes_allowed, any_channels)
         if not tensor.is_planar:
             raise FormatError(
                 f"{node.where}: expected an input of shape (1, channels, height, width), found "
@@ -241,18 +276,17 @@ class Builder:
             case PendingConvolution(op, old, bias):
                 return replace(tensor, pending=PendingConvolution(op, old * scale, bias * scale + shift))
             case PendingInput() as pending:
-                pending = replace(
-                    pending,
-                    scale=pending.scale * scale,
-                    shift=pending.shift * scale + shift,
-                    affine=name or node.name,
-                )
+                factor, offset = pending.scale.copy(), pending.shift.copy()
+                own = slice(None) if tensor.channels is None else list(tensor.channels.order)
+                factor[own], offset[own] = factor[own] * scale, offset[own] * scale + shift
+                pending = replace(pending, scale=factor, shift=offset, affine=name or node.name)
                 return replace(tensor, pending=pending)
         if self._has_codes(tensor):
-            channels = tensor.shape[0]
-            ones, unit = np.ones(channels, np.float32), np.eye(channels, dtype=np.int8)
-            op = Convolution(node.name, tensor.name, unit[:, :, None, None], ones, ones)
-            return replace(tensor, name=node.name, pending=PendingConvolution(op, scale, shift))
+            ones, unit = np.ones(tensor.shape[0], np.float32), np.eye(tensor.shape[0], dtype=np.int8)
+            weight = weights_of_all(tensor, unit[:, :, None, None])
+            op = Convolution(node.name, tensor.name, weight, ones, ones)
+            scaling = PendingConvolution(op, scale, shift)
+            return replace(tensor, name=node.name, pending=scaling, channels=None)
         raise FormatError(
             f"{node.where}: expected constants to scale or shift a convolution or the network input, "
             f"found {tensor.name!r}"

@@ -19,6 +19,7 @@ from sparse_icnet.formats.exchange.attributes import (
     StridedSliceAttributes,
     WindowAttributes,
 )
+from sparse_icnet.formats.exchange.channels import chosen_channels
 from sparse_icnet.formats.exchange.constants import Constant, Slices, axes_of, integers, sliced, strided
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
 from sparse_icnet.formats.exchange.tensors import (
@@ -29,6 +30,7 @@ from sparse_icnet.formats.exchange.tensors import (
     Value,
     planar,
     required,
+    weights_of_all,
 )
 from sparse_icnet.network.graph import (
     Bilinear,
@@ -49,7 +51,7 @@ def convolution(
     bias: Value | None = None,
 ) -> Tensor:
     """Convolution of one group with quantized weights (O, I, kh, kw) and an optional bias (O,); pending."""
-    tensor = g.planar_activation(node, x)
+    tensor = g.planar_activation(node, x, any_channels=True)
     codes, scale = _weights(node, required(node, weight, "the weights"))
     outputs, inputs, *kernel = codes.shape
     if node.attributes.group != 1 or inputs != tensor.shape[0]:
@@ -74,7 +76,7 @@ def convolution(
             f"{node.where}: expected a kernel no larger than the padded map, found {codes.shape}"
         )
     source, ones = g.operand(tensor), np.ones(outputs, np.float32)
-    op = Convolution(node.name, source, codes, ones, ones, stride, dilation, padding)
+    op = Convolution(node.name, source, weights_of_all(tensor, codes), ones, ones, stride, dilation, padding)
     shape = (outputs, spans[0], spans[1])
     return Tensor(node.name, shape, planar(shape), PendingConvolution(op, scale, shift))
 
@@ -147,7 +149,7 @@ def interpolate(
     axes: Value | None = None,
 ) -> Tensor:
     """Nearest or bilinear resize of height and width to constant sizes or by constant scales."""
-    tensor = g.planar_activation(node, x, codes_allowed=True, classes_allowed=True)
+    tensor = g.planar_activation(node, x, codes_allowed=True, classes_allowed=True, any_channels=True)
     if any(node.attributes.pads):
         raise FormatError(f"{node.where}: expected a resize without padding, found {node.attributes.pads}")
     given = None if axes is None else required(node, axes, "the axes")
@@ -164,7 +166,9 @@ def interpolate(
         if node.attributes.antialias:
             raise FormatError(f"{node.where}: expected a bilinear resize without antialias")
         corners = geometry.aligns_corners(tensor.shape[1:], size, node.attributes.coordinate, node.where)
-        return g.tensor(Bilinear(node.name, g.operand(tensor), size, corners), (tensor.shape[0], *size))
+        shape = (tensor.shape[0], *size)
+        op = Bilinear(node.name, g.operand(tensor), size, corners)
+        return replace(tensor, name=g.emit(op), shape=shape, axes=planar(shape), pending=None)
     if mode == "nearest":
         for old, new in zip(tensor.shape[1:], size, strict=True):
             geometry.check_nearest(old, new, node.attributes.coordinate, node.attributes.nearest, node.where)
@@ -199,8 +203,9 @@ def resized(g: Builder, node: AnyNode, tensor: Tensor, size: Size) -> Tensor:
     shape = (tensor.shape[0], *size)
     if isinstance(tensor.pending, PendingInput):
         pending = replace(tensor.pending, resizes=(*tensor.pending.resizes, (node.name, size)))
-        return Tensor(tensor.name, shape, planar(shape), pending)
-    return g.tensor(Resize(node.name, g.operand(tensor), size), shape, codes=tensor.codes)
+        return replace(tensor, shape=shape, axes=planar(shape), pending=pending)
+    name = g.emit(Resize(node.name, g.operand(tensor), size))
+    return replace(tensor, name=name, shape=shape, axes=planar(shape), pending=None)
 
 
 def slice_(
@@ -212,8 +217,8 @@ def slice_(
     axes: Value | None = None,
     steps: Value | None = None,
 ) -> Tensor:
-    """ONNX's Slice of rows and columns, a nearest downsampling."""
-    tensor = g.planar_activation(node, x, codes_allowed=True, classes_allowed=True)
+    """ONNX's Slice: of channels, or of rows and columns, a nearest downsampling."""
+    tensor = g.activation(node, x, codes_allowed=True, classes_allowed=True, any_channels=True)
     first, last = required(node, starts), required(node, ends)
     chosen, stride = (None if value is None else required(node, value) for value in (axes, steps))
     return _downsampled(g, node, tensor, sliced(node, tensor.dimensions, first, last, chosen, stride))
@@ -227,8 +232,8 @@ def strided_slice(
     end: Value,
     strides: Value | None = None,
 ) -> Tensor:
-    """OpenVINO's StridedSlice of rows and columns, a nearest downsampling."""
-    tensor = g.planar_activation(node, x, codes_allowed=True, classes_allowed=True)
+    """OpenVINO's StridedSlice: of channels, or of rows and columns, a nearest downsampling."""
+    tensor = g.activation(node, x, codes_allowed=True, classes_allowed=True, any_channels=True)
     first, last = required(node, begin), required(node, end)
     step = None if strides is None else required(node, strides)
     return _downsampled(g, node, tensor, strided(node, tensor.dimensions, first, last, step))
@@ -236,6 +241,14 @@ def strided_slice(
 
 def _downsampled(g: Builder, node: AnyNode, tensor: Tensor, slices: Slices) -> Tensor:
     parts, drop, insert = slices
+    channel = tensor.axes.find("C")
+    others = [part.indices(size) == (0, size, 1) for part, size in zip(parts, tensor.dimensions, strict=True)]
+    if channel >= 0 and not others.pop(channel) and all(others) and not drop and not insert:
+        return chosen_channels(g, node, tensor, range(tensor.shape[0])[parts[channel]])
+    if not tensor.is_planar:
+        raise FormatError(
+            f"{node.where}: expected a slice of (1, channels, height, width), found {tensor.axes}"
+        )
     counts, steps = [], []
     for part, length in zip(parts, tensor.dimensions, strict=True):
         start, stop, step = part.indices(length)

@@ -297,6 +297,12 @@ def _gather(node: OnnxNode) -> None:
     node.gives("gather", node.named("x", "indices"), a.AxisAttributes(node.integer("axis", 0)))
 
 
+@reads("Split")
+def _split(node: OnnxNode) -> None:
+    attributes = a.SplitAttributes(node.integer("axis", 0), node.integers("split"))
+    node.gives("split", node.named("x", "sizes"), attributes)
+
+
 @reads("Concat")
 def _concat(node: OnnxNode) -> None:
     node.gives("concat", node.named(*MANY), a.AxisAttributes(node.integer("axis", 0)))

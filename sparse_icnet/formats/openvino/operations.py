@@ -250,6 +250,11 @@ def _broadcast(node: LayerNode) -> None:
     node.gives("broadcast", node.named("x", "shape"))
 
 
+@reads("Split", "VariadicSplit")
+def _split(node: LayerNode) -> None:
+    node.gives("split", node.named("x", "axis", "sizes"), a.SplitAttributes())
+
+
 @reads("Concat")
 def _concat(node: LayerNode) -> None:
     node.gives("concat", node.named(*MANY), a.AxisAttributes(node.data.integer("axis")))
