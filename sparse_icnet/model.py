@@ -61,6 +61,7 @@ def load(
     size: Size | None = None,
     threads: int | None = None,
     class_names: Sequence[str] | None = None,
+    output: str | None = None,
 ) -> Model:
     """Load a network.
 
@@ -70,6 +71,7 @@ def load(
              where it leaves them free (`Graph.size_is_free`); the bundled weights say 768x960
     threads  of one inference; None: one for each core this process may use
     class_names  one for each class; None: as the file says, else those of CamVid for 12 classes, else "class 0" ...
+    output   name of the output to compute, of a file with several, such as a network with auxiliary heads
 
     Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
     FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
@@ -79,20 +81,22 @@ def load(
 
     file = bundled.resolve(path)
     bundled.check_digest(file)
-    stated = formats.load(file)
+    stated = formats.load(file, output)
     graph = _at_size(stated, size)
     try:
         model = Model(graph, threads, class_names)
     except (GraphError, PlanError) as error:
         raise FormatError(f"{file}: {error}") from error
-    model.path = file.resolve()
+    model.path, model.output_name = file.resolve(), output
     model.stated_size = None if stated.size_is_free else stated.input.shape[1:]
     return model
 
 
-def _reloaded(path: str, size: Size, threads: int | None, classes: tuple[str, ...], expected: str) -> Model:
+def _reloaded(
+    path: str, size: Size, threads: int | None, classes: tuple[str, ...], expected: str, output: str | None
+) -> Model:
     """What a pickled model becomes: the same network from the same file, or FormatError."""
-    model = load(path, size, threads, classes)
+    model = load(path, size, threads, classes, output)
     if (found := digest(model.graph)) != expected:
         raise FormatError(
             f"{model.path}: expected the network that was pickled (SHA-256 {expected}), found another one ({found})"
@@ -148,6 +152,7 @@ class Model:
     output_size  (height, width) of its output, which may differ: many exports leave out the last enlargement
     classes      names of its classes
     path         the file that it was loaded from; None for a graph made in memory
+    output_name  of the file's outputs, where one was chosen by name
     stated_size  (height, width) as that file states it; None where it leaves them free
     plan         what the engine makes of it: kernels, weights packed for them, memory
 
@@ -155,6 +160,7 @@ class Model:
     """
 
     path: Path | None = None
+    output_name: str | None = None
 
     def __init__(
         self, graph: Graph, threads: int | None = None, class_names: Sequence[str] | None = None
@@ -188,7 +194,14 @@ class Model:
         if self.path is None:
             return Model, (self.graph, self.threads, self.classes)
         path = bundled.name_of(self.path) or str(self.path)
-        return _reloaded, (path, self.size, self.threads, self.classes, digest(self.graph))
+        return _reloaded, (
+            path,
+            self.size,
+            self.threads,
+            self.classes,
+            digest(self.graph),
+            self.output_name,
+        )
 
     @property
     def meta(self) -> ModelMeta:

@@ -92,10 +92,8 @@ def exported(model: nn.Module, path: Path, dynamo: bool = False, **options: Any)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = (torch.from_numpy(blobs(1)[0]),)
-        names = {"input_names": ["image"], "output_names": ["result"]}
-        torch.onnx.export(
-            model.eval(), example, str(path), opset_version=18, dynamo=dynamo, **names, **options
-        )
+        names = {"input_names": ["image"], "output_names": ["result"]} | options
+        torch.onnx.export(model.eval(), example, str(path), opset_version=18, dynamo=dynamo, **names)
     return path
 
 

@@ -202,7 +202,6 @@ QUANTIZERS = {
     "weights NaN": (with_weights(ONES * np.nan, -1.0, 1.0), "expected finite weights"),
     "weights not around zero": (with_weights(ONES * 0, -1.0, 1.0, (-2.0, 1.0)), "represent 0 exactly"),
     "zero weights not zero": (with_weights(ONES * 0, -1.27, 1.27, (0.0, 2.54)), "zero weights to stay zero"),
-    "unsigned weights": (with_weights(ONES, 0.0, 1.0, levels=256), "8 signed bits around their zero point"),
     "weights per input": (with_weights(ONES, -PER_CHANNEL, PER_CHANNEL), "one per output channel"),
     "weights of another shape": (with_weights(ONES, -np.ones((5, 1, 1, 1)), 1.0), "broadcast"),
     "weights that grow": (with_weights(ONES[:1], -np.ones((5, 1, 1, 1)), 1.0), "ranges that broadcast to"),
@@ -354,10 +353,6 @@ LAYERS = {
         "expected an order of 4 axes",
     ),
     "reshape": (with_layer("Reshape", (1, 3, 64), inputs=[[1, 3, 64]]), "only adds or removes sizes of 1"),
-    "scaled codes": (
-        with_layer("Multiply", (1, 3, 8, 8), inputs=[[2.0]]),
-        "expected constants to scale or shift",
-    ),
     "per pixel": (
         with_layer("Add", (1, 3, 8, 8), real=True, inputs=[np.ones((8, 8))]),
         "constant per channel",

@@ -511,3 +511,25 @@ def test_a_concat_without_one_of_its_inputs(tmp_path, gap):
         FormatError, match="'Concat_0': expected inputs without a gap, found one that is absent"
     ):
         m.load(m.node("Softmax", m.convolution(x), axis=1), tmp_path)
+
+
+def test_scales_of_probabilities_are_refused(tmp_path):
+    m = Model()
+    x = m.node("Softmax", m.convolution(m.quantized()), axis=1)
+    with pytest.raises(FormatError, match="expected constants to scale or shift a convolution"):
+        m.load(m.node("Mul", x, m.constant(2.0)), tmp_path)
+
+
+@pytest.mark.parametrize(("code", "accepted"), [(254, True), (-255, True), (255, False), (-257, False)])
+def test_weights_have_8_bits_around_their_zero_point(tmp_path, code, accepted):
+    m = Model()
+    values = np.full((1, 3, 1, 1), code)
+    values[0, 0] = 3
+    weights = m.node("DequantizeLinear", m.constant(values, "int32"), m.constant(0.01))
+    output = m.node("Conv", m.quantized(), weights)
+    if accepted:
+        found = sum(op.weight.astype(int) for op in m.load(output, tmp_path).convolutions)
+        np.testing.assert_array_equal(found, values)
+    else:
+        with pytest.raises(FormatError, match="expected weights of 8 bits around their zero point, found"):
+            m.load(output, tmp_path)

@@ -12,9 +12,10 @@ openvino = pytest.importorskip("openvino", reason="needs openvino (extra referen
 from make_ir import codes, scales  # noqa: E402
 from openvino.utils.node_factory import NodeFactory  # noqa: E402
 
+from sparse_icnet import formats  # noqa: E402
 from sparse_icnet.formats.errors import FormatError  # noqa: E402
 from sparse_icnet.formats.openvino import read as openvino_read  # noqa: E402
-from sparse_icnet.network.graph import Argmax  # noqa: E402
+from sparse_icnet.network.graph import Argmax, Relu, Softmax  # noqa: E402
 from sparse_icnet.reference.oracle import Oracle, evaluate_float  # noqa: E402
 
 ops = openvino.opset13
@@ -294,3 +295,20 @@ def test_input_range_per_channel_and_output_range_of_one(tmp_path):
     low = np.asarray([-1.0, -0.8, -1.2], np.float32).reshape(1, 3, 1, 1)
     x = ops.fake_quantize(image, low, low + np.float32(2.1), np.float32(-1.28), np.float32(1.27), 256)
     agrees(image, ops.reduce_mean(x, integers(2, 3), keep_dims=True), tmp_path)
+
+
+def test_one_of_several_outputs(tmp_path):
+    image, x = quantized()
+    first, second = ops.relu(x), ops.softmax(x, 1)
+    first.output(0).get_tensor().set_names({"first,one"})
+    second.output(0).get_tensor().set_names({"second"})
+    path = tmp_path / "m.xml"
+    openvino.save_model(openvino.Model([first, second], [image], "m"), str(path))
+    with pytest.raises(FormatError, match=r"one network output, found 2 'first,one', 'second': choose one"):
+        formats.load(path)
+    with pytest.raises(FormatError, match="found 'third'"):
+        formats.load(path, "third")
+    graph = formats.load(path, "second")
+    assert isinstance(graph[graph.output], Softmax)
+    graph = formats.load(path, "first,one")
+    assert isinstance(graph[graph.output], Relu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import pickle
 import re
 
 import numpy as np
@@ -210,3 +211,42 @@ def test_the_advice_works(tmp_path):
     exec(program, {"BLOBS": blobs(4)})
     net = sparse_icnet.load(tmp_path / "net-int8.xml", threads=1)
     assert net(blobs(1)[0]).shape == (1, make_ort.CLASSES, 16, 24)
+
+
+def test_unsigned_weights_around_a_zero_point(tmp_path):
+    """Their distances from the zero point need 9 bits: a sum of two convolutions."""
+    options = {"weight_type": QuantType.QUInt8, "per_channel": False}
+    net, found, expected = both(tmp_path, Small("logits"), **options)
+    rests = [op for op in net.graph.convolutions if op.name.endswith("/rest")]
+    assert rests
+    assert all(np.count_nonzero(op.weight) < op.weight.size / 4 for op in rests)
+    assert_agree(net, found, expected)
+
+
+class TwoHeads(torch.nn.Module):
+    """A network as it is trained: with an auxiliary output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.other = Small("softmax"), Small("logits")
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.network(x), self.other(x)
+
+
+def test_one_of_several_outputs(tmp_path):
+    names = {"output_names": ["result", "aux"]}
+    path = quantized(exported(TwoHeads(), tmp_path / "f.onnx", **names), tmp_path / "net.onnx")
+    with pytest.raises(
+        FormatError, match=r"expected one network output, found 2 'result', 'aux': choose .* output="
+    ):
+        sparse_icnet.load(path)
+    with pytest.raises(FormatError, match=r"expected an output of the file, 'result', 'aux', found 'auxx'"):
+        sparse_icnet.load(path, output="auxx")
+    net = sparse_icnet.load(path, threads=1, output="aux")
+    again = pickle.loads(pickle.dumps(net))
+    blob = blobs(1)[0]
+    found = net(blob)
+    np.testing.assert_array_equal(again(blob), found)
+    assert found.min() < -0.1  # logits
+    np.testing.assert_allclose(sparse_icnet.load(path, output="result")(blob).sum(1), 1, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sparse_icnet.floats import standard_floats
@@ -15,15 +16,17 @@ SUFFIXES = (".npz", ".xml", ".onnx")
 
 
 @standard_floats()
-def load(path: str | os.PathLike[str]) -> Graph:
+def load(path: str | os.PathLike[str], output: str | None = None) -> Graph:
     """Read a model: native .npz, OpenVINO IR (.xml, its .bin beside it) or ONNX.
+
+    output  name of the output to compute, of a file with several; None: the only one
 
     Raises FileNotFoundError (or another OSError), FormatError for a file that is not a model that this
     package can run, ModuleNotFoundError for ONNX without the package onnx.
     """
     path = Path(path)
     try:
-        graph = _reader(path)(path)
+        graph = _reader(path)(path, output)
         check_constants(graph)
     except GraphError as error:
         raise FormatError(f"{path}: {error}") from error
@@ -32,12 +35,12 @@ def load(path: str | os.PathLike[str]) -> Graph:
     return graph
 
 
-def _reader(path: Path) -> Callable[[Path], Graph]:
+def _reader(path: Path) -> Callable[[Path, str | None], Graph]:
     match kind(path):
         case ".npz":
             from sparse_icnet.formats import native
 
-            return native.load
+            return partial(_native, native.load)
         case ".xml":
             from sparse_icnet.formats.openvino import read as openvino_read
 
@@ -45,6 +48,14 @@ def _reader(path: Path) -> Callable[[Path], Graph]:
     from sparse_icnet.formats.onnx import read as onnx_read
 
     return onnx_read.load
+
+
+def _native(load: Callable[[Path], Graph], path: Path, output: str | None) -> Graph:
+    """A native file, which has one output."""
+    graph = load(path)
+    if output not in (None, graph.output):
+        raise FormatError(f"{path}: expected an output of the file, {graph.output!r}, found {output!r:.80}")
+    return graph
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:

@@ -21,17 +21,32 @@ from sparse_icnet.network.graph import Graph, GraphError, pruned
 from sparse_icnet.network.meta import MAX_TEXT, Meta
 
 
-def to_graph(model: Model) -> Graph:
-    """The graph of a model of a file; FormatError, with the place in the file, if it is none."""
-    if len(model.results) != 1:
-        found = [result.name[:80] for result in model.results][:8]
-        raise FormatError(f"{model.label}: expected one network output, found {len(model.results)} {found}")
+def to_graph(model: Model, output: str | None = None) -> Graph:
+    """The graph of a model of a file; FormatError, with the place in the file, if it is none.
+
+    output  name of the output to compute; None: the only one
+    """
+    result = _chosen(model, output)
     _check_quantized(model)
     try:
         with np.errstate(all="ignore"):  # infinities are refused where they matter
-            return _Walk(model).run(model.results[0])
+            return _Walk(model).run(result)
     except GraphError as error:
         raise FormatError(f"{model.label}: {error}") from None
+
+
+def _chosen(model: Model, output: str | None) -> Result:
+    names = [result.name[:80] for result in model.results]
+    shown = ", ".join(map(repr, names[:16]))
+    if output is None:
+        if len(names) == 1:
+            return model.results[0]
+        choose = f" {shown}: choose one by its name, output={names[0]!r}" if names else ""
+        raise FormatError(f"{model.label}: expected one network output, found {len(names)}{choose}")
+    chosen = [result for result in model.results if result.name == output]
+    if len(chosen) != 1:
+        raise FormatError(f"{model.label}: expected an output of the file, {shown}, found {output!r:.80}")
+    return chosen[0]
 
 
 QUANTIZERS = ("fakequantize", "quantizelinear", "dequantizelinear")

@@ -17,6 +17,7 @@ from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import AnyNode, UniqueNames
 from sparse_icnet.network.graph import (
+    Add,
     Affine,
     Argmax,
     Convolution,
@@ -35,11 +36,15 @@ from sparse_icnet.network.graph import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingConvolution:
-    """A convolution whose weight scale and bias, float64 (O,), may still change; those in `op` do not count."""
+    """A convolution whose weight scale and bias, float64 (O,), may still change; those in `op` do not count.
+
+    rest  what the weights are above those of `op`, where they need more than 8 bits; the convolution is the sum of both
+    """
 
     op: Convolution
     scale: NDArray[np.float64]
     bias: NDArray[np.float64]
+    rest: NDArray[np.int8] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,11 +216,17 @@ class Builder:
         if key not in self._emitted:
             # A channel scaled by 0 (batch norm with gamma 0) is a channel of zero weights.
             dead = pending.scale.astype(np.float32) == 0
-            weight = np.where(dead[:, None, None, None], np.int8(0), op.weight) if dead.any() else op.weight
+            alive = np.where(dead, np.int8(0), np.int8(1))[:, None, None, None]
             with np.errstate(over="ignore"):  # infinity is refused by Graph
                 scale = np.where(dead, 1, pending.scale).astype(np.float32)
                 bias = pending.bias.astype(np.float32)
-            self._emitted[key] = self.emit(replace(op, weight=weight, weight_scale=scale, bias=bias))
+            name = self.emit(replace(op, weight=op.weight * alive, weight_scale=scale, bias=bias))
+            if pending.rest is not None:
+                none = np.zeros_like(bias)
+                rest = replace(op, name=f"{op.name}/rest", weight=pending.rest * alive)
+                other = self.emit(replace(rest, weight_scale=scale, bias=none))
+                name = self.emit(Add(f"{op.name}/sum", name, other))
+            self._emitted[key] = name
         return self._emitted[key]
 
     def _emit_input(self, pending: PendingInput) -> str:
@@ -273,8 +284,9 @@ class Builder:
         if (scale == 1).all() and not shift.any():
             return tensor
         match tensor.pending:
-            case PendingConvolution(op, old, bias):
-                return replace(tensor, pending=PendingConvolution(op, old * scale, bias * scale + shift))
+            case PendingConvolution(op, old, bias, rest):
+                changed = PendingConvolution(op, old * scale, bias * scale + shift, rest)
+                return replace(tensor, pending=changed)
             case PendingInput() as pending:
                 factor, offset = pending.scale.copy(), pending.shift.copy()
                 own = slice(None) if tensor.channels is None else list(tensor.channels.order)

@@ -75,14 +75,27 @@ def convolution(
         raise FormatError(
             f"{node.where}: expected a kernel no larger than the padded map, found {codes.shape}"
         )
+    first, rest = _of_8_bits(codes)
     source, ones = g.operand(tensor), np.ones(outputs, np.float32)
-    op = Convolution(node.name, source, weights_of_all(tensor, codes), ones, ones, stride, dilation, padding)
+    op = Convolution(node.name, source, weights_of_all(tensor, first), ones, ones, stride, dilation, padding)
+    others = None if rest is None else weights_of_all(tensor, rest)
     shape = (outputs, spans[0], spans[1])
-    return Tensor(node.name, shape, planar(shape), PendingConvolution(op, scale, shift))
+    return Tensor(node.name, shape, planar(shape), PendingConvolution(op, scale, shift, others))
 
 
-def _weights(node: AnyNode, weights: Constant) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-    """int8 (O, I, kh, kw) and float64 (O,)."""
+def _of_8_bits(codes: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int8] | None]:
+    """Weights of 9 bits, from uint8 around a zero point, as a sum of two of 8 bits; None where one is enough.
+
+    The second has few that are not zero: what exceeds 8 bits.
+    """
+    if codes.min() >= -128 and codes.max() <= 127:
+        return codes.astype(np.int8), None
+    first = np.clip(codes, -128, 127)
+    return first.astype(np.int8), (codes - first).astype(np.int8)
+
+
+def _weights(node: AnyNode, weights: Constant) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """int16 (O, I, kh, kw) within -256..254, and float64 (O,)."""
     if weights.scale is None or weights.array.dtype.kind not in "iu":
         raise FormatError(
             f"{node.where}: expected quantized weights (behind FakeQuantize, or int8 with a scale), "
@@ -91,9 +104,9 @@ def _weights(node: AnyNode, weights: Constant) -> tuple[NDArray[np.int8], NDArra
     codes = weights.array
     if codes.ndim != 4 or not codes.size or max(codes.shape) > MAX_CHANNELS:
         raise FormatError(f"{node.where}: expected weights of shape (O, I, kh, kw), found {codes.shape}")
-    if codes.min() < -128 or codes.max() > 127:
+    if codes.min() < -256 or codes.max() > 254:
         raise FormatError(
-            f"{node.where}: expected weights of 8 signed bits around their zero point, found "
+            f"{node.where}: expected weights of 8 bits around their zero point, found "
             f"{codes.min()}..{codes.max()}"
         )
     scale = weights.scale
@@ -103,7 +116,7 @@ def _weights(node: AnyNode, weights: Constant) -> tuple[NDArray[np.int8], NDArra
         )
     if not np.isfinite(scale).all() or not scale.all():
         raise FormatError(f"{node.where}: expected finite weight scales other than 0")
-    return codes.astype(np.int8), np.broadcast_to(scale.ravel(), (len(codes),))
+    return codes.astype(np.int16), np.broadcast_to(scale.ravel(), (len(codes),))
 
 
 def window_of(

@@ -34,13 +34,13 @@ MAX_BYTES = 1 << 30
 OPSETS = range(9, 64)
 
 
-def load(path: str | os.PathLike[str]) -> Graph:
-    """Read `path` (.onnx).
+def load(path: str | os.PathLike[str], output: str | None = None) -> Graph:
+    """Read `path` (.onnx) up to `output`, a name of one of its outputs; None: the only one.
 
     Raises FormatError for a file that is damaged or that the engine cannot run, naming the node,
     ModuleNotFoundError without the package onnx, OSError if the file cannot be read.
     """
-    return to_graph(read(Path(path)))
+    return to_graph(read(Path(path)), output)
 
 
 def read(path: Path) -> Model:

@@ -28,20 +28,20 @@ from sparse_icnet.formats.exchange.nodes import (
 )
 from sparse_icnet.formats.openvino import read_v7
 from sparse_icnet.formats.openvino.operations import READERS, TYPES, LayerNode, unsupported
-from sparse_icnet.formats.openvino.xml import Network, read_network
+from sparse_icnet.formats.openvino.xml import Layer, Network, read_network
 from sparse_icnet.network.graph import Graph
 
 MAX_BIN_BYTES = 1 << 30
 _OPSET = re.compile(r"opset([0-9]{1,3})", re.ASCII)
 
 
-def load(path: str | os.PathLike[str]) -> Graph:
-    """Read `path` (.xml) and the .bin of the same name beside it.
+def load(path: str | os.PathLike[str], output: str | None = None) -> Graph:
+    """Read `path` (.xml) and the .bin of the same name beside it, up to `output`, one of its outputs; None: the only one.
 
     Raises FormatError for a file that is damaged or that the engine cannot run, naming the layer, and
     OSError if the .xml cannot be read.
     """
-    return to_graph(read(Path(path)))
+    return to_graph(read(Path(path)), output)
 
 
 def read(path: Path) -> Model:
@@ -73,8 +73,17 @@ def _translate(path: Path, network: Network, constants: _Constants) -> Model:
         else:
             READERS.get(kind, unsupported)(node)
         if is_result:
-            results.append(Result(layer.name, layer.where, outputs[0]))
+            results.append(Result(_output_name(layer, network), layer.where, outputs[0]))
     return Model(str(path), tuple(nodes), tuple(results))
+
+
+def _output_name(layer: Layer, network: Network) -> str:
+    """What a Result returns: the tensor by its first name, or the layer that it comes from."""
+    if not layer.inputs:
+        return layer.name
+    source, port = layer.inputs[0]
+    names = network.layers[source].outputs[port].names
+    return names[0] if names else network.layers[source].name
 
 
 def _constant(node: LayerNode, constants: _Constants) -> None:

@@ -102,6 +102,7 @@ class Port:
     id: int
     precision: str
     dims: tuple[int, ...]
+    names: tuple[str, ...]  # of the tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,10 @@ def _port(element: Element, where: str) -> Port:
     if len(dims) > MAX_RANK:
         raise FormatError(f"{where}: expected at most {MAX_RANK} dimensions, found {len(dims)}")
     number = Attributes(element.attributes, where).integer("id")
-    return Port(number, element.attributes.get("precision", ""), dims)
+    # A comma separates names; one inside a name has a backslash before it.
+    parts = re.split(r"(?<!\\),", element.attributes.get("names", ""))
+    names = tuple(checked_name(part.replace("\\,", ","), where) for part in parts if part)
+    return Port(number, element.attributes.get("precision", ""), dims, names)
 
 
 def _edges(
