@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Bilinear, Graph
 from sparse_icnet.network.rewrite import optimize
-from sparse_icnet.operators import memory as placed
 from sparse_icnet.operators import storage
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.storage import PlanError
@@ -70,11 +69,11 @@ class GuardedArena(Arena):
 def guarded(at_end: bool, slack: int = storage.SLACK) -> Iterator[None]:
     """Plans made inside lie between forbidden pages, their tensors with `slack` bytes before and behind."""
     usual, arena, GuardedArena.at_end = storage.SLACK, layout.Arena, at_end
-    layout.Arena, storage.SLACK, placed.SLACK = GuardedArena, slack, slack
+    layout.Arena, storage.SLACK = GuardedArena, slack
     try:
         yield
     finally:
-        layout.Arena, storage.SLACK, placed.SLACK = arena, usual, usual
+        layout.Arena, storage.SLACK = arena, usual
 
 
 def unproven(graph: Graph, keep_tensors: bool = True, policy: Policy = LEAST_TIME) -> Plan | None:

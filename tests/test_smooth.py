@@ -229,6 +229,7 @@ def stored(x: NDArray[np.float32], arena: Arena) -> tuple[View, Block, Memory]:
     layout = MapLayout(view.map)
     sizes = {view.map: layout.bytes, classes: classes.size}
     places = {storage: arena.take(size).ctypes.data for storage, size in sizes.items()}
+    places[view.map] += layout.slack
     memory = Memory({view.map: layout}, places)
     for c in range(channels):
         for plane, (i, j) in enumerate(np.ndindex(phases)):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparse_icnet.operators.params import Map
-from sparse_icnet.operators.storage import SLACK, AnyMap, Block, MapLayout, Storage, View
+from sparse_icnet.operators.storage import AnyMap, Block, MapLayout, Storage, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -14,7 +14,7 @@ class Memory:
     """Storages in memory.
 
     layouts    of all maps
-    addresses  of the first byte of all storages; of maps SLACK bytes before the first group
+    addresses  of all storages, as kernels know them: of the first group (channel) of a map, of the first byte of a block
     """
 
     layouts: Mapping[AnyMap, MapLayout]
@@ -29,7 +29,7 @@ class Memory:
 
     def start(self, map: AnyMap) -> int:
         """The address of the first group (channel) of a map."""
-        return self.addresses[map] + SLACK
+        return self.addresses[map]
 
     def map(self, view: View) -> Map:
         """A map as a kernel reads it: its phases are those of `view`."""

@@ -207,6 +207,11 @@ class MapLayout:
         return self.map.phases[0] * self.map.phases[1]
 
     @cached_property
+    def slack(self) -> int:
+        """Bytes before the first group and behind the last."""
+        return SLACK
+
+    @cached_property
     def plane_bytes(self) -> int:
         """Bytes of a plane with its padding rows, whole cache lines: outputs are stored aligned."""
         grid = self.map.grid
@@ -229,7 +234,7 @@ class MapLayout:
     @cached_property
     def bytes(self) -> int:
         rows = self.map.groups if isinstance(self.map, CodesMap) else 4 * self.map.groups
-        return self.stride * rows + 2 * SLACK
+        return self.stride * rows + 2 * self.slack
 
     def plane_offset(self, plane: int, shift: int = 0) -> int:
         """Bytes from the start of a group to the first grid row of a plane, or of its copy shifted by `shift` columns."""

@@ -69,5 +69,8 @@ def lay_out(program: Program, keep_tensors: bool) -> Placement:
     if keep_tensors:
         for storage, wanted_bytes in sizes.items():
             pieces[storage] = Piece(arena.take(wanted_bytes), False)
-    addresses = {storage: piece.address for storage, piece in pieces.items()}
+    addresses = {
+        storage: piece.address + (0 if isinstance(storage, Block) else layouts[storage].slack)
+        for storage, piece in pieces.items()
+    }
     return Placement(Memory(layouts, addresses), arena, pieces, memory)
