@@ -30,7 +30,7 @@ from sparse_icnet.target import TARGET, target_cpu
 _MAGIC = b"sparse-icnet machine code 1\n"
 # Within the package.  Not found by imports: those of Numba would take longer than all else.
 _SOURCES = (
-    "run/*.py",
+    *(f"run/{name}.py" for name in ("control", "loop", "machine_code")),
     "operators/__init__.py",
     *(f"operators/{name}.py" for name in ("epilogue", "params", "record", "step")),
     *(f"operators/*/{name}.py" for name in ("params", "*kernel", "transforms")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from sparse_icnet.plan.policy import Policy
 from sparse_icnet.plan.program import End, Plan, Start, Step
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.reference.smooth import bilinear
+from sparse_icnet.run.arrays import aligned_empty, nearest
 from sparse_icnet.run.crew import Crew
 from sparse_icnet.run.machine_code import run_function
 
@@ -262,7 +262,7 @@ class Session:
         """`out` if the probabilities may be written into it, a new array for None."""
         shape = self.plan.output_shape
         if out is None:
-            return _aligned_empty(shape)
+            return aligned_empty(shape)
         if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
             found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
             raise ValueError(f"out must be float32 of shape {shape}, found {found}")
@@ -340,21 +340,3 @@ class _Call:
 def _address(array: NDArray[Any]) -> int:
     """Of an array that is C-contiguous and that the caller holds."""
     return array.ctypes.data
-
-
-def nearest(x: NDArray[Any], size: Size) -> NDArray[Any]:
-    """(Q7): (..., h, w) -> (..., *size)."""
-    rows, columns = (
-        np.arange(n, dtype=np.int64) * old // n for n, old in zip(size, x.shape[-2:], strict=True)
-    )
-    enlarged: NDArray[Any] = x.take(columns, -1).take(rows, -2)
-    return enlarged
-
-
-def _aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Uninitialised float32 array that begins at a cache line, so that whole lines can be streamed into it."""
-    size = 4 * math.prod(shape)
-    memory = np.empty(size + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    aligned: NDArray[np.float32] = memory[start : start + size].view(np.float32).reshape(shape)
-    return aligned
