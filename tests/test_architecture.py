@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -124,3 +125,15 @@ def test_a_match_over_operations_is_exhaustive(file):
             names = {pattern.cls.id for pattern in patterns if isinstance(pattern.cls, ast.Name)}
             if len(names & OPERATIONS) > 2:  # one or two are exceptions, not a list of operations
                 assert "assert_never" in ast.dump(node.cases[-1]), f"{file}:{node.lineno}"
+
+
+def test_no_text_names_a_module_that_is_gone():
+    """Also in programs inside strings, and in documents beside the code."""
+    root = Path(__file__).parents[1]
+    texts = [path for folder in ("sparse_icnet", "tests", "bench") for path in (root / folder).rglob("*.py")]
+    texts += PACKAGE.rglob("*.md")
+    assert len(texts) > 200
+    for path in texts:
+        for name in re.findall(r"from (sparse_icnet(?:\.\w+)+) import", path.read_text(encoding="utf-8")):
+            place = root / name.replace(".", "/")
+            assert place.is_dir() or place.with_suffix(".py").exists(), f"{path}: {name}"

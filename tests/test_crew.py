@@ -432,7 +432,7 @@ def test_forked_while_another_thread_makes_the_session():
 
 _FORK_WHILE_COMPILING = """
 import os, signal, threading, time
-from sparse_icnet.kernels import machine_code
+from sparse_icnet.run import machine_code
 begun, done = threading.Event(), []
 
 def compile_():
