@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ TYPES = {
     12: ("uint32", "uint64_data"),
     13: ("uint64", "uint64_data"),
 }
+MAX_NAME = 255  # bytes of a file name, as file systems take them
 EXTERNAL = 1  # TensorProto.DataLocation
 
 
@@ -40,7 +42,12 @@ class Beside:
         """The `size` bytes that `tensor` says are elsewhere."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
         name = entries.get("location", "")
-        if not name.isprintable() or name in ("", ".", "..") or any(mark in name for mark in "/\\:"):
+        if (
+            not name.isprintable()
+            or not 1 <= len(name.encode()) <= MAX_NAME
+            or name in (".", "..")
+            or any(mark in name for mark in "/\\:")
+        ):
             raise FormatError(
                 f"{where}: expected external data in a file of the model's own folder, found {name[:80]!r}"
             )
@@ -52,7 +59,8 @@ class Beside:
             found = "a link" if path.is_symlink() else "none" if not path.exists() else "a folder or a device"
             raise FormatError(f"{where}: expected the file {path} with its data, found {found}")
         with path.open("rb") as stream:
-            stream.seek(offset or 0)
+            # Where systems end a file at the latest differs; what lies beyond this one's end is not asked for.
+            stream.seek(min(offset or 0, os.fstat(stream.fileno()).st_size))
             data: bytes = stream.read(size)
         if len(data) < size:
             raise FormatError(f"{where}: expected {size} bytes at {offset or 0} of {path}, found {len(data)}")
