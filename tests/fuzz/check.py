@@ -71,7 +71,8 @@ def _compared(net: sparse_icnet.Model) -> Verdict:
         classes, probabilities = net.segment(picture, smooth=False), net.probabilities(picture)
         if classes.shape != net.size or not np.isfinite(probabilities).all():
             return Verdict("differs", f"class map of {classes.shape}, or probabilities that are not finite")
-        if not net.graph.returns_classes and not np.array_equal(probabilities, net(net.blob(picture))[0]):
+        same = not (net.graph.returns_classes or net.graph.returns_logits)
+        if same and not np.array_equal(probabilities, net(net.blob(picture))[0]):
             return Verdict("differs", "an image gives other probabilities than its blob")
         elements = sum(math.prod(net.graph.shape(op.name)) for op in net.graph)
         work = sum(

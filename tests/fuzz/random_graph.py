@@ -143,13 +143,18 @@ class _Drawn:
         source, channels, phases = self.codes[-1]
         x = self.convolution(source, channels, int(rng.integers(2, 20)), (1, 1), 1, (1, 1))
         size = self.size(phases * pick(rng, (1, 2, 3, 4)))
-        ending = pick(rng, ("s", "s", "rs", "sr", "a", "ra", "ar", "bs", "ba"))
+        ending = pick(
+            rng, ("s", "s", "rs", "sr", "a", "ra", "ar", "bs", "ba", "", "r", "b", "sa", "rsa", "q", "sq")
+        )
         for letter in ending:
             match letter:
                 case "r":
                     x = self.add(Resize(self.name("enlarged"), x, size))
                 case "b":
                     x = self.add(Bilinear(self.name("smooth"), x, size, bool(rng.random() < 0.5)))
+                case "q":
+                    quantizer = Quantizer(float(rng.uniform(0.001, 0.1)), int(rng.integers(256)))
+                    x = self.add(Quantize(self.name("coarse"), x, quantizer))
                 case "s":
                     x = self.add(Softmax(self.name("probabilities"), x))
                 case "a":
