@@ -252,3 +252,18 @@ def test_one_of_several_outputs(tmp_path):
     np.testing.assert_array_equal(again(blob), found)
     assert found.min() < -0.1  # logits
     np.testing.assert_allclose(sparse_icnet.load(path, output="result")(blob).sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["QUInt8", "QInt8"])
+def test_openvino_saves_the_same_network(tmp_path, kind):
+    """There QuantizeLinear is a FakeQuantize to codes and a Convert, DequantizeLinear a Subtract and a Multiply."""
+    openvino = pytest.importorskip("openvino", reason="needs openvino (extra peers)")
+    options = {"activation_type": getattr(QuantType, kind)}
+    path = quantized(
+        exported(Small("nearest softmax"), tmp_path / "f.onnx"), tmp_path / "net.onnx", **options
+    )
+    openvino.save_model(openvino.Core().read_model(path), tmp_path / "net.xml", compress_to_fp16=False)
+    graph, saved = formats.load(path), formats.load(tmp_path / "net.xml")
+    for blob in blobs(3):
+        np.testing.assert_array_equal(Oracle(saved, blob[0]).output(), Oracle(graph, blob[0]).output())
+    assert "Convert" in (tmp_path / "net.xml").read_text()

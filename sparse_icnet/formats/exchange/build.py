@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from sparse_icnet.formats.errors import FormatError, brief
-from sparse_icnet.formats.exchange.attributes import ConstantAttributes
+from sparse_icnet.formats.exchange.attributes import ConstantAttributes, ConvertAttributes
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, AnyNode, Key, Model, Result, in_order
 from sparse_icnet.formats.exchange.operations import TABLE, Operation
+from sparse_icnet.formats.exchange.quantizers import CODE_RANGES
 from sparse_icnet.formats.exchange.repair import quantize_before_codes
 from sparse_icnet.formats.exchange.tail import normalized
 from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, is_ordered
@@ -80,6 +81,12 @@ class _Walk:
         self.elements = 0  # of constants so far
 
     def run(self, result: Result) -> Graph:
+        self.builder.integers = frozenset(
+            key
+            for node in self.model.nodes
+            if isinstance(node.attributes, ConvertAttributes) and node.attributes.dtype in CODE_RANGES
+            for key in node.inputs.values()
+        )
         for index in in_order(self.model, result.source):
             node = self.model.nodes[index]
             values = self._values(node)

@@ -72,6 +72,10 @@ def fake_quantize(
     ]
     fq = quantizers.fake_quantize(node.attributes.levels, ranges, node.where)
     tensor = g.activation(node, x, any_channels=True)
+    if node.outputs[0] in g.integers:
+        codes = quantizers.code_quantizer(fq)
+        op = Quantize(node.name, g.operand(tensor), codes)
+        return replace(tensor, name=g.emit(op), pending=None, codes=codes)
     low, high, first, last = (
         g.per_channel(node, Constant(part), tensor)
         for part in (fq.input_low, fq.input_high, fq.output_low, fq.output_high)
@@ -122,6 +126,8 @@ def arithmetic(g: Builder, node: AnyNode, a: Value, b: Value) -> Tensor:
     """Add, Subtract, Multiply or Divide: by a constant per channel, or the sum of two activations."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return _sum(g, node, a, b)
+    if isinstance(a, Tensor) and a.codes is not None and node.operation in ("subtract", "multiply"):
+        return _dequantized(g, node, a, a.codes, required(node, b))
     if isinstance(a, Constant):
         tensor = g.activation(node, b, any_channels=True)
         constant = g.per_channel(node, a, tensor)
@@ -141,6 +147,29 @@ def arithmetic(g: Builder, node: AnyNode, a: Value, b: Value) -> Tensor:
     if node.operation == "multiply":
         return g.scaled(node, tensor, constant, 0.0)
     return g.scaled(node, tensor, 1.0, constant)
+
+
+def _dequantized(g: Builder, node: AnyNode, tensor: Tensor, codes: Quantizer, constant: Constant) -> Tensor:
+    """Codes without their zero point, then times their scale: real values.
+
+    The scale is stated more exactly here than by the range of the FakeQuantize, so it becomes that of the quantizer.
+    """
+    values = np.unique(constant.values().astype(np.float64))
+    if node.operation == "subtract":
+        if values.size != 1 or values[0] != codes.zero_point or tensor.centred:
+            raise FormatError(
+                f"{node.where}: expected the zero point {codes.zero_point} to be subtracted once, found {values[:4]}"
+            )
+        return replace(tensor, centred=True)
+    close = values.size == 1 and abs(values[0] - codes.scale) <= quantizers.RANGE_TOLERANCE * 4 * codes.scale
+    if not close or not (tensor.centred or codes.zero_point == 0):
+        raise FormatError(
+            f"{node.where}: expected the scale {codes.scale:.6g} of codes without their zero point, found {values[:4]}"
+        )
+    op = g.ops[tensor.name]
+    if isinstance(op, Quantize):
+        g.ops[op.name] = replace(op, quantizer=replace(op.quantizer, scale=float(values[0])))
+    return replace(tensor, codes=None, centred=False)
 
 
 def _sum(g: Builder, node: AnyNode, a: Tensor, b: Tensor) -> Tensor:

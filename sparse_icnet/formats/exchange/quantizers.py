@@ -129,6 +129,23 @@ def activation_quantizer(fq: FakeQuantize) -> Quantizer:
     return quantizer(float(fq.scale.flat[0]), zero_point, 0, fq.levels - 1, fq.where)
 
 
+def code_quantizer(fq: FakeQuantize) -> Quantizer:
+    """The per-tensor quantizer of a FakeQuantize whose output range is that of the codes themselves."""
+    ends = [np.unique(end) for end in (fq.input_low, fq.input_high, fq.output_low, fq.output_high)]
+    if any(end.size != 1 for end in ends):
+        raise FormatError(f"{fq.where}: expected one range for all channels of an activation")
+    low, high, first, last = (float(end[0]) for end in ends)
+    if first != round(first) or last - first != fq.levels - 1:
+        raise FormatError(
+            f"{fq.where}: expected whole numbers in an output range that becomes codes, found {first:.6g}..{last:.6g}"
+        )
+    scale = (high - low) / (fq.levels - 1)
+    exact = first - low / scale
+    if abs(exact - round(exact)) > (HALF_ZERO_TOLERANCE if fq.half else ZERO_TOLERANCE):
+        raise FormatError(f"{fq.where}: expected a whole number as zero point, found {exact:.6g}")
+    return quantizer(scale, round(exact), int(first), int(last), fq.where)
+
+
 def linear_quantizer(scale: Constant, zero_point: Constant | None, where: str) -> Quantizer:
     """The per-tensor quantizer of QuantizeLinear and DequantizeLinear."""
     scales = np.unique(scale.values().astype(np.float64))

@@ -26,6 +26,7 @@ from sparse_icnet.formats.exchange.constants import (
     unsqueezed,
 )
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
+from sparse_icnet.formats.exchange.quantizers import CODE_RANGES
 from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, required
 
 
@@ -41,10 +42,17 @@ def identity(g: Builder, node: AnyNode, x: Value) -> Value:
 
 
 def convert(g: Builder, node: Node[ConvertAttributes], x: Value) -> Tensor:
-    """A cast of real values to a float type, or of classes to any: nothing changes."""
-    if not isinstance(x, Tensor) or x.codes is not None:
+    """A cast of real values or codes to a float type, of codes to 8 bits, of classes to any: nothing changes."""
+    if not isinstance(x, Tensor):
         raise FormatError(f"{node.where}: expected real values to convert")
     dtype = node.attributes.dtype
+    if x.codes is not None and not x.centred and dtype in CODE_RANGES:
+        low, high = CODE_RANGES[dtype]
+        if x.codes.low < low or x.codes.high > high:
+            raise FormatError(
+                f"{node.where}: expected codes within {low}..{high}, found {x.codes.low}..{x.codes.high}"
+            )
+        return x
     if (dtype is None or dtype.kind != "f") and not g.holds_classes(x):
         raise FormatError(
             f"{node.where}: expected a conversion to a float type, found {node.attributes.type!r}"

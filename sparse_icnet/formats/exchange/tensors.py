@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange.constants import Constant
-from sparse_icnet.formats.exchange.nodes import AnyNode, UniqueNames
+from sparse_icnet.formats.exchange.nodes import AnyNode, Key, UniqueNames
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -73,6 +73,7 @@ class Tensor:
     shape    (channels, height, width)
     axes     what each dimension of the file's tensor is: C, H or W, and 1 wherever the size is 1
     codes    its quantizer, between QuantizeLinear and DequantizeLinear
+    centred  whether the zero point is subtracted from the codes already (OpenVINO dequantizes in two steps)
     channels which of the operation's channels these are, None for all in order; a convolution takes them over
     """
 
@@ -82,6 +83,7 @@ class Tensor:
     pending: PendingConvolution | PendingInput | None = None
     codes: Quantizer | None = None
     channels: Channels | None = None
+    centred: bool = False
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -130,6 +132,7 @@ class Builder:
     ops      name -> operation, as emitted
     unique   hands out operation names
     input    the network input, once met
+    integers  outputs that the file converts to integers of 8 bits: codes, not values
     size_is_free  whether the file leaves its height or width open
     means    average pools along one axis, made of a product with a matrix -> that axis
     """
@@ -138,6 +141,7 @@ class Builder:
         self.ops: dict[str, Op] = {}
         self.unique = UniqueNames()
         self.input: Input | None = None
+        self.integers: frozenset[Key] = frozenset()
         self.size_is_free = False
         self.means: dict[str, int] = {}
         self._emitted: dict[object, str] = {}  # pending value -> its operation
