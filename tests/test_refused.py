@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from engine import Net
+from networks import random_blob
 
 import sparse_icnet
 import sparse_icnet.plan as planner
@@ -16,6 +18,7 @@ from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Argmax, Graph, MaxPool, Quantize, Quantizer, Resize, Softmax
 from sparse_icnet.plan import PlanError
+from sparse_icnet.reference.oracle import Oracle
 
 SIZE = (48, 96)
 
@@ -66,14 +69,11 @@ def max_pool_of_signed_codes() -> Graph:
 
 REFUSED = [
     quantizer_behind_softmax,
-    quantizer_behind_resize,
-    logits_alone,
     argmax_of_softmax,
     softmax_of_softmax,
     max_pool_of_signed_codes,
 ]
-# Upsampling is pushed behind everything: the logits themselves are what the network then ends in.
-PLACES = {"logits_alone": "convolution5", "argmax_of_softmax": "soft", "softmax_of_softmax": "soft"}
+PLACES = {"quantizer_behind_softmax": "soft", "argmax_of_softmax": "soft", "softmax_of_softmax": "soft"}
 
 
 @pytest.fixture(params=REFUSED, ids=lambda make: make.__name__)
@@ -93,6 +93,13 @@ def test_load_refuses_it_and_names_file_and_operation(case, tmp_path):
     formats.save(graph, path)
     with pytest.raises(FormatError, match=rf"^{path}: .*{place!r}"):
         sparse_icnet.load(path, size=None)
+
+
+@pytest.mark.parametrize("make", [logits_alone, quantizer_behind_resize])
+def test_networks_that_end_in_logits_run(make):
+    graph = make()
+    blob = random_blob(graph)
+    np.testing.assert_array_equal(Model(graph, threads=1)(blob[None])[0], Oracle(graph, blob).output())
 
 
 @pytest.mark.parametrize("command", ["info", "convert", "segment"])
