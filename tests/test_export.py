@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from networks import random_blob, random_picture
 
 from sparse_icnet import formats
+from sparse_icnet.formats.exchange.tail import normalized
 from sparse_icnet.formats.onnx import write as onnx_write
 from sparse_icnet.formats.openvino import ranges
 from sparse_icnet.formats.openvino import write as openvino_write
@@ -247,6 +248,8 @@ def test_round_trip_of_small_graphs(tmp_path, graph, seed):
     """Every kind of operation, and the same bits; codes are counted from 0 in an IR."""
     graph = replace(graph, ops=pruned(graph.ops, graph.output))
     assume(not (isinstance(graph[graph.output], Resize) and any(isinstance(op, Argmax) for op in graph)))
+    ops, output, _ = normalized({op.name: op for op in graph}, graph.output)  # what reading leaves out
+    graph = replace(graph, ops=pruned(ops.values(), output), output=output)
     formats.save(graph, tmp_path / "model.xml")
     again = formats.load(tmp_path / "model.xml")
     blob = dyadic_blob(graph, seed)
@@ -289,9 +292,7 @@ def _even_zero_codes(graph: Graph) -> Graph:
 
 
 def _expected(graph: Graph, blob: np.ndarray) -> np.ndarray:
-    output = Oracle(graph, blob).output()
-    quantizer = graph.quantizer(graph.output)
-    return output if quantizer is None else compare.real_values(output, quantizer)
+    return Oracle(graph, blob).output()
 
 
 @openvino
