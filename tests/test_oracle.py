@@ -363,5 +363,6 @@ def test_softmax_in_another_unit():
     graph = Graph(
         (Input("image", (2, 1, 1)), Softmax("p", "image"), Quantize("q", "p", Quantizer(0.25))), "q"
     )
-    found = Oracle(graph, np.zeros((2, 1, 1), np.float32)).output()
-    assert found.ravel().tolist() == [2, 2]
+    oracle = Oracle(graph, np.zeros((2, 1, 1), np.float32))
+    assert oracle.codes("q").ravel().tolist() == [2, 2]
+    assert oracle.output().ravel().tolist() == [0.5, 0.5]
