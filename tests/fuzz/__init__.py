@@ -25,6 +25,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-_TESTS = str(Path(__file__).resolve().parents[1])
-if _TESTS not in sys.path:  # for make_ir, as pytest does
-    sys.path.insert(0, _TESTS)
+_HELPERS = str(Path(__file__).resolve().parents[1] / "helpers")
+if _HELPERS not in sys.path:  # for make_ir, as pytest does
+    sys.path.insert(0, _HELPERS)

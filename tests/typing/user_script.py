@@ -1,4 +1,4 @@
-"""A script as a user writes it, over the whole public surface; `tests/test_typing.py` checks its types and runs it.
+"""A script as a user writes it, over the whole public surface; `tests/faces/test_typing.py` checks its types and runs it.
 
 Usage: user_script.py MODEL PICTURE FOLDER
 """

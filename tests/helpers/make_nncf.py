@@ -1,7 +1,7 @@
 """Real files of the real tools: ICNet in PyTorch, quantized by NNCF, saved by OpenVINO or as ONNX.
 
 Needs torch, nncf, openvino (and onnx for the ONNX files); callers `pytest.importorskip` them.
-Run as a script to keep the files: `python tests/make_nncf.py FOLDER [HEIGHT WIDTH]`.
+Run as a script to keep the files: `python tests/helpers/make_nncf.py FOLDER [HEIGHT WIDTH]`.
 """
 
 from __future__ import annotations

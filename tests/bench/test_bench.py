@@ -13,7 +13,7 @@ from PIL import Image
 
 from sparse_icnet.sparse.block_csr import block_density
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
+BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
 @pytest.fixture(autouse=True)

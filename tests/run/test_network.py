@@ -27,7 +27,7 @@ from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET, is_x86
 
 SIZE = (768, 960)
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[3:]]))
 
 def _on(cpu: str, *arguments: object) -> list[str]:
     """Lines that _CODE prints, run in a process of its own in which Numba compiles for `cpu`."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS / "helpers"), *sys.path])}
     environment.pop("NUMBA_CPU_FEATURES", None)
     environment["NUMBA_CPU_NAME"] = "" if cpu == "portable" else cpu
     if cpu != "portable":
@@ -225,7 +225,8 @@ def other_cpus(graph, blob, tmp_path_factory) -> Iterator[dict[str, Future[list[
     folder = tmp_path_factory.mktemp("cpus")
     native.save(graph, folder / "network.npz")
     np.save(folder / "blob.npy", blob)
-    files = [folder / "network.npz", folder / "blob.npy", TESTS / "test_kernels.py", TESTS / "test_simd.py"]
+    tests = [TESTS / "operators" / "test_kernels.py", TESTS / "simd" / "test_simd.py"]
+    files = [folder / "network.npz", folder / "blob.npy", *tests]
     with ThreadPoolExecutor(2) as pool:
         yield {cpu: pool.submit(_on, cpu, *files) for cpu in CPUS if _runs(cpu)}
 

@@ -1,6 +1,6 @@
 """Stored digests of both bundled models: engine and oracle cannot drift together.
 
-A file of weights that changes on purpose gets new digests: `python tests/test_digest.py` prints the table.
+A file of weights that changes on purpose gets new digests: `python tests/run/test_digest.py` prints the table.
 """
 
 from __future__ import annotations

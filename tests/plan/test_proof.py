@@ -44,7 +44,7 @@ from sparse_icnet.plan.proof import ProofError, access, prove
 from sparse_icnet.plan.proof.ends import prove_axis
 from sparse_icnet.target import TARGET
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "helpers"
 # What decides where a kernel reads and writes, by the last part of its name.  Everything else in a record are values.
 STORED = {"address", "source", "classes", "out"}
 TABLES = {

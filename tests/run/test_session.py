@@ -202,7 +202,7 @@ print(same, *(os.waitpid(child, 0)[1] for child in children))
 @pytest.mark.parametrize("threads", [1, 2])
 def test_forked_processes_may_go_on_with_the_session(threads):
     """Pools of processes fork: a child has none of the threads of its parent, and its memory is its own."""
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), *sys.path])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _FORK, str(threads)],
         env={**os.environ, "PYTHONPATH": path},

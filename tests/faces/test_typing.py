@@ -11,7 +11,7 @@ import pytest
 from networks import random_picture
 from PIL import Image
 
-SCRIPT = Path(__file__).parent / "typing" / "user_script.py"
+SCRIPT = Path(__file__).parents[1] / "typing" / "user_script.py"
 
 
 def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:

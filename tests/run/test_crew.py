@@ -63,7 +63,10 @@ def script(text: str, *arguments: object, timeout: float = 240) -> str:
     prelude = f"import faulthandler; faulthandler.dump_traceback_later({timeout - 20}, exit=True)\n"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", prelude + textwrap.dedent(text), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), *sys.path]),
+        },
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -269,7 +272,7 @@ print(all(right(session, seed) for seed in (0, 1, 2) * 10), native_threads() - b
 
 @pytest.mark.skipif(sys.platform != "linux", reason="stacks are counted as Linux does")
 def test_too_little_memory_for_stacks():
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), *sys.path])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _NO_MEMORY],
         env={**os.environ, "PYTHONPATH": path},

@@ -1,6 +1,6 @@
 """Plans whose memory lies between pages that nobody may touch, and random damage to them: run as a program.
 
-    python tests/guarded.py EXAMPLES DAMAGES
+    python tests/helpers/guarded.py EXAMPLES DAMAGES
 
 For EXAMPLES random graphs and two networks, each with DAMAGES random changes of a field or a table, whatever the proof
 accepts is run.  A kernel that then touches a byte outside of its tensors, tables or scratch memory kills the process.
