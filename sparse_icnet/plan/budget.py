@@ -23,6 +23,9 @@ MAX_WEIGHTS = 1 << 27  # of all convolutions, zeros included
 MAX_PHASES = 1 << 16  # planes of a map: pixels of it to one of the smallest convolution output
 MAX_TAPS = 1 << 22  # kernel positions of an operation, in all phases of its output
 MAX_PACKED = 1 << 30  # bytes of all weights as kernels read them, and of the tables beside them
+MAX_COPY_TABLES = 1 << 28  # bytes of the masks by which shifted copies are stored, of all maps
+MAX_WORK = 1 << 41  # products of an inference; a comparison of a max pool counts as COMPARISON of them
+COMPARISON = 16  # measured: pools take bytes one tap at a time, products come sixteen pixels by four channels
 MAX_MEMORY = 1 << 31  # bytes of the tensors of a plan, which share them
 MAX_KEPT = 1 << 32  # the same where each tensor is kept
 MAX_SCRATCH = 1 << 30  # bytes that all threads together have for what is on its way
@@ -47,8 +50,8 @@ def check_graph(graph: Graph) -> None:
 
 
 def check_work(graph: Graph, grid: Grid) -> None:
-    """Raise PlanError for an optimized graph whose maps, taps or packed weights need more than a plan may take."""
-    packed = 0
+    """Raise PlanError for an optimized graph whose maps, taps, products or packed weights are more than a plan may have."""
+    packed = work = 0
     for op in graph:
         channels, *size = graph.shape(op.name)
         phases = grid.phases(*size)
@@ -69,12 +72,27 @@ def check_work(graph: Graph, grid: Grid) -> None:
                     f"operation {op.name!r}: expected at most {MAX_TAPS} taps (kernel positions in {planes} planes), "
                     f"found {taps}"
                 )
+        work += _products(op, channels * math.prod(size))
+        if work > MAX_WORK:
+            raise PlanError(
+                f"operation {op.name!r}: expected at most {MAX_WORK} products in an inference (a comparison of a max pool "
+                f"counts as {COMPARISON}), found {work} up to here"
+            )
         packed += _packed_bytes(op, planes)
         if packed > MAX_PACKED:
             raise PlanError(
                 f"operation {op.name!r}: expected at most {MAX_PACKED} bytes of packed weights and their tables in the "
                 f"network, found {packed} up to here"
             )
+
+
+def check_copy_tables(size: int, what: str) -> None:
+    """Raise PlanError for `size` bytes of masks for shifted copies, up to those of `what`."""
+    if size > MAX_COPY_TABLES:
+        raise PlanError(
+            f"{what}: expected at most {MAX_COPY_TABLES} bytes of tables for the shifted copies that windows read, found "
+            f"{size} up to here"
+        )
 
 
 def check_memory(size: int, what: str, keep_tensors: bool = False) -> None:
@@ -90,6 +108,13 @@ def check_scratch(size: int, threads: int, what: str) -> None:
         raise PlanError(
             f"{what}: expected at most {MAX_SCRATCH} bytes of scratch memory on {threads} threads, found {size * threads}"
         )
+
+
+def _products(op: Op, values: int) -> int:
+    """Products of an operation with so many output values, zeros included, or what its comparisons count as."""
+    if isinstance(op, Convolution):
+        return values * int(op.weight[0].size)
+    return COMPARISON * values * math.prod(op.kernel) if isinstance(op, MaxPool) else 0
 
 
 def _packed_bytes(op: Op, planes: int) -> int:

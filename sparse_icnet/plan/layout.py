@@ -10,7 +10,7 @@ from sparse_icnet.operators.operator import Operator
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.storage import AnyMap, Block, CodesMap, Demand, MapLayout, Storage
 from sparse_icnet.plan.arena import Arena, Piece
-from sparse_icnet.plan.budget import check_memory, check_scratch
+from sparse_icnet.plan.budget import check_copy_tables, check_memory, check_scratch
 from sparse_icnet.plan.program import Placement, Program
 from sparse_icnet.plan.schedule import lifetimes, offsets
 
@@ -21,7 +21,15 @@ def folded(operators: Iterable[Operator]) -> dict[CodesMap, MapLayout]:
     for operator in operators:
         for demand in operator.demands():
             demands.setdefault(demand.map, []).append(demand)
-    return {map: _layout(map, wanted) for map, wanted in demands.items()}
+    layouts: dict[CodesMap, MapLayout] = {}
+    tables = 0
+    for map, wanted in demands.items():
+        layouts[map] = _layout(map, wanted)
+        # Of each distance a mask of lanes to keep and one of padding, for each vector of a plane.
+        distances = len({columns for _, columns in layouts[map].shifts})
+        tables += distances * map.grid.vectors * 2 * LINE
+        check_copy_tables(tables, f"operation {wanted[0].reader!r}, its input")
+    return layouts
 
 
 def _layout(map: CodesMap, demands: list[Demand]) -> MapLayout:

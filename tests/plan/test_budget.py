@@ -278,3 +278,45 @@ def test_small_files_that_ask_for_everything_are_refused_when_loaded(bound, make
         FormatError, match=f"small.npz: operation 'large' .*expected at most|'large' .*at most {limit}"
     ):
         sparse_icnet.load(path)
+
+
+def _pools(count: int, kernel: int, size: tuple[int, int]) -> Graph:
+    net = Net(size, Quantizer(0.02))
+    last = net.image
+    for i in range(count):
+        last = net.add(MaxPool(f"pool{i}", last, (kernel, kernel), (1, 1), (kernel // 2,) * 4))
+    return net.softmax(net.convolution(last, 5))
+
+
+def test_an_inference_that_would_take_minutes_is_refused():
+    """Thirty pools of 63x63: 370 billion comparisons from 2 kB."""
+    with pytest.raises(
+        PlanError, match=r"'pool\d+': expected at most 2199023255552 products .* found \d{13}"
+    ):
+        plan_for(_pools(30, 63, (1024, 1024)))
+    plan_for(_pools(2, 7, (64, 64)))
+
+
+def test_products_count_up_to_the_budget(monkeypatch, tiny_graph):
+    graph = plan_for(tiny_graph).graph
+    work = graph.macs() + sum(
+        budget.COMPARISON * math.prod(graph.shape(op.name)) * math.prod(op.kernel)
+        for op in graph
+        if isinstance(op, MaxPool)
+    )
+    monkeypatch.setattr(budget, "MAX_WORK", work)
+    plan_for(tiny_graph)
+    monkeypatch.setattr(budget, "MAX_WORK", work - 1)
+    with pytest.raises(PlanError, match=f"expected at most {work - 1} products .* found {work} up to here"):
+        plan_for(tiny_graph)
+
+
+def test_tables_of_shifted_copies_have_a_budget():
+    """Windows of 127x127 read 126 copies of each map: minutes of planning from 40 kB."""
+    net = Net((512, 512), Quantizer(0.02))
+    last = net.image
+    for _ in range(5):
+        last = net.codes(net.relu(net.convolution(last, 4, kernel=127)))
+    graph = net.softmax(net.convolution(last, 5))
+    with pytest.raises(PlanError, match=r"expected at most 268435456 bytes of tables for the shifted copies"):
+        plan_for(graph)
