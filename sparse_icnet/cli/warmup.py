@@ -8,7 +8,7 @@ import time
 from sparse_icnet.cli.terminal import say
 from sparse_icnet.run import machine_code
 
-DONE, NOT_KEPT = 0, 1
+DONE = 0
 
 
 def run(arguments: argparse.Namespace) -> int:
