@@ -16,7 +16,8 @@ from _precision import openvino_precision
 
 
 def main(model: str, folder: str, threads: str, out: str) -> None:
-    from sparse_icnet.image import save_png, to_rgb
+    from sparse_icnet.image import to_rgb
+    from sparse_icnet.png import save_png
     from sparse_icnet.reference import openvino_peer
     from sparse_icnet.render import class_image
 

@@ -1,4 +1,4 @@
-"""Pictures in and out, with Pillow: decode, fit to the network, class maps back to their size, PNG files.
+"""Pictures in, with Pillow: decode, fit to the network, class maps back to their size.
 
 `to_rgb` is the one gateway for pictures from outside: what comes back is a plain upright RGB picture without metadata,
 and whatever a decoder raises about one picture is an ImageError that names it.
@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import io
 import os
-import zlib
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import IO, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sparse_icnet.files import replacing
 from sparse_icnet.network.graph import Size
-
-if TYPE_CHECKING:
-    from PIL.PngImagePlugin import PngInfo
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]"
 
@@ -325,16 +319,3 @@ def nearest_points(points: int, network: int, length: int) -> NDArray[np.int64]:
     Up to `network` as equation (Q7), i * points // network; from there to `length` by pixel centres, as Pillow.
     """
     return (2 * np.arange(length) + 1) * network // (2 * length) * points // network
-
-
-def save_png(picture: Image.Image, path: str | os.PathLike[str], text: PngInfo | None = None) -> None:
-    """Write a PNG whole or not at all.
-
-    text  what its text chunks say
-
-    Run lengths alone (Z_RLE) for photographs, in which zlib finds no repeats: a seventh less time than its search, and
-    a little smaller.  Indexed pictures have repeats.
-    """
-    strategy = zlib.Z_DEFAULT_STRATEGY if picture.mode == "P" else zlib.Z_RLE
-    with replacing(Path(path)) as temporary:
-        picture.save(temporary, format="PNG", compress_level=1, compress_type=strategy, pnginfo=text)

@@ -18,9 +18,10 @@ from PIL import Image
 
 from sparse_icnet import render
 from sparse_icnet.files import replacing
-from sparse_icnet.image import nearest_points, save_png
+from sparse_icnet.image import nearest_points
 from sparse_icnet.network.arithmetic import interpolation
 from sparse_icnet.network.graph import Size
+from sparse_icnet.png import save_png
 from sparse_icnet.render import ALPHA, PaletteLike
 
 Float = TypeVar("Float", np.float32, np.float16)

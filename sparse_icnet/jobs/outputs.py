@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import sparse_icnet
 from sparse_icnet.files import replacing
-from sparse_icnet.image import save_png as write_png
+from sparse_icnet.png import save_png as write_png
 
 SUFFIX_OF_KIND: Mapping[str, str] = {
     "classes": ".classes.png",

@@ -9,13 +9,13 @@ import pytest
 from networks import random_picture
 from PIL import Image
 
-from sparse_icnet import CLASSES, PALETTE, image, render
+from sparse_icnet import CLASSES, PALETTE, png, render
 
 
 def test_class_image_holds_indices_and_colours(tmp_path):
     classes = np.arange(12, dtype=np.uint8).reshape(3, 4)
     path = tmp_path / "map.png"
-    image.save_png(render.class_image(classes), path)
+    png.save_png(render.class_image(classes), path)
     with Image.open(path) as read:
         assert read.mode == "P"
         assert np.array_equal(np.asarray(read), classes)
