@@ -12,10 +12,23 @@ from sparse_icnet.operators.storage import Demand, Storage
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A kernel that could compute a convolution.
+
+    cost  the time that the policy expects of it, in dot products of the first micro-kernel of the CPU: of a row of a
+          single block with a vector
+    """
+
+    kernel: str
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A convolution as it is computed.
 
     kernel         name of the micro-kernel or of the filtering; reason: why that one
+    candidates     what the policy compared, best first; empty where it compared nothing
     macs           multiply-accumulates executed; dense_macs: those of all weights
     sparsity       share of zero weights; block_density: of blocks that hold a non-zero
     shape          of the weights (O, I, kh, kw); weight_bytes: as packed
@@ -32,6 +45,14 @@ class Report:
     shape: tuple[int, ...]
     weight_bytes: int
     filtered: bool = False
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def filled_macs(self) -> int:
+        """`dense_macs` with input and output channels filled up to fours, as blocks and tiles hold them."""
+        outputs, inputs = self.shape[:2]
+        filled = (outputs + -outputs % 4) * (inputs + -inputs % 4)
+        return self.dense_macs * filled // (outputs * inputs)
 
 
 class Operator(Protocol):
@@ -77,4 +98,4 @@ class Plain:
         return ()
 
 
-__all__ = ["Operator", "Plain", "Report", "Shape"]
+__all__ = ["Candidate", "Operator", "Plain", "Report", "Shape"]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.operators.convolution.plan import direct_costs
+from sparse_icnet.operators.operator import Candidate
 from sparse_icnet.operators.winograd.tiling import Tiling, estimated_cost
 from sparse_icnet.target import TARGET, Filtering, MicroKernel
 
@@ -26,10 +27,11 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A kernel (filtering only where there is a tiling) and, for reports, why that one."""
+    """A kernel (filtering only where there is a tiling) and, for reports, why that one and what it was compared with."""
 
     kernel: MicroKernel | Filtering
     reason: str
+    candidates: tuple[Candidate, ...] = ()
 
 
 class Policy(Protocol):
@@ -42,16 +44,15 @@ class LeastTime:
     """The kernel with the least estimated time, by the speeds and costs of `sparse_icnet.target`."""
 
     def convolution(self, op: Convolution, geometry: Geometry) -> Choice:
-        costs = direct_costs(op, geometry.vectors)
-        best = min(costs, key=costs.__getitem__)
+        costs: dict[MicroKernel | Filtering, float] = {
+            kernel: geometry.planes * cost for kernel, cost in direct_costs(op, geometry.vectors).items()
+        }
         if geometry.tiling is not None:
-            cost = estimated_cost(op, geometry.tiling)
-            direct = geometry.planes * costs[best]
-            if cost < direct:
-                return Choice(TARGET.filtering, f"least estimated time; direct {direct / cost:.2f}x")
-        others = ", ".join(
-            f"{kernel.name} {cost / max(costs[best], 1):.2f}x"
-            for kernel, cost in costs.items()
-            if kernel is not best
+            costs[TARGET.filtering] = estimated_cost(op, geometry.tiling)
+        best, *others = sorted(costs, key=costs.__getitem__)
+        return Choice(
+            best,
+            "least estimated time; "
+            + ", ".join(f"{kernel.name} {costs[kernel] / max(costs[best], 1):.2f}x" for kernel in others),
+            tuple(Candidate(kernel.name, costs[kernel]) for kernel in (best, *others)),
         )
-        return Choice(best, f"least estimated time; {others}")

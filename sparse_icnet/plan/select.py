@@ -215,13 +215,15 @@ class _Selection:
             if convolution is not None:
                 projection, projection_inner = self._fusible(other)
                 addend: Addend | ConvolutionStep
+                choice = None
                 if projection is not None:
                     # Computed tile by tile inside the step that adds it, so with the same tiles.
                     choice = self._direct_choice(convolution)
-                    addend = self._direct(projection, *choice, unit, projection_inner)
+                    inside = Choice(choice.kernel, f"tile by tile inside {convolution.name}, with its tiles")
+                    addend = self._direct(projection, inside, unit, projection_inner)
                 else:
                     addend = self._addend(other, unit)
-                return self._convolution(convolution, target, quantize, unit, inner, addend, relu)
+                return self._convolution(convolution, target, quantize, unit, inner, addend, relu, choice)
         left, right = self._addend(op.left, unit), self._addend(op.right, unit)
         return self._combine(target, quantizer, left, right, relu)
 
@@ -249,21 +251,19 @@ class _Selection:
         inner: Quantizer | None = None,
         addend: Addend | ConvolutionStep | None = None,
         relu: bool = False,
+        choice: Choice | None = None,
     ) -> View:
-        """Append the step that computes `op`, then adds `addend`, into a new map."""
+        """Append the step that computes `op`, then adds `addend`, into a new map; `choice`: its kernel, made already."""
         phases = self._phases(op.name)
         size = self.graph.shape(op.name)[1:]
         tiles: Tiling | None = None
-        if isinstance(addend, ConvolutionStep):  # which runs with the tiles of a direct convolution
-            choice = Choice(addend.kernel, addend.reason)
-        else:
+        if choice is None:
             tiles = tiling(op, size, phases, self.grid, addend is None)
             choice = self.policy.convolution(op, Geometry(math.prod(phases), self.grid.vectors, tiles))
-        kernel, reason = choice.kernel, choice.reason
         saturates = quantize is not None and saturates_as_bytes(quantize, self.largest)
         out = self._map(target, op.weight.shape[0], phases, quantize.quantizer if quantize else None)
-        if isinstance(kernel, MicroKernel):
-            step = self._direct(op, kernel, reason, unit, inner)
+        if isinstance(choice.kernel, MicroKernel):
+            step = self._direct(op, choice, unit, inner)
             self.body.append(replace(step, addend=addend, target=out, relu=relu, saturates=saturates))
             return out
         assert tiles is not None, f"{op.name}: filtering was chosen where it is not possible"
@@ -271,25 +271,25 @@ class _Selection:
         source, _ = self._source(op)
         elements = WinogradStep.elements_block(op, tiles, self.threads)
         end = (unit, inner, addend, out, relu, saturates, self.threads)
-        filtered = WinogradStep(op, source, phases, size, tiles, reason, *end, elements)
+        filtered = WinogradStep(
+            op, source, phases, size, tiles, choice.reason, *end, elements, choice.candidates
+        )
         self.body += [WinogradInputStep(filtered), filtered] if elements else [filtered]
         return out
 
-    def _direct_choice(self, op: Convolution) -> tuple[MicroKernel, str]:
-        """The micro-kernel of `op` where filtering is not possible, and why that one."""
+    def _direct_choice(self, op: Convolution) -> Choice:
+        """The micro-kernel of `op` where filtering is not possible."""
         planes = math.prod(self._phases(op.name))
-        choice = self.policy.convolution(op, Geometry(planes, self.grid.vectors, None))
-        assert isinstance(choice.kernel, MicroKernel), f"{op.name}: filtering was chosen without a tiling"
-        return choice.kernel, choice.reason
+        return self.policy.convolution(op, Geometry(planes, self.grid.vectors, None))
 
     def _direct(
-        self, op: Convolution, kernel: MicroKernel, reason: str, unit: float, inner: Quantizer | None
+        self, op: Convolution, choice: Choice, unit: float, inner: Quantizer | None
     ) -> ConvolutionStep:
         """The step of `op` up to its rescaled accumulators: geometry, packed weights, constants; no output yet."""
-        size = self.graph.shape(op.name)[1:]
-        return ConvolutionStep.of(
-            op, *self._source(op), size, kernel, reason, unit, inner, threads=self.threads
-        )
+        assert isinstance(choice.kernel, MicroKernel), f"{op.name}: filtering was chosen without a tiling"
+        size, why = self.graph.shape(op.name)[1:], choice.reason
+        step = ConvolutionStep.of(op, *self._source(op), size, choice.kernel, why, unit, inner)
+        return replace(step, threads=self.threads, candidates=choice.candidates)
 
     def _source(self, op: Convolution) -> tuple[View, Size]:
         """The codes that `op` reads, and the phases of its output."""

@@ -159,6 +159,14 @@ def test_every_convolution_is_a_step_of_a_kernel(graph, session):
     )
     assert len(steps) == len(layer_specs()) == 64
     assert all(step.kernel and step.reason for step in steps.values())
+    for step in steps.values():
+        costs = [candidate.cost for candidate in step.candidates]
+        if costs:
+            assert step.candidates[0].kernel == step.kernel
+            assert costs == sorted(costs)
+            assert len(costs) >= len(TARGET.kernels)
+        else:
+            assert "inside" in step.reason  # computed with the tiles of the step that adds it
     assert 7.5e9 < sum(step.dense_macs for step in steps.values()) < 8.0e9 < graph.macs()
 
 

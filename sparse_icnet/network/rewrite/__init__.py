@@ -11,8 +11,8 @@ A tensor that moved in front of a k-times upsampling obeys it too, because u(x)[
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass, replace
 
 from sparse_icnet.network.graph import Graph, GraphError, pruned, rename_inputs
 from sparse_icnet.network.rewrite._edit import fresh, rebuilt
@@ -25,6 +25,8 @@ from sparse_icnet.network.rewrite.upsampling import push_upsampling
 
 __all__ = [
     "REWRITES",
+    "Application",
+    "applications",
     "classes",
     "drop_idle_quantizers",
     "drop_idle_relus",
@@ -53,6 +55,20 @@ REWRITES: tuple[Rewrite, ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Application:
+    """A rewrite that found something to do; `rewrite` None: operations that the output does not need were left out."""
+
+    rewrite: Rewrite | None
+    before: Graph
+    after: Graph
+
+
+def applications(graph: Graph, rewrites: Iterable[Rewrite] = REWRITES) -> Iterator[Application]:
+    """What `optimize` does to `graph`, in order; nothing where it leaves the graph as it is."""
+    return _applied(graph, tuple(rewrites), frozenset(op.name for op in graph))
+
+
 def optimize(graph: Graph, rewrites: Iterable[Rewrite] = REWRITES) -> Graph:
     """`graph` without the work that its output does not need: all of `rewrites` until none applies.
 
@@ -72,15 +88,25 @@ def for_classes(graph: Graph) -> Graph:
 
 def _optimized(graph: Graph, rewrites: tuple[Rewrite, ...], names: Set[str]) -> Graph:
     """Fixed point of `rewrites`; no operation gets one of `names` that it did not have."""
-    if len(pruned(graph.ops, graph.output)) != len(graph.ops):
-        graph = rebuilt(graph, {op.name: op for op in graph.ops}, graph.output)
-    for _ in range(4 * len(graph.ops)):
-        before = graph
-        for rewrite in rewrites:
-            graph = _without_reuse(graph, rewrite(graph), names)
-        if graph is before:
-            break
+    for application in _applied(graph, rewrites, names):
+        graph = application.after
     return graph
+
+
+def _applied(graph: Graph, rewrites: tuple[Rewrite, ...], names: Set[str]) -> Iterator[Application]:
+    """The way of `graph` to the fixed point of `rewrites`; no operation gets one of `names` that it did not have."""
+    if len(pruned(graph.ops, graph.output)) != len(graph.ops):
+        needed = rebuilt(graph, {op.name: op for op in graph.ops}, graph.output)
+        yield Application(None, graph, needed)
+        graph = needed
+    for _ in range(4 * len(graph.ops)):
+        start = graph
+        for rewrite in rewrites:
+            before, graph = graph, _without_reuse(graph, rewrite(graph), names)
+            if graph is not before:
+                yield Application(rewrite, before, graph)
+        if graph is start:
+            break
 
 
 def sampled(graph: Graph, rewritten: Graph, name: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from sparse_icnet.operators.convolution.pack import (
 )
 from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.memory import Memory
-from sparse_icnet.operators.operator import Report
+from sparse_icnet.operators.operator import Candidate, Report
 from sparse_icnet.operators.outputs import NO_OUTPUT, Addend, epilogue, operand, output
 from sparse_icnet.operators.params import FUSED, LINE, NO_MAP, SCRATCH_BYTES, Operand
 from sparse_icnet.operators.storage import Demand, Storage, View
@@ -76,7 +76,7 @@ class ConvolutionStep:
     source    the codes that it reads
     phases    of the output
     size      (height, width) of the output
-    kernel    the micro-kernel; reason: why that one
+    kernel    the micro-kernel; reason: why that one; candidates: what it was compared with
     unit      of its results; inner: quantizer before they are added to anything
     addend    what is added: nothing, a map, or another convolution of the same size, whose tiles are computed just before
               they are added
@@ -100,6 +100,7 @@ class ConvolutionStep:
     blocks: BlockCSR
     stored: Entries
     words: NDArray[np.int32]
+    candidates: tuple[Candidate, ...] = ()
 
     @classmethod
     def of(
@@ -235,5 +236,6 @@ class ConvolutionStep:
             block_density=self.blocks.density,
             shape=op.weight.shape,
             weight_bytes=self.words.nbytes + 4 * TARGET.blocks_per_entry * len(self.words),
+            candidates=self.candidates,
         )
         return (*self.addend.reports(), own) if isinstance(self.addend, ConvolutionStep) else (own,)

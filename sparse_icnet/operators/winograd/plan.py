@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Convolution, MaxPool, Quantizer, Size
 from sparse_icnet.operators.memory import Memory
-from sparse_icnet.operators.operator import Plain, Report
+from sparse_icnet.operators.operator import Candidate, Plain, Report
 from sparse_icnet.operators.outputs import Addend, epilogue, operand, output
 from sparse_icnet.operators.params import SCRATCH_BYTES
 from sparse_icnet.operators.storage import VECTOR_PIXELS, Block, Demand, Storage, View
@@ -38,7 +38,7 @@ class WinogradStep:
     source    the codes that it reads
     phases    of the output
     size      (height, width) of the output
-    tiles     of the output; reason: why filtering
+    tiles     of the output; reason: why filtering; candidates: what it was compared with
     unit      of its results; inner: quantizer before they are added to anything
     addend    what is added, if anything is
     target    what it fills
@@ -59,6 +59,7 @@ class WinogradStep:
     saturates: bool
     threads: int
     elements: Block | None
+    candidates: tuple[Candidate, ...] = ()
 
     @staticmethod
     def elements_block(op: Convolution, tiles: Tiling, threads: int) -> Block | None:
@@ -192,6 +193,7 @@ class WinogradStep:
                 shape=op.weight.shape,
                 weight_bytes=weight_bytes(op),
                 filtered=True,
+                candidates=self.candidates,
             ),
         )
 
