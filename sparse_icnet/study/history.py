@@ -15,7 +15,7 @@ import numpy as np
 
 from sparse_icnet.network.graph import Convolution, Graph, Op, Shape, Size
 from sparse_icnet.network.rewrite import Rewrite, applications
-from sparse_icnet.study.source import place_of
+from sparse_icnet.operators.source import place_of
 
 if TYPE_CHECKING:
     from sparse_icnet.plan.program import Plan

@@ -10,8 +10,8 @@ import pytest
 from sparse_icnet.network import rewrite
 from sparse_icnet.network.graph import Convolution, Relu
 from sparse_icnet.network.rewrite import applications, optimize
+from sparse_icnet.operators.source import PACKAGE, place_in, place_of
 from sparse_icnet.study.history import history, waterfall
-from sparse_icnet.study.source import PACKAGE, place_in, place_of
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,12 @@ TASK_VECTORS = 6
 TASK_BYTES = 24 << 10
 
 
+# What `direct_costs` computes of one plane, in the names of `MicroKernel`.
+COST = "rows * computed * (singles / speed)"
+COST_COUPLES = "rows * computed * (singles / speed + 2 * couples / couple_speed)"
+COST_WORDS = "computed: vectors of a plane in whole tiles; singles, couples: blocks alone, pairs of blocks"
+
+
 def remainder_kernel(kernel: MicroKernel, vectors: int) -> MicroKernel:
     """The narrowest micro-kernel with as many rows for the vectors that whole tiles of `kernel` leave over."""
     rest = vectors % kernel.vectors

@@ -20,6 +20,9 @@ from sparse_icnet.target import TARGET
 
 # A task keeps the sums of its output channels in the second-level cache, and its own elements if those fit.
 LARGEST_SUMS, LARGEST_ELEMENTS = 160 << 10, 192 << 10
+# What `estimated_cost` computes, in the names of `Filtering`.
+COST = "vectors * (72 * groups * channels * product + groups * inputs + channels * outputs)"
+COST_WORDS = "vectors of 16 tiles; groups of 4 input channels; output channels in whole fours"
 MOST_GATHERED = 4096  # tiles, of a map whose pixels need a table
 
 
