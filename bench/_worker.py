@@ -35,7 +35,7 @@ def open_sparse_icnet(case: str, model: str, size: tuple[int, int], threads: int
     net = sparse_icnet.load(model, size=size, threads=threads)
     if case != "probabilities":
         return lambda image: net.segment(image, smooth=case == "smooth")
-    out = np.empty((1, len(net.classes), *size), np.float32)
+    out = np.empty((1, len(net.class_names), *size), np.float32)
     return lambda blob: net(blob, out=out)
 
 

@@ -43,7 +43,7 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(arguments.frames, len(pairs))).astype(int)]
-    classes = len(net.classes)
+    classes = len(net.class_names)
     confusions = {name: np.zeros((classes, classes), np.int64) for name in engines}
     for frame, annotation in chosen:
         blob, label = net.blob(frame), read_label(annotation, net)

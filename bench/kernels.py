@@ -239,7 +239,7 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
     blob = rng.standard_normal((channels, height, width)).astype(np.float32)
     out = np.empty(session.plan.output_shape, np.float32)
     calls: dict[str, Callable[[], Any]] = {
-        "image -> class map": lambda: session.classes_of_image(image),
+        "image -> class map": lambda: session.class_map_of_image(image),
         "blob -> probabilities": lambda: session.probabilities(blob, out),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}

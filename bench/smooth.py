@@ -64,7 +64,7 @@ def pictures(data: Path | None, count: int, size: Size) -> tuple[str, list[NDArr
 def measure(net: sparse_icnet.Model, images: Sequence[NDArray[np.uint8]], rounds: int) -> dict[str, Any]:
     """Milliseconds of each kind of class map, and what smooth ones cost; the kinds take turns."""
     calls: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-        "grid": net.session.classes_of_image,
+        "grid": net.session.class_map_of_image,
         "blocks": lambda image: net.segment(image, smooth=False),
         "smooth": net.segment,
     }

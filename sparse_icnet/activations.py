@@ -73,7 +73,7 @@ class Activations:
     ) -> dict[str, Activation]:
         """The tensors `names` for RGB `pixels` (H, W, 3), as float32 `blob` (3, H, W)."""
         with self._lock.get():
-            self.session.classes_of_image(pixels)
+            self.session.class_map_of_image(pixels)
             codes = {name: self.session.tensor(name) for name in self._same}
         oracle = Oracle(self.graph, blob, codes)
         return {name: Activation(name, self.graph.quantizer(name), oracle.value(name)) for name in names}

@@ -94,7 +94,7 @@ def segment_files(
     net = model if isinstance(model, Model) else load(model, size, threads)
     colours = None
     if not (isinstance(palette, str) and palette == "camvid"):
-        red_green_blue = render.palette(palette, len(net.classes)).tolist()
+        red_green_blue = render.palette(palette, len(net.class_names)).tolist()
         colours = tuple((red, green, blue) for red, green, blue in red_green_blue)
     kinds = None if save is None else _checked_kinds(save)
     options = Options(

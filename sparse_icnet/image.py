@@ -307,10 +307,10 @@ def fitted(image: ImageLike, size: Size, name: str | None = None) -> tuple[NDArr
     return fit(picture, size), (picture.height, picture.width)
 
 
-def enlarge(classes: NDArray[np.uint8], network: Size, size: Size) -> NDArray[np.uint8]:
+def enlarge(class_map: NDArray[np.uint8], network: Size, size: Size) -> NDArray[np.uint8]:
     """Class map (h, w) -> `size` (H', W') by way of the network's own size, nearest both times."""
-    rows, columns = (nearest_points(*lengths) for lengths in zip(classes.shape, network, size, strict=True))
-    return classes.take(columns, 1).take(rows, 0)
+    rows, columns = (nearest_points(*lengths) for lengths in zip(class_map.shape, network, size, strict=True))
+    return class_map.take(columns, 1).take(rows, 0)
 
 
 def nearest_points(points: int, network: int, length: int) -> NDArray[np.int64]:

@@ -150,7 +150,7 @@ class Model:
     graph        the network as loaded
     size         (height, width) of its input
     output_size  (height, width) of its output, which may differ: many exports leave out the last enlargement
-    classes      names of its classes
+    class_names  of its classes, in order
     path         the file that it was loaded from; None for a graph made in memory
     output_name  of the file's outputs, where one was chosen by name
     stated_size  (height, width) as that file states it; None where it leaves them free
@@ -174,13 +174,13 @@ class Model:
         self.size: Size = (height, width)
         self.output_size: Size = graph.shape(graph.output)[1:]
         self.stated_size: Size | None = None if graph.size_is_free else self.size
-        self.classes = _class_names(graph, class_names)
+        self.class_names = _class_names(graph, class_names)
         self.plan: Plan = _planned(graph, self.threads)
         self._session = Once(partial(_session, graph, self.plan))
         self._activations = Once(partial(_activations, graph, self.threads))
 
     def __repr__(self) -> str:
-        return f"Model(size={self.size}, classes={len(self.classes)}, threads={self.threads})"
+        return f"Model(size={self.size}, classes={len(self.class_names)}, threads={self.threads})"
 
     def _repr_html_(self) -> str:
         """A table of what the model is, for notebooks."""
@@ -192,13 +192,13 @@ class Model:
         """Pickled by path and options where it was loaded from a file, which must hold the same network then as now;
         a bundled model by its name; a graph made in memory by content."""
         if self.path is None:
-            return Model, (self.graph, self.threads, self.classes)
+            return Model, (self.graph, self.threads, self.class_names)
         path = bundled.name_of(self.path) or str(self.path)
         return _reloaded, (
             path,
             self.size,
             self.threads,
-            self.classes,
+            self.class_names,
             digest(self.graph),
             self.output_name,
         )
@@ -213,7 +213,7 @@ class Model:
             meta.name,
             self.stated_size,
             self.graph.normalization,
-            self.classes,
+            self.class_names,
             MappingProxyType(meta.accuracy),
             meta.licence,
             meta.notes,
@@ -223,7 +223,7 @@ class Model:
         """What the model is made of, in figures, layer by layer: what `sparse-icnet info` prints."""
         from sparse_icnet.info import model_info
 
-        return model_info(self.graph, self.plan, self.classes)
+        return model_info(self.graph, self.plan, self.class_names)
 
     def profile(self, repeats: int = 20) -> Profile:
         """Where the time of image -> class map goes: the median of `repeats` runs of each step, alone."""
@@ -284,14 +284,16 @@ class Model:
     def _predict(self, image: ImageLike, smooth: bool, name: str) -> Result:
         picture = to_rgb(image, name)
         pixels, size = fit(picture, self.size), (picture.height, picture.width)
-        logits, classes = self.session.scores_of_image(pixels, size if smooth else None)
+        logits, class_map = self.session.scores_of_image(pixels, size if smooth else None)
         upsampling = self.plan.upsampling
         if not smooth:
-            classes = enlarge(classes, self.output_size, size)
+            class_map = enlarge(class_map, self.output_size, size)
             if upsampling is not None:
                 logits = bilinear(logits, upsampling.size, upsampling.align_corners)
         align_corners = upsampling is not None and upsampling.align_corners
-        return Result(picture, classes, self.classes, logits, smooth, self.output_size, name, align_corners)
+        return Result(
+            picture, class_map, self.class_names, logits, smooth, self.output_size, name, align_corners
+        )
 
     @overload
     def segment(self, image: ImageLike, smooth: bool = True) -> NDArray[np.uint8]: ...
@@ -325,8 +327,8 @@ class Model:
 
     def _class_map(self, pixels: NDArray[np.uint8], size: Size, smooth: bool) -> NDArray[np.uint8]:
         if smooth:
-            return self.session.smooth_classes_of_image(pixels, size)
-        return enlarge(self.session.classes_of_image(pixels), self.output_size, size)
+            return self.session.smooth_class_map_of_image(pixels, size)
+        return enlarge(self.session.class_map_of_image(pixels), self.output_size, size)
 
     @overload
     def probabilities(self, image: ImageLike) -> NDArray[np.float32]: ...

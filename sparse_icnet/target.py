@@ -17,10 +17,10 @@ from llvmlite import binding
 class Dot(Enum):
     """How the products of four codes and four weights of each lane are added.
 
-    BYTES    one instruction multiplies and adds all four: a row of a block is one 32-bit word of weights
+    BYTES    one instruction multiplies and adds all four: a row of a block is one 32-bit lane of weights
     COUPLES  two blocks that `sparse_icnet.sparse.couples` proves safe are multiplied together by saturating instructions,
-             a word each; a block alone as PAIRS
-    PAIRS    the even and the odd pair of weights as int16, two words in place of one
+             a lane each; a block alone as PAIRS
+    PAIRS    the even and the odd pair of weights as int16, two lanes in place of one
     """
 
     BYTES = "bytes"
@@ -106,8 +106,8 @@ class Target:
     measured: bool
 
     @property
-    def words_per_row(self) -> int:
-        """32-bit words of weights that one row of an entry takes."""
+    def lanes_per_row(self) -> int:
+        """32-bit lanes of weights that one row of an entry takes."""
         return 1 if self.dot is Dot.BYTES else 2
 
     @property

@@ -41,7 +41,7 @@ def test_every_fact_is_there(entry):
     assert entry.kernels[0].speed == 1.0
     assert all((kernel.couple_speed > 0) == entry.couples for kernel in entry.kernels)
     assert (entry.byte_dot is not None) == (entry.dot is Dot.BYTES)
-    assert (entry.words_per_row, entry.blocks_per_entry) == {
+    assert (entry.lanes_per_row, entry.blocks_per_entry) == {
         Dot.BYTES: (1, 1),
         Dot.COUPLES: (2, 2),
         Dot.PAIRS: (2, 1),

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     pairs = pairs_of(_data(arguments), arguments.split, arguments.limit)
     check_json(arguments.json)
     model = model_of(arguments)
-    count = len(model.classes)
+    count = len(model.class_names)
     for _ in in_order(lambda pair: _check_pair(*pair, count), pairs):
         pass
     confusion = np.zeros((len(KINDS), count, count), np.int64)
@@ -81,7 +81,7 @@ def pairs_of(data: Path, split: str, limit: int | None = None) -> list[tuple[Pat
 
 def _confusion_of(model: Model, frame: Path, label: Path) -> NDArray[np.int64]:
     """int64 (kinds, classes, classes): the confusion matrix of each of KINDS."""
-    truth, count = read_label(label, model), len(model.classes)
+    truth, count = read_label(label, model), len(model.class_names)
     pixels, _ = fitted(frame, model.size)
     maps = (model.segment_at_network_size(pixels, kind == "smooth") for kind in KINDS)
     return np.stack([confusion_matrix(truth, one, count) for one in maps])
@@ -122,14 +122,14 @@ def _report(scores: Sequence[Score], model: Model, frames: int) -> None:
     """A line a class, a column for each of KINDS."""
     rows = [
         (name, *(_percent(one.iou[c] or 0.0) for one in scores))
-        for c, name in enumerate(model.classes)
+        for c, name in enumerate(model.class_names)
         if scores[0].iou[c] is not None
     ]
     rows.append(("pixels right", *(_percent(one.accuracy) for one in scores)))
     rows.append(("mIoU", *(_percent(one.mean) for one in scores)))
     print_table((Column("IoU"), *(Column(f"{kind} %") for kind in KINDS)), rows)
     if scores[0].absent:
-        absent = ", ".join(model.classes[c] for c in scores[0].absent)
+        absent = ", ".join(model.class_names[c] for c in scores[0].absent)
         say_wrapped(f"not in the labels, left out of the mean: {absent}")
     say(f"{frames} frames at {model.size[0]}x{model.size[1]}")
 
@@ -145,13 +145,13 @@ def _figures(scores: Sequence[Score], model: Model, frames: int, name: str) -> d
         "model": name,
         "size": list(model.size),
         "frames": frames,
-        "absent": [model.classes[c] for c in scores[0].absent],
+        "absent": [model.class_names[c] for c in scores[0].absent],
         "labelled_pixels": scores[0].pixels,
     }
     for kind, one in zip(KINDS, scores, strict=True):
         figures[kind] = {
             "mean_iou": one.mean,
             "pixel_accuracy": one.accuracy,
-            "iou": dict(zip(model.classes, one.iou, strict=True)),
+            "iou": dict(zip(model.class_names, one.iou, strict=True)),
         }
     return figures

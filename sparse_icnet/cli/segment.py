@@ -150,7 +150,7 @@ class _Report:
 def _options(arguments: argparse.Namespace, output: Path, model: Model, single: bool) -> Options:
     palette = None
     if arguments.palette != "camvid":
-        colours = render.palette(arguments.palette, len(model.classes)).tolist()
+        colours = render.palette(arguments.palette, len(model.class_names)).tolist()
         palette = tuple((red, green, blue) for red, green, blue in colours)
     path = bundled.resolve(arguments.model)
     save = ("classes",) if arguments.no_overlay else arguments.save

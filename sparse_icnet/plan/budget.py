@@ -123,7 +123,7 @@ def _packed_bytes(op: Op, planes: int) -> int:
         return 0
     outputs, inputs = (n + -n % 4 for n in op.weight.shape[:2])
     window = op.weight.shape[2:]
-    # Of blocks of two or four outputs, of two words or one for each output, and of two offsets for each block and plane.
+    # Of blocks of two or four outputs, of two lanes or one for each output, and of two offsets for each block and plane.
     blocks: int = min(int(np.count_nonzero(op.weight)), outputs * inputs * math.prod(window) // 8)
     direct = blocks * (32 + 8 * planes)
     filtered: int = 2 * ELEMENTS * outputs * inputs if window == (TAPS, TAPS) and op.stride == (1, 1) else 0

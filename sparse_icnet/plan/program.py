@@ -122,7 +122,7 @@ class Plan:
     threads: int
 
     @property
-    def classes_size(self) -> Size:
+    def class_map_size(self) -> Size:
         """(height, width) of what End.CLASSES gives: that of the logits, or what the network enlarges them to."""
         return self.upsampling.size if self.upsampling else self.logits_shape[1:]
 

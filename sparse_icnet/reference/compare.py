@@ -70,7 +70,7 @@ class SmoothEngine(Protocol):
 
     executed: Graph
 
-    def smooth_classes(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
+    def smooth_class_map(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
         """float32 (3, H, W) -> the class map of equation (Q11), uint8 of `size` (height, width)."""
 
 
@@ -92,8 +92,8 @@ class SessionEngine:
     def output(self, blob: Blob) -> Output:
         return self._session.output(blob)
 
-    def smooth_classes(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
-        return self._session.smooth_classes(blob, size)
+    def smooth_class_map(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
+        return self._session.smooth_class_map(blob, size)
 
     def trace(self, blob: Blob) -> dict[str, NDArray[np.int16]]:
         from sparse_icnet.run.session import Session
@@ -301,7 +301,7 @@ def _against_oracle(
     executed = Oracle(engine.executed, blob)
     if isinstance(engine, SmoothEngine):
         size = graph.input.shape[1:]
-        found, wanted = engine.smooth_classes(blob, size)[None], executed.smooth_classes(size)[None]
+        found, wanted = engine.smooth_class_map(blob, size)[None], executed.smooth_class_map(size)[None]
         smooth = difference("oracle", f"{label}, smooth", found, wanted, graph)
         report = replace(report, differences=(*report.differences, smooth))
     if not isinstance(engine, TracedEngine):

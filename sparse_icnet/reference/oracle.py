@@ -34,7 +34,7 @@ from sparse_icnet.network.graph import (
     assert_never,
     pool_windows,
 )
-from sparse_icnet.reference.smooth import bilinear, smooth_classes
+from sparse_icnet.reference.smooth import bilinear, smooth_class_map
 
 
 class Oracle:
@@ -43,7 +43,7 @@ class Oracle:
     codes(name)       int16 (C, H, W) codes of a quantized tensor
     real(name, unit)  float32 (C, H, W), the value [x]_unit of any tensor
     output()          what the network returns
-    smooth_classes(size)  its smooth class map
+    smooth_class_map(size)  its smooth class map
 
     codes may hold quantized tensors that are known already: they are taken as they are
     """
@@ -76,10 +76,10 @@ class Oracle:
         """float32 (C, h, w): what the last softmax or argmax reads, before a bilinear upsampling."""
         return self.real(self._end()[0], 1.0)
 
-    def smooth_classes(self, size: Size) -> NDArray[np.uint8]:
+    def smooth_class_map(self, size: Size) -> NDArray[np.uint8]:
         """The smooth class map of (Q11), uint8 of `size`: of the logits, stretched as the graph's own upsampling does."""
         name, align_corners = self._end()
-        return smooth_classes(self.real(name, 1.0), size, align_corners)
+        return smooth_class_map(self.real(name, 1.0), size, align_corners)
 
     def _end(self) -> tuple[str, bool]:
         """(name of the logits, whether their upsampling aligns corners)."""
@@ -101,7 +101,7 @@ class Oracle:
         """The argmax of tensor `name`, uint8 (H, W)."""
         match self.graph[name]:
             case Bilinear(input=source, size=size, align_corners=align_corners):
-                return smooth_classes(self.real(source, 1.0), size, align_corners)
+                return smooth_class_map(self.real(source, 1.0), size, align_corners)
             case Resize(input=source, size=size):
                 map: NDArray[np.uint8] = nearest(self._classes(source)[None], size)[0]
                 return map

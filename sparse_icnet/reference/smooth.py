@@ -56,7 +56,7 @@ def unbeaten(x: NDArray[np.float32]) -> NDArray[np.bool_]:
     return result
 
 
-def smooth_classes(x: NDArray[np.float32], size: Size, align_corners: bool = False) -> NDArray[np.uint8]:
+def smooth_class_map(x: NDArray[np.float32], size: Size, align_corners: bool = False) -> NDArray[np.uint8]:
     """The smooth class map of (Q11): logits float32 (C, h, w), C <= 256 -> class of each pixel, uint8 of `size`."""
     candidates = unbeaten(x)
     cells, _, _ = arithmetic.interpolation(x.shape[2], size[1], np.arange(size[1]), align_corners)

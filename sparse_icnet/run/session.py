@@ -127,7 +127,7 @@ class Session:
         if out is None:
             out = np.empty(self.output_shape, np.uint8)
         self._checked(out, np.uint8, self.output_shape)
-        out[0] = nearest(self.classes(blob), self.output_shape[1:])
+        out[0] = nearest(self.class_map(blob), self.output_shape[1:])
         return out
 
     def _full_logits(self, blob: NDArray[np.float32], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -150,20 +150,20 @@ class Session:
         self._run(Start.BLOB, blob, {End.PROBABILITIES: out})
         return out
 
-    def classes(self, blob: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """float32 (3, H, W) -> uint8 class indices (h, w) of `plan.classes_size`: on the grid of the logits, or what the
+    def class_map(self, blob: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """float32 (3, H, W) -> uint8 class indices (h, w) of `plan.class_map_size`: on the grid of the logits, or what the
         network's own bilinear upsampling makes of it."""
-        out = np.empty(self.plan.classes_size, np.uint8)
+        out = np.empty(self.plan.class_map_size, np.uint8)
         self._run(Start.BLOB, self._checked(blob, np.float32, self.input_shape), {End.CLASSES: out})
         return out
 
-    def classes_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB uint8 (H, W, 3) of the network's size -> uint8 class indices (h, w), as `classes`."""
-        out = np.empty(self.plan.classes_size, np.uint8)
+    def class_map_of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3) of the network's size -> uint8 class indices (h, w), as `class_map`."""
+        out = np.empty(self.plan.class_map_size, np.uint8)
         self._run(Start.IMAGE, self._checked_image(image), {End.CLASSES: out})
         return out
 
-    def smooth_classes(self, blob: NDArray[np.float32], size: Size) -> NDArray[np.uint8]:
+    def smooth_class_map(self, blob: NDArray[np.float32], size: Size) -> NDArray[np.uint8]:
         """float32 (3, H, W) -> uint8 class of each pixel of a picture of `size` (height, width), equation (Q11).
 
         The logits are interpolated from their own grid straight to `size`, which may be any: with half-pixel centres, or
@@ -171,8 +171,8 @@ class Session:
         """
         return self._smooth(Start.BLOB, self._checked(blob, np.float32, self.input_shape), size)
 
-    def smooth_classes_of_image(self, image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-        """RGB uint8 (H, W, 3) of the network's size -> the class map of `smooth_classes`."""
+    def smooth_class_map_of_image(self, image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3) of the network's size -> the class map of `smooth_class_map`."""
         return self._smooth(Start.IMAGE, self._checked_image(image), size)
 
     def logits(self, blob: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -186,13 +186,13 @@ class Session:
     def scores_of_image(
         self, image: NDArray[np.uint8], size: Size | None
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """`logits_of_image` and, from the same run, `smooth_classes_of_image` of `size`; `classes_of_image` for None."""
+        """`logits_of_image` and, of the same run, `smooth_class_map_of_image` of `size`; None: `class_map_of_image`."""
         logits = np.empty(self.plan.logits_shape, np.float32)
-        classes = np.empty(self.plan.classes_size if size is None else size, np.uint8)
+        class_map = np.empty(self.plan.class_map_size if size is None else size, np.uint8)
         end = End.CLASSES if size is None else End.SMOOTH_CLASSES
         stretch = None if size is None else self._stretch(size)
-        self._run(Start.IMAGE, self._checked_image(image), {End.LOGITS: logits, end: classes}, stretch)
-        return logits, classes
+        self._run(Start.IMAGE, self._checked_image(image), {End.LOGITS: logits, end: class_map}, stretch)
+        return logits, class_map
 
     def probabilities_of_image(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None

@@ -29,10 +29,10 @@ def round_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """
     if not llvm.REGISTERS:
         low, high, magic = (llvm.constant(llvm.F32X16, value) for value in (-(2.0**15), 2.0**15 - 1, MAGIC))
-        words = [
+        rounded = [
             builder.bitcast(builder.fadd(clip(builder, x, low, high), magic), llvm.I32X16) for x in (a, b)
         ]
-        a, b = (builder.trunc(word, ir.VectorType(llvm.I16, LANES)) for word in words)
+        a, b = (builder.trunc(lane, ir.VectorType(llvm.I16, LANES)) for lane in rounded)
         return llvm.shuffle(builder, a, b, _SIDE_BY_SIDE)
     integers = ir.VectorType(llvm.I32, LANES // llvm.REGISTERS)
     # AVX-512: what to give for masked lanes, no lane masked, no rounding direction of its own

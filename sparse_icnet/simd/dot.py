@@ -34,10 +34,13 @@ def multiply_add_bytes(builder: ir.IRBuilder, u8: ir.Value, s8: ir.Value) -> ir.
     """u8 x 64 times s8 x 64, both <16 x i32> -> <32 x i16>: neighbouring products added, saturating."""
     parts = llvm.REGISTERS
     name = {1: "llvm.x86.avx512.pmaddubs.w.512", 2: "llvm.x86.avx2.pmadd.ub.sw"}[parts]
-    bytes_, words = ir.VectorType(llvm.I8, VECTOR_BYTES // parts), ir.VectorType(llvm.I16, 2 * LANES // parts)
+    bytes_, halves = (
+        ir.VectorType(llvm.I8, VECTOR_BYTES // parts),
+        ir.VectorType(llvm.I16, 2 * LANES // parts),
+    )
     operands = [[builder.bitcast(x, bytes_) for x in llvm.slices(builder, v, parts)] for v in (u8, s8)]
     return llvm.join(
-        builder, [llvm.call(builder, name, words, [x, y]) for x, y in zip(*operands, strict=True)]
+        builder, [llvm.call(builder, name, halves, [x, y]) for x, y in zip(*operands, strict=True)]
     )
 
 

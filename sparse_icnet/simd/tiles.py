@@ -76,13 +76,13 @@ def tile_load(typing, rows, vectors, address, stride):
 
 @intrinsic
 def tile_dot_pairs(typing, tile, pairs, weights):
-    """tile[r, p] += dot2(pairs[p], weights[r]): P vectors of int16 x 2, R words of int16 x 2, at two addresses."""
+    """tile[r, p] += dot2(pairs[p], weights[r]): P vectors of int16 x 2, R lanes of int16 x 2, at two addresses."""
     if not isinstance(tile, Tile):
         return None
 
     def emit(context, builder, signature, arguments):
         result, pairs, weights = arguments
-        words = [
+        broadcast = [
             builder.bitcast(
                 llvm.splat(builder, llvm.load(builder, weights, llvm.I32, 4 * r), llvm.I32X16), llvm.I16X32
             )
@@ -92,7 +92,7 @@ def tile_dot_pairs(typing, tile, pairs, weights):
             x = llvm.load(builder, pairs, llvm.I16X32, VECTOR_BYTES * p)
             for r in range(tile.rows):
                 index = r * tile.vectors + p
-                product = dot.multiply_add_pairs(builder, x, words[r])
+                product = dot.multiply_add_pairs(builder, x, broadcast[r])
                 total = builder.add(builder.extract_value(result, index), product)
                 result = builder.insert_value(result, total, index)
         return result
@@ -104,8 +104,8 @@ def tile_dot_pairs(typing, tile, pairs, weights):
 def tile_dot(typing, tile, activations, weights):
     """tile[r, p] += dot4(activations[p] - TARGET.code_shift, weights[r]).
 
-    P vectors of u8 x 4 and R words of s8 x 4, at two addresses.  Without an instruction for four products the weights
-    are 2 R words: even pairs of all rows, then odd pairs, as int16.
+    P vectors of u8 x 4 and R lanes of s8 x 4, at two addresses.  Without an instruction for four products the weights
+    are 2 R lanes: even pairs of all rows, then odd pairs, as int16.
     """
     if not isinstance(tile, Tile):
         return None
@@ -113,9 +113,9 @@ def tile_dot(typing, tile, activations, weights):
     def emit(context, builder, signature, arguments):
         result, activations, weights = arguments
         rows, vectors = tile.rows, tile.vectors
-        words = [
+        broadcast = [
             llvm.splat(builder, llvm.load(builder, weights, llvm.I32, 4 * i), llvm.I32X16)
-            for i in range(rows * TARGET.words_per_row)
+            for i in range(rows * TARGET.lanes_per_row)
         ]
         for p in range(vectors):
             x = llvm.load(builder, activations, llvm.I32X16, VECTOR_BYTES * p)
@@ -126,10 +126,10 @@ def tile_dot(typing, tile, activations, weights):
                 index = r * vectors + p
                 accumulator = builder.extract_value(result, index)
                 if pairs is None:
-                    accumulator = dot.dot4(builder, accumulator, x, words[r])
+                    accumulator = dot.dot4(builder, accumulator, x, broadcast[r])
                 else:
-                    for pair, word in zip(pairs, (words[r], words[rows + r]), strict=True):
-                        product = dot.multiply_add_pairs(builder, pair, builder.bitcast(word, llvm.I16X32))
+                    for pair, lanes in zip(pairs, (broadcast[r], broadcast[rows + r]), strict=True):
+                        product = dot.multiply_add_pairs(builder, pair, builder.bitcast(lanes, llvm.I16X32))
                         accumulator = builder.add(accumulator, product)
                 result = builder.insert_value(result, accumulator, index)
         return result
@@ -139,7 +139,7 @@ def tile_dot(typing, tile, activations, weights):
 
 @intrinsic
 def tile_dot_couple(typing, tile, first, second, weights):
-    """tile[r, p] += dot4(first[p], weights[r]) + dot4(second[p], weights[R + r]): two blocks, R words of s8 x 4 each.
+    """tile[r, p] += dot4(first[p], weights[r]) + dot4(second[p], weights[R + r]): two blocks, R lanes of s8 x 4 each.
 
     Exact only for a couple of `sparse_icnet.sparse.couples`: both products are added in int16.
     """
@@ -149,7 +149,7 @@ def tile_dot_couple(typing, tile, first, second, weights):
     def emit(context, builder, signature, arguments):
         result, first, second, weights = arguments
         rows, vectors = tile.rows, tile.vectors
-        words = [
+        broadcast = [
             llvm.splat(builder, llvm.load(builder, weights, llvm.I32, 4 * i), llvm.I32X16)
             for i in range(2 * rows)
         ]
@@ -159,8 +159,8 @@ def tile_dot_couple(typing, tile, first, second, weights):
             for r in range(rows):
                 index = r * vectors + p
                 pairs = builder.add(
-                    dot.multiply_add_bytes(builder, x, words[r]),
-                    dot.multiply_add_bytes(builder, y, words[rows + r]),
+                    dot.multiply_add_bytes(builder, x, broadcast[r]),
+                    dot.multiply_add_bytes(builder, y, broadcast[rows + r]),
                 )
                 widened = dot.multiply_add_pairs(builder, pairs, ones)
                 total = builder.add(builder.extract_value(result, index), widened)
@@ -232,10 +232,12 @@ def tile_add_codes(typing, tile, address, first, zero, scale):
     def emit(context, builder, signature, arguments):
         zero = llvm.splat(builder, arguments[3], llvm.I32X16)
         scale = llvm.splat(builder, arguments[4], llvm.F32X16)
-        words = [llvm.load(builder, arguments[1], llvm.I32X16, VECTOR_BYTES * p) for p in range(tile.vectors)]
+        loaded = [
+            llvm.load(builder, arguments[1], llvm.I32X16, VECTOR_BYTES * p) for p in range(tile.vectors)
+        ]
 
         def add(x, r, p):
-            code, byte = words[p], first.literal_value + r
+            code, byte = loaded[p], first.literal_value + r
             if byte:
                 code = builder.lshr(code, llvm.constant(llvm.I32X16, 8 * byte))
             if byte < 3:
@@ -277,8 +279,8 @@ def tile_pairs(typing, tile):
             for row in range(target.rows):
                 places = (2 * row * tile.vectors + p, (2 * row + 1) * tile.vectors + p)
                 pairs = round_pairs(builder, *(builder.extract_value(arguments[0], i) for i in places))
-                word = builder.bitcast(pairs, llvm.I32X16)
-                result = builder.insert_value(result, word, row * tile.vectors + p)
+                lanes = builder.bitcast(pairs, llvm.I32X16)
+                result = builder.insert_value(result, lanes, row * tile.vectors + p)
         return result
 
     return target(tile), emit

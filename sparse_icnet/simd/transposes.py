@@ -1,4 +1,4 @@
-"""Transpositions of words and of RGB pixels, and the prefetches that they need."""
+"""Transpositions of lanes and of RGB pixels, and the prefetches that they need."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prefetch(typing, address):
 
 @intrinsic
 def scatter_16x16(typing, source, stride, target, planes):
-    """Transpose 16 x 16 words: word (i, j) at source + i * stride + 4 * j goes to target + planes[j] + 4 * i.
+    """Transpose 16 x 16 lanes of 32 bits: lane (i, j) at source + i * stride + 4 * j goes to target + planes[j] + 4 * i.
 
     planes  address of 16 int64 byte offsets
     Sixteen places at once are more than a CPU foresees: asks for the lines of the vectors to come behind each.
@@ -69,7 +69,7 @@ def scatter_16x16(typing, source, stride, target, planes):
 
 @intrinsic
 def put_rgb_codes(typing, source, table, target):
-    """64 pixels u8 (R, G, B) at `source` to 64 words at `target`: bytes table[0][R], table[1][G], table[2][B], 0.
+    """64 pixels u8 (R, G, B) at `source` to 64 lanes at `target`: bytes table[0][R], table[1][G], table[2][B], 0.
 
     table  address of u8 (3, 256).  Only where HAS_BYTE_TABLES.
     """
@@ -103,8 +103,8 @@ def put_rgb_codes(typing, source, table, target):
                 builder, codes[0], codes[1], [k + 64 * c for k in quarter for c in (0, 1)]
             )
             blue = llvm.shuffle(builder, codes[2], codes[3], [k + 64 * c for k in quarter for c in (0, 1)])
-            words = ir.VectorType(llvm.I16, LANES)
-            red_green, blue = builder.bitcast(red_green, words), builder.bitcast(blue, words)
+            pairs = ir.VectorType(llvm.I16, LANES)
+            red_green, blue = builder.bitcast(red_green, pairs), builder.bitcast(blue, pairs)
             pixel = llvm.shuffle(
                 builder, red_green, blue, [k + LANES * c for k in range(LANES) for c in (0, 1)]
             )

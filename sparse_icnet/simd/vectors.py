@@ -58,8 +58,8 @@ splat_f32 = _vector_splat(f32x16, types.float32)
 
 
 @intrinsic
-def gather_words(typing, base, offsets):
-    """16 words, each at base + its int32 of the 16 at address `offsets`."""
+def gather_lanes(typing, base, offsets):
+    """16 lanes, each at base + its int32 of the 16 at address `offsets`."""
     quarter = ir.VectorType(llvm.I32, 4)
 
     def emit(context, builder, signature, arguments):
@@ -69,8 +69,8 @@ def gather_words(typing, base, offsets):
             part = ir.Constant(quarter, ir.Undefined)
             for i in range(4):
                 offset = builder.sext(llvm.load(builder, offsets, llvm.I32, 4 * (first + i)), llvm.I64)
-                word = llvm.load(builder, builder.add(base, offset), llvm.I32)
-                part = builder.insert_element(part, word, ir.Constant(llvm.I32, i))
+                lane = llvm.load(builder, builder.add(base, offset), llvm.I32)
+                part = builder.insert_element(part, lane, ir.Constant(llvm.I32, i))
             quarters.append(part)
         return llvm.join(builder, quarters)
 

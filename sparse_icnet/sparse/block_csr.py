@@ -76,10 +76,10 @@ def block_density(weight: NDArray[np.int8], rows: int) -> float:
 
 def _occupied(blocks: NDArray[np.int8]) -> NDArray[np.bool_]:
     """(row groups, columns): whether a block holds a non-zero; four int8 at a time, much faster than `any`."""
-    words = np.ascontiguousarray(blocks).view(np.int32)[..., 0]
-    union = words[..., 0].copy()
-    for r in range(1, words.shape[2]):
-        union |= words[..., r]
+    packed = np.ascontiguousarray(blocks).view(np.int32)[..., 0]
+    union = packed[..., 0].copy()
+    for r in range(1, packed.shape[2]):
+        union |= packed[..., r]
     occupied: NDArray[np.bool_] = union != 0
     return occupied
 

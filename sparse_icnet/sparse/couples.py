@@ -25,7 +25,7 @@ ROUNDS = 12  # of the search for partners; twice as many found 1 to 3 % more on 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entries:
+class BlockOrder:
     """The order in which a micro-kernel multiplies the stored blocks of each row group: couples, then single blocks.
 
     indptr  int32 (2 * groups + 1,): couples of row group r are entries indptr[2r] to indptr[2r + 1] - 1, its single
@@ -51,11 +51,11 @@ class Entries:
         return len(self.blocks) - self.couples
 
 
-def entries(blocks: BlockCSR, couple: bool) -> Entries:
+def block_order(blocks: BlockCSR, couple: bool) -> BlockOrder:
     """Every stored block in one entry; as many as possible in couples if `couple`, else none."""
     number = np.arange(blocks.blocks, dtype=np.int32)
     if not couple:
-        return Entries(np.repeat(blocks.indptr, 2)[:-1], np.stack([number, number], 1))
+        return BlockOrder(np.repeat(blocks.indptr, 2)[:-1], np.stack([number, number], 1))
     partner = _partners(blocks)
     second = np.where(partner < 0, number, partner)
     listed = second >= number  # a couple stands where its first block stood
@@ -65,7 +65,7 @@ def entries(blocks: BlockCSR, couple: bool) -> Entries:
     order = np.argsort(part, kind="stable")
     indptr = np.zeros(2 * (blocks.indptr.size - 1) + 1, np.int32)
     np.cumsum(np.bincount(part, minlength=indptr.size - 1), out=indptr[1:])
-    return Entries(indptr, np.stack([first[order], second[order]], 1))
+    return BlockOrder(indptr, np.stack([first[order], second[order]], 1))
 
 
 def sign_sums(data: NDArray[np.int8]) -> NDArray[np.uint16]:

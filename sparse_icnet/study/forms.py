@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparse_icnet.network.graph import Convolution, Graph
-from sparse_icnet.operators.convolution.pack import blocks_of, entries_of, pack_weights
+from sparse_icnet.operators.convolution.pack import blocks_of, order_of, pack_weights
 from sparse_icnet.operators.operator import Report
 from sparse_icnet.operators.winograd.pack import weight_bytes
 from sparse_icnet.sparse.block_csr import LANE_CHANNELS, BlockCSR
@@ -52,7 +52,7 @@ class DirectForm:
 
     kernel         its name; rows: output channels of its blocks
     couples        pairs of blocks that are multiplied together; singles: blocks alone
-    weights_bytes  of the words of weights; offsets_bytes: of the byte offsets that say where each block reads, of all
+    weights_bytes  of the weights; offsets_bytes: of the byte offsets that say where each block reads, of all
                    phases; indptr_bytes: of the ranges of the row groups
     """
 
@@ -174,16 +174,16 @@ def _packed(op: Convolution, report: Report, phases: int) -> DirectForm | Winogr
             report.kernel, len(numbers) * outputs * inputs, int(np.count_nonzero(numbers)), weight_bytes(op)
         )
     kernel = next(one for one in TARGET.kernels if one.name == report.kernel)
-    stored = entries_of(op, kernel.rows)
-    words = pack_weights(blocks_of(op, kernel.rows), stored)
+    order = order_of(op, kernel.rows)
+    packed = pack_weights(blocks_of(op, kernel.rows), order)
     return DirectForm(
         kernel=kernel.name,
         rows=kernel.rows,
-        couples=stored.couples,
-        singles=stored.singles,
-        weights_bytes=words.nbytes,
-        offsets_bytes=4 * TARGET.blocks_per_entry * len(words) * phases,
-        indptr_bytes=stored.indptr.nbytes,
+        couples=order.couples,
+        singles=order.singles,
+        weights_bytes=packed.nbytes,
+        offsets_bytes=4 * TARGET.blocks_per_entry * len(packed) * phases,
+        indptr_bytes=order.indptr.nbytes,
     )
 
 

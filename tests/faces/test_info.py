@@ -95,7 +95,7 @@ def test_model_in_a_notebook(tiny_net, tiny_graph):
 def test_class_names(tiny_file, tiny_graph):
     names = [f"kind {i}" for i in range(12)]
     net = sparse_icnet.load(tiny_file, threads=1, class_names=names)
-    assert net.classes == net.info().class_names == tuple(names)
+    assert net.class_names == net.info().class_names == tuple(names)
     with pytest.raises(ValueError, match="expected 12 class names, found 2"):
         sparse_icnet.Model(tiny_graph, class_names=["a", "b"])
     with pytest.raises(ValueError, match="class 1: expected distinct names"):

@@ -289,8 +289,8 @@ def test_other_classes(tmp_path):
     path = tmp_path / "seven.npz"
     formats.save(random_icnet(SIZE, classes=7), path)
     net = sparse_icnet.load(path, size=None, threads=1)
-    assert len(net.classes) == 7
-    assert net.classes[3] == "class 3"
+    assert len(net.class_names) == 7
+    assert net.class_names[3] == "class 3"
     assert net(np.zeros((1, 3, *SIZE), np.float32)).shape == (1, 7, *SIZE)
 
 
@@ -363,7 +363,10 @@ class TestBundled:
         weights = np.concatenate([op.weight.ravel() for op in net.graph.convolutions])
         assert len(net.graph.convolutions) == 64
         assert 0.595 < (weights == 0).mean() < 0.605
-        assert sparse_icnet.load(sparse_icnet.DEFAULT_WEIGHTS.stem, size=None).classes == sparse_icnet.CLASSES
+        assert (
+            sparse_icnet.load(sparse_icnet.DEFAULT_WEIGHTS.stem, size=None).class_names
+            == sparse_icnet.CLASSES
+        )
 
     def test_sample_is_segmented_into_something(self):
         net = sparse_icnet.load(size=(384, 576))

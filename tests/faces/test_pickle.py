@@ -41,7 +41,7 @@ def test_from_a_file_by_path_and_options(tiny_file):
     data = pickle.dumps(net)
     assert len(data) < 2000
     other = pickle.loads(data)
-    assert (other.size, other.threads, other.classes, other.path) == ((192, 96), 1, NAMES, net.path)
+    assert (other.size, other.threads, other.class_names, other.path) == ((192, 96), 1, NAMES, net.path)
     picture = random_picture(40, 50)
     assert np.array_equal(other.segment(picture), net.segment(picture))
 
@@ -78,7 +78,7 @@ def test_from_memory_by_content(tiny_graph):
     net = sparse_icnet.Model(tiny_graph, 1, NAMES)
     other = pickle.loads(pickle.dumps(net))
     assert digest(other.graph) == digest(tiny_graph)
-    assert (other.size, other.threads, other.classes, other.path) == (net.size, 1, NAMES, None)
+    assert (other.size, other.threads, other.class_names, other.path) == (net.size, 1, NAMES, None)
     picture = random_picture(40, 50)
     assert np.array_equal(other.segment(picture), net.segment(picture))
 

@@ -50,7 +50,7 @@ def test_a_file_carries_its_meta(tiny_graph, tmp_path):
     native.save(tiny_graph, path, META)
     assert native.load(path).meta == META
     net = sparse_icnet.load(path, threads=1)
-    assert net.classes == net.meta.class_names == NAMES
+    assert net.class_names == net.meta.class_names == NAMES
     assert net.meta.name == "tiny"
     assert net.meta.input_size == (192, 192)
     assert net.meta.normalization == Normalization()
@@ -86,7 +86,7 @@ def test_what_is_given_goes_before_what_the_file_says(tiny_graph, tmp_path):
     path = tmp_path / "m.npz"
     native.save(tiny_graph, path, META)
     others = [f"other {i}" for i in range(12)]
-    assert sparse_icnet.load(path, threads=1, class_names=others).classes == tuple(others)
+    assert sparse_icnet.load(path, threads=1, class_names=others).class_names == tuple(others)
 
 
 def test_names_for_another_number_of_classes(tmp_path):

@@ -90,9 +90,11 @@ def _compared(net: sparse_icnet.Model) -> Verdict:
         if kept.tobytes() != expected.tobytes():
             return Verdict("differs", _difference("output with tensors kept", kept, expected))
         oracle = Oracle(keeping.graph, blob)
-        smooth = keeping.smooth_classes(blob, PICTURE)
-        if not np.array_equal(smooth, oracle.smooth_classes(PICTURE)):
-            return Verdict("differs", _difference("smooth class map", smooth, oracle.smooth_classes(PICTURE)))
+        smooth = keeping.smooth_class_map(blob, PICTURE)
+        if not np.array_equal(smooth, oracle.smooth_class_map(PICTURE)):
+            return Verdict(
+                "differs", _difference("smooth class map", smooth, oracle.smooth_class_map(PICTURE))
+            )
         for name in keeping.tensors():
             codes = keeping.tensor(name)
             if not np.array_equal(codes, oracle.codes(name)):

@@ -183,7 +183,7 @@ def assert_equals_oracle(
     """
     blob = random_blob(graph.input.shape, seed) if blob is None else blob
     session = Session(graph, threads, keep_tensors=True, policy=policy) if session is None else session
-    session.classes(np.sign(random_blob(graph.input.shape, seed + 1)) * np.float32(1e6))
+    session.class_map(np.sign(random_blob(graph.input.shape, seed + 1)) * np.float32(1e6))
     probabilities = session.probabilities(blob)
     oracle = Oracle(session.graph, blob)
     for name in session.tensors():
@@ -191,14 +191,14 @@ def assert_equals_oracle(
     expected = Oracle(graph, blob).output()
     np.testing.assert_array_equal(bits(probabilities), bits(expected), err_msg="probabilities")
     classes = expected_classes(session.graph, blob)
-    np.testing.assert_array_equal(session.classes(blob), classes)
+    np.testing.assert_array_equal(session.class_map(blob), classes)
     sharing = Session(graph, session.threads, policy=policy)
     soil(sharing)
     np.testing.assert_array_equal(bits(sharing.probabilities(blob)), bits(expected), err_msg="shared memory")
-    np.testing.assert_array_equal(sharing.classes(blob), classes)
+    np.testing.assert_array_equal(sharing.class_map(blob), classes)
     np.testing.assert_array_equal(bits(sharing.logits(blob)), bits(oracle.logits()))
     size = (2 * classes.shape[0] + 1, 3 * classes.shape[1] - 1)
-    np.testing.assert_array_equal(sharing.smooth_classes(blob, size), oracle.smooth_classes(size))
+    np.testing.assert_array_equal(sharing.smooth_class_map(blob, size), oracle.smooth_class_map(size))
     return session
 
 
@@ -210,7 +210,7 @@ def soil(session: Session, seed: int = 0) -> None:
 
 def expected_classes(graph: Graph, blob: NDArray[np.float32]) -> NDArray[np.uint8]:
     """uint8 (h, w): the oracle's class map of `graph` at the resolution of its logits."""
-    by_class = rewrite.classes(graph)
+    by_class = rewrite.to_class_map(graph)
     (argmax,) = (op.name for op in by_class if isinstance(op, Argmax))
     return Oracle(by_class, blob).value(argmax)[0]
 

@@ -164,11 +164,11 @@ def run(plan: Plan) -> None:
     out = inputs.take(4 * int(np.prod(plan.output_shape))).view(np.float32).reshape(plan.output_shape)
     session.probabilities(blob, out)
     session.probabilities_of_image(image, out)
-    session.classes(blob)
-    session.classes_of_image(image)
+    session.class_map(blob)
+    session.class_map_of_image(image)
     session.logits(blob)
     for size in ((5, 7), (33, 130)):
-        session.smooth_classes(blob, size)
+        session.smooth_class_map(blob, size)
 
 
 def main(examples: int, damages: int) -> None:

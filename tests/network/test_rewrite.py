@@ -82,9 +82,9 @@ def test_optimize_keeps_every_bit_and_ends(graph, exported, seed):
 @given(graph=graphs(), seed=seeds)
 def test_class_map_is_the_argmax_of_what_goes_into_the_softmax(graph, seed):
     blob = dyadic_blob(graph, seed)
-    rewritten = rewrite.for_classes(graph)
+    rewritten = rewrite.for_class_map(graph)
     found = Oracle(rewritten, blob).output()
-    np.testing.assert_array_equal(found, Oracle(rewrite.classes(graph), blob).output(), strict=True)
+    np.testing.assert_array_equal(found, Oracle(rewrite.to_class_map(graph), blob).output(), strict=True)
     assert not any(isinstance(op, Softmax) and op.name == rewritten.output for op in rewritten)
     if not _shows_classes(graph, graph.output):
         values = Oracle(graph, blob).output()
@@ -405,13 +405,13 @@ def test_larger_logit_wins_where_probabilities_are_equal():
     blob = np.array([1e-3, np.nextafter(np.float32(1e-3), np.float32(1)), -200], np.float32).reshape(3, 1, 1)
     probabilities = Oracle(graph, blob).output().ravel()
     assert probabilities[0] == probabilities[1]
-    assert Oracle(rewrite.for_classes(graph), blob).output().item() == 1
+    assert Oracle(rewrite.for_class_map(graph), blob).output().item() == 1
 
 
 def test_lowest_class_wins_among_equal_logits():
     graph = logits_graph((3, 1, 1), Softmax("p", "image"))
     blob = np.array([0.5, 2, 2], np.float32).reshape(3, 1, 1)
-    assert Oracle(rewrite.for_classes(graph), blob).output().item() == 1
+    assert Oracle(rewrite.for_class_map(graph), blob).output().item() == 1
 
 
 @pytest.mark.parametrize("order", ["softmax first", "resize first"])
@@ -421,7 +421,7 @@ def test_classes_are_enlarged_as_bytes(order):
     else:
         tail = (Resize("up", "c", (16, 16)), Softmax("p", "up"))
     graph = chain(convolution("c", "q"), *tail)
-    rewritten = rewrite.for_classes(graph)
+    rewritten = rewrite.for_class_map(graph)
     assert rewritten.shape("classes") == (1, 8, 8)
     last = rewritten[rewritten.output]
     assert isinstance(last, Resize)
@@ -433,7 +433,7 @@ def test_classes_are_enlarged_as_bytes(order):
 
 def test_class_map_of_a_class_map_is_itself():
     graph = chain(Argmax("a", "q"), Resize("up", "a", (16, 16)))
-    assert rewrite.classes(graph) is graph
+    assert rewrite.to_class_map(graph) is graph
 
 
 # ICNet.
@@ -465,7 +465,7 @@ def test_icnet_shrinks_from_10_to_8_billion(exported):
     rewritten = rewrite.optimize(graph)
     assert graph.macs() == 10_010_787_840
     assert rewritten.macs() == 7_931_658_240
-    assert rewrite.for_classes(graph).macs() == 7_931_658_240
+    assert rewrite.for_class_map(graph).macs() == 7_931_658_240
     assert not any(op.dilation == (2, 2) for op in rewritten.convolutions if op.name.startswith("cff"))
     assert rewritten.shape("probabilities") == (12, 96, 120)
 
@@ -499,7 +499,7 @@ def test_icnet_keeps_every_bit(small_icnet, exported):
     graph = as_exported(small_icnet, seed=2) if exported else small_icnet
     blob = random_blob(graph, 3)
     expected = Oracle(graph, blob)
-    rewritten, by_class = rewrite.optimize(graph), rewrite.for_classes(graph)
+    rewritten, by_class = rewrite.optimize(graph), rewrite.for_class_map(graph)
     found = Oracle(rewritten, blob)
     np.testing.assert_array_equal(found.output(), expected.output(), strict=True)
     assert_equal_tensors(graph, rewritten, expected, found)

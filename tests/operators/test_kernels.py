@@ -395,7 +395,7 @@ def test_argmax_takes_the_lowest_of_equal_classes():
     net.ops.append(Convolution(logits, op.input, weight, scale, bias))
     graph = net.softmax(logits)
     session = assert_equals_oracle(graph)
-    found = np.unique(session.classes(random_blob(graph.input.shape)))
+    found = np.unique(session.class_map(random_blob(graph.input.shape)))
     np.testing.assert_array_equal(found, [0, 1])
 
 
@@ -410,7 +410,7 @@ def test_constant_logits_are_class_0_everywhere():
     graph = net.softmax(logits)
     session = assert_equals_oracle(graph)
     blob = random_blob(graph.input.shape)
-    assert not session.classes(blob).any()
+    assert not session.class_map(blob).any()
     assert (session.probabilities(blob) == np.float32(0.2)).all()
 
 
@@ -464,12 +464,12 @@ def test_image_and_blob_give_the_same_codes(quantizer, affine, rows, columns, ph
     blob = blob_of(graph, image)
     session = assert_equals_oracle(graph, blob)
     expected = session.probabilities(blob)
-    session.classes(np.zeros_like(blob))
+    session.class_map(np.zeros_like(blob))
     np.testing.assert_array_equal(bits(session.probabilities_of_image(image)), bits(expected))
     oracle = Oracle(session.graph, blob)
     for name in session.tensors():
         np.testing.assert_array_equal(session.tensor(name), oracle.codes(name), err_msg=name)
-    np.testing.assert_array_equal(session.classes_of_image(image), expected_classes(session.graph, blob))
+    np.testing.assert_array_equal(session.class_map_of_image(image), expected_classes(session.graph, blob))
 
 
 @pytest.mark.parametrize("phases", [(2, 16), (1, 32), (32, 32), (3, 48), (2, 24)])
@@ -486,8 +486,8 @@ def test_rows_of_an_image_scatter_to_many_phases(phases, columns):
     session = assert_equals_oracle(graph, blob_of(graph, image), threads=1 + columns % 2)
     assert np.unique(session.tensor(net.image)).size > 2
     expected = session.tensor(net.image)
-    session.classes(np.zeros(graph.input.shape, np.float32))
-    session.classes_of_image(image)
+    session.class_map(np.zeros(graph.input.shape, np.float32))
+    session.class_map_of_image(image)
     np.testing.assert_array_equal(session.tensor(net.image), expected)
 
 

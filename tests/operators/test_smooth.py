@@ -46,7 +46,7 @@ from sparse_icnet.operators.storage import Block, Grid, MapLayout, RealMap, View
 from sparse_icnet.plan import PlanError
 from sparse_icnet.plan.arena import Arena, memory_at
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.reference.smooth import bilinear, smooth_classes, unbeaten
+from sparse_icnet.reference.smooth import bilinear, smooth_class_map, unbeaten
 from sparse_icnet.run.session import Session
 from sparse_icnet.simd.record import at
 
@@ -151,7 +151,7 @@ def slow_classes(x: NDArray[np.float32], size: Size) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("size", [(13, 17), (4, 3), (1, 1), (30, 2)])
 def test_oracle_reads_as_the_equation(size, levels):
     x = blocky_logits((4, 6, 7), 3, levels)
-    np.testing.assert_array_equal(smooth_classes(x, size), slow_classes(x, size))
+    np.testing.assert_array_equal(smooth_class_map(x, size), slow_classes(x, size))
 
 
 def test_rounding_does_not_lift_a_class_over_one_that_beats_it_at_all_corners():
@@ -161,7 +161,7 @@ def test_rounding_does_not_lift_a_class_over_one_that_beats_it_at_all_corners():
     x = np.concatenate([low, np.nextafter(low, np.float32(3))])
     values = bilinear(x, (61, 61))
     assert (values[0] == values[1]).any()
-    assert (smooth_classes(x, (61, 61)) == 1).all()
+    assert (smooth_class_map(x, (61, 61)) == 1).all()
     assert (run_kernel(x, (61, 61)) == 1).all()
 
 
@@ -181,7 +181,7 @@ sizes = st.tuples(st.integers(1, 70), st.integers(1, 90))
 @settings(deadline=None, max_examples=60)
 @given(x=logits_arrays, size=sizes, align_corners=st.booleans())
 def test_what_the_definition_promises(x, size, align_corners):
-    classes, values = smooth_classes(x, size, align_corners), bilinear(x, size, align_corners)
+    classes, values = smooth_class_map(x, size, align_corners), bilinear(x, size, align_corners)
     best = x.argmax(0)
     assert np.isfinite(values).all()
     # The class has the largest value.
@@ -196,7 +196,7 @@ def test_what_the_definition_promises(x, size, align_corners):
     # At a grid point it is the point's.
     at_point = (far_rows == 0)[:, None] & (far_columns == 0)[None]
     np.testing.assert_array_equal(classes[at_point], corners[0][at_point])
-    np.testing.assert_array_equal(smooth_classes(x, x.shape[1:], align_corners), best)
+    np.testing.assert_array_equal(smooth_class_map(x, x.shape[1:], align_corners), best)
 
 
 # --- the kernels ----------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def run_kernel(x: NDArray[np.float32], size: Size, align_corners: bool = False) 
 def test_kernel_equals_oracle(classes, size):
     x = blocky_logits((classes, *CAMVID_GRID), classes)
     found = run_kernel(x, size)
-    np.testing.assert_array_equal(found, smooth_classes(x, size))
+    np.testing.assert_array_equal(found, smooth_class_map(x, size))
     assert size == (1, 1) or len(np.unique(found)) > 1
 
 
@@ -272,13 +272,13 @@ def test_kernel_equals_oracle(classes, size):
 def test_kernel_equals_oracle_for_256_classes(levels):
     x = blocky_logits((256, 12, 20), 1, levels)
     for size in [(1, 1), (11, 23), (96, 160), (67, 131)]:
-        np.testing.assert_array_equal(run_kernel(x, size), smooth_classes(x, size))
+        np.testing.assert_array_equal(run_kernel(x, size), smooth_class_map(x, size))
 
 
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (2, 1 << 17), (1 << 17, 2)])
 def test_kernel_equals_oracle_at_extreme_aspects(size):
     x = blocky_logits((12, 24, 30), 5)
-    np.testing.assert_array_equal(run_kernel(x, size), smooth_classes(x, size))
+    np.testing.assert_array_equal(run_kernel(x, size), smooth_class_map(x, size))
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, 16), (16, 1), (2, 2), (5, 17)])
@@ -286,14 +286,16 @@ def test_kernel_equals_oracle_on_small_grids(grid):
     x = blocky_logits((3, *grid), 6)
     for size in [(1, 1), (2, 3), (40, 70), (1, 64), (64, 1), (33, 200)]:
         for align_corners in (False, True):
-            expected = smooth_classes(x, size, align_corners)
+            expected = smooth_class_map(x, size, align_corners)
             np.testing.assert_array_equal(run_kernel(x, size, align_corners), expected)
 
 
 @settings(deadline=None, max_examples=150)
 @given(x=logits_arrays, size=sizes, align_corners=st.booleans())
 def test_kernel_equals_oracle_on_anything(x, size, align_corners):
-    np.testing.assert_array_equal(run_kernel(x, size, align_corners), smooth_classes(x, size, align_corners))
+    np.testing.assert_array_equal(
+        run_kernel(x, size, align_corners), smooth_class_map(x, size, align_corners)
+    )
 
 
 def test_the_kernel_interpolates_no_beaten_class():
@@ -360,12 +362,12 @@ def test_session_equals_oracle(threads):
         image = random_image(session.input_shape, seed)
         blob = blob_of(session.graph, image)
         logits = oracle_logits(session, blob)
-        expected = smooth_classes(logits, size)
-        np.testing.assert_array_equal(session.smooth_classes_of_image(image, size), expected)
-        np.testing.assert_array_equal(session.smooth_classes(blob, size), expected)
+        expected = smooth_class_map(logits, size)
+        np.testing.assert_array_equal(session.smooth_class_map_of_image(image, size), expected)
+        np.testing.assert_array_equal(session.smooth_class_map(blob, size), expected)
         np.testing.assert_array_equal(session.logits_of_image(image), logits)
         np.testing.assert_array_equal(session.logits(blob), logits)
-        np.testing.assert_array_equal(session.classes_of_image(image), logits.argmax(0))
+        np.testing.assert_array_equal(session.class_map_of_image(image), logits.argmax(0))
 
 
 def test_a_class_map_as_output_is_smoothed_too():
@@ -374,19 +376,19 @@ def test_a_class_map_as_output_is_smoothed_too():
     ops = tuple(Argmax(op.name, op.input) if isinstance(op, Softmax) else op for op in graph)
     classes = Session(Graph(ops, graph.output), 1)
     image = random_image(graph.input.shape, 9)
-    expected = Session(graph, 1).smooth_classes_of_image(image, (50, 70))
-    np.testing.assert_array_equal(classes.smooth_classes_of_image(image, (50, 70)), expected)
+    expected = Session(graph, 1).smooth_class_map_of_image(image, (50, 70))
+    np.testing.assert_array_equal(classes.smooth_class_map_of_image(image, (50, 70)), expected)
 
 
 def test_python_threads_share_a_session_at_many_sizes():
     session = Session(small_graph(), 2)
     image = random_image(session.input_shape)
     logits = oracle_logits(session, blob_of(session.graph, image))
-    wanted = {size: smooth_classes(logits, size) for size in [(9, 9), (40, 70), (70, 40), (200, 1)]}
+    wanted = {size: smooth_class_map(logits, size) for size in [(9, 9), (40, 70), (70, 40), (200, 1)]}
 
     def use(job: int) -> bool:
         size = list(wanted)[job % 4]
-        return np.array_equal(session.smooth_classes_of_image(image, size), wanted[size])
+        return np.array_equal(session.smooth_class_map_of_image(image, size), wanted[size])
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(use, range(200)))
@@ -396,16 +398,16 @@ def test_tables_live_as_long_as_the_run():
     session = Session(small_graph(), 1)
     image = random_image(session.input_shape)
     long = (2, (1 << 16) + 5)  # whose tables nobody else keeps
-    first = session.smooth_classes_of_image(image, long)
+    first = session.smooth_class_map_of_image(image, long)
     gc.collect()
-    np.testing.assert_array_equal(session.smooth_classes_of_image(image, long), first)
+    np.testing.assert_array_equal(session.smooth_class_map_of_image(image, long), first)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (1, (1 << 30) + 1)])
 def test_impossible_sizes(size):
     session = Session(small_graph(), 1)
     with pytest.raises(ValueError, match=r"the size of a picture must lie within 1\.\.\d+, found"):
-        session.smooth_classes_of_image(random_image(session.input_shape), size)
+        session.smooth_class_map_of_image(random_image(session.input_shape), size)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -415,7 +417,7 @@ def test_impossible_sizes(size):
 def test_segment_is_smooth_by_default(tiny_net, size):
     picture = random_picture(*size)
     pixels = np.ascontiguousarray(tiny_net.blob(picture)[0])
-    expected = smooth_classes(oracle_logits(tiny_net.session, pixels), size)
+    expected = smooth_class_map(oracle_logits(tiny_net.session, pixels), size)
     np.testing.assert_array_equal(tiny_net.segment(picture), expected)
     np.testing.assert_array_equal(tiny_net.segment([picture])[0], expected)
 
@@ -460,15 +462,15 @@ def test_probabilities_of_interpolated_logits_equal_the_oracle(size, align_corne
     np.testing.assert_array_equal(session.probabilities_of_image(image), oracle.output())
     logits = oracle_logits(session, blob)
     np.testing.assert_array_equal(
-        session.classes_of_image(image), smooth_classes(logits, size, align_corners)
+        session.class_map_of_image(image), smooth_class_map(logits, size, align_corners)
     )
     assert session.logits(blob).shape == logits.shape
     np.testing.assert_array_equal(
-        Oracle(session.graph, blob).smooth_classes(size), smooth_classes(logits, size, align_corners)
+        Oracle(session.graph, blob).smooth_class_map(size), smooth_class_map(logits, size, align_corners)
     )
     # To another size the logits go straight, by the network's own kind of coordinates.
-    expected = smooth_classes(logits, (50, 30), align_corners)
-    np.testing.assert_array_equal(session.smooth_classes_of_image(image, (50, 30)), expected)
+    expected = smooth_class_map(logits, (50, 30), align_corners)
+    np.testing.assert_array_equal(session.smooth_class_map_of_image(image, (50, 30)), expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
@@ -478,7 +480,7 @@ def test_interpolated_class_maps_equal_the_oracle(threads, classes):
     session = Session(graph, threads)
     blob = blob_of(graph, random_image(graph.input.shape, threads))
     np.testing.assert_array_equal(session.output(blob), Oracle(graph, blob).output())
-    np.testing.assert_array_equal(session.classes(blob), Oracle(graph, blob).output()[0])
+    np.testing.assert_array_equal(session.class_map(blob), Oracle(graph, blob).output()[0])
     scores = Oracle(upsampled((50, 130), classes=classes), blob).output()
     np.testing.assert_array_equal(session.probabilities(blob), scores)
 
@@ -502,7 +504,7 @@ def test_a_model_with_a_bilinear_end():
     assert net.probabilities(picture).shape == (5, 48, 128)
     assert net(net.blob(picture)).shape == (1, 5, 48, 128)
     assert net.segment(picture).shape == (60, 70)
-    own = net.session.classes_of_image(fitted(picture, net.size)[0])
+    own = net.session.class_map_of_image(fitted(picture, net.size)[0])
     assert own.shape == (48, 128)
     np.testing.assert_array_equal(net.segment(picture, smooth=False), enlarge(own, (48, 128), (60, 70)))
 

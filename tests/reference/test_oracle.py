@@ -293,7 +293,7 @@ def test_exp_is_accurate_on_its_whole_range():
 
 
 def test_exp_never_exceeds_one():
-    """What `rewrite.classes` relies on; every float32 from -1e-3 to 0 in steps, and the range at large."""
+    """What `rewrite.to_class_map` relies on; every float32 from -1e-3 to 0 in steps, and the range at large."""
     near = -np.geomspace(1e-38, 1, 400_001).astype(np.float32)
     assert arithmetic.exp(near).max() <= 1
     assert arithmetic.exp(np.zeros(1, np.float32)).item() == 1

@@ -172,7 +172,7 @@ def class_map(graph: Graph, enlarged: bool) -> Graph:
 
 def test_a_wrong_smooth_map_is_found(tiny_graph, blob):
     engine = compare.SessionEngine(tiny_graph, threads=1)
-    right = engine.smooth_classes
+    right = engine.smooth_class_map
 
     def wrong(blob, size):
         classes = right(blob, size).copy()
@@ -184,7 +184,7 @@ def test_a_wrong_smooth_map_is_found(tiny_graph, blob):
         ("image 1", True),
         ("image 1, smooth", True),
     ]
-    engine.smooth_classes = wrong
+    engine.smooth_class_map = wrong
     report = verify(tiny_graph, [blob], engine=engine)
     assert report.problems == ("not the bits of the oracle: image 1, smooth",)
     assert report.differences[1].differing == 1

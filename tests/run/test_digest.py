@@ -32,7 +32,7 @@ def picture() -> NDArray[np.uint8]:
 def digests(name: str) -> tuple[str, str, str]:
     """What DIGESTS holds of a bundled model."""
     net = sparse_icnet.load(name, size=SIZE, threads=1)
-    classes = net.session.classes_of_image(picture())
+    classes = net.session.class_map_of_image(picture())
     probabilities = net.session.probabilities_of_image(picture())
     assert classes.dtype == np.uint8
     assert probabilities.dtype == np.float32

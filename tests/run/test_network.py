@@ -72,7 +72,7 @@ def original(graph, blob) -> Oracle:
 @pytest.fixture(scope="module")
 def expected_digest(session, oracle, blob) -> str:
     """Digest of all tensors and results of the session that the first tests prove right."""
-    return digest(session, session.probabilities(blob), session.classes(blob))
+    return digest(session, session.probabilities(blob), session.class_map(blob))
 
 
 def assert_tensors_equal(session: Session, oracle: Oracle) -> None:
@@ -81,7 +81,7 @@ def assert_tensors_equal(session: Session, oracle: Oracle) -> None:
 
 
 def test_every_tensor_equals_the_oracle(session, oracle, blob):
-    session.classes(np.zeros_like(blob))  # another image before: nothing of it may remain
+    session.class_map(np.zeros_like(blob))  # another image before: nothing of it may remain
     probabilities = session.probabilities(blob)
     assert_tensors_equal(session, oracle)
     np.testing.assert_array_equal(bits(probabilities), bits(oracle.output()))
@@ -92,7 +92,7 @@ def test_every_tensor_equals_the_oracle(session, oracle, blob):
 
 def test_every_tensor_equals_the_network_as_written(graph, session, original, blob):
     """Each tensor that survives the rewrites holds every k-th row and column of the original one."""
-    session.classes(blob)
+    session.class_map(blob)
     names = {op.name for op in graph}
     shared = [name for name in session.tensors() if name in names]
     assert len(shared) >= 40
@@ -111,7 +111,7 @@ def test_probabilities_equal_the_network_as_written(session, original, blob):
 
 
 def test_classes_equal_the_oracle(graph, session, original, blob):
-    classes = session.classes(blob)
+    classes = session.class_map(blob)
     np.testing.assert_array_equal(classes, expected_classes(session.graph, blob))
     # The class also has the largest probability wherever that is unique.
     factor = SIZE[0] // classes.shape[0]
@@ -125,11 +125,11 @@ def test_classes_equal_the_oracle(graph, session, original, blob):
 def test_image_equals_blob(session, image, blob):
     expected = session.probabilities(blob)
     wanted = {name: session.tensor(name) for name in session.tensors()}
-    session.classes(np.zeros_like(blob))
+    session.class_map(np.zeros_like(blob))
     np.testing.assert_array_equal(bits(session.probabilities_of_image(image)), bits(expected))
     for name, tensor in wanted.items():
         np.testing.assert_array_equal(session.tensor(name), tensor, err_msg=f"tensor {name!r}")
-    np.testing.assert_array_equal(session.classes_of_image(image), session.classes(blob))
+    np.testing.assert_array_equal(session.class_map_of_image(image), session.class_map(blob))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -138,7 +138,7 @@ def test_threads_change_nothing(graph, session, oracle, expected_digest, blob, t
     threaded = Session(graph, threads, keep_tensors=True)
     for _ in range(5):
         np.testing.assert_array_equal(bits(threaded.probabilities(blob)), bits(expected))
-        assert digest(threaded, expected, threaded.classes(blob)) == expected_digest
+        assert digest(threaded, expected, threaded.class_map(blob)) == expected_digest
     assert_tensors_equal(threaded, oracle)
 
 
@@ -149,7 +149,7 @@ def test_tensors_that_share_memory_give_the_same(graph, session, blob, threads):
     soil(sharing)
     for other in (blob, np.zeros_like(blob), blob):  # what the image before left lies in the shared memory
         np.testing.assert_array_equal(bits(sharing.probabilities(other)), bits(session.probabilities(other)))
-        np.testing.assert_array_equal(sharing.classes(other), session.classes(other))
+        np.testing.assert_array_equal(sharing.class_map(other), session.class_map(other))
 
 
 def test_every_convolution_is_a_step_of_a_kernel(graph, session):
@@ -194,7 +194,7 @@ from sparse_icnet.target import TARGET
 graph, blob = native.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):
     session = Session(graph, threads, keep_tensors=True)
-    print(TARGET.name, digest(session, session.probabilities(blob), session.classes(blob)))
+    print(TARGET.name, digest(session, session.probabilities(blob), session.class_map(blob)))
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[3:]]))
 """
 

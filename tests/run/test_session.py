@@ -75,7 +75,7 @@ def test_python_threads_share_a_session(graph, threads):
         if job % 3:
             return np.array_equal(bits(session.probabilities(blobs[seed])), bits(wanted[seed]))
         classes = expected_classes(session.graph, blobs[seed])
-        return np.array_equal(session.classes(blobs[seed]), classes)
+        return np.array_equal(session.class_map(blobs[seed]), classes)
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(use, range(200)))
@@ -229,10 +229,10 @@ def test_out_is_filled_and_returned(session, graph):
 
 def test_results_are_the_callers_to_keep(session, graph):
     blob = random_blob(graph.input.shape, 1)
-    first, classes = session.probabilities(blob), session.classes(blob)
+    first, classes = session.probabilities(blob), session.class_map(blob)
     copies = first.copy(), classes.copy()
     session.probabilities(random_blob(graph.input.shape, 2))
-    session.classes(random_blob(graph.input.shape, 2))
+    session.class_map(random_blob(graph.input.shape, 2))
     np.testing.assert_array_equal(first, copies[0])
     np.testing.assert_array_equal(classes, copies[1])
     assert first.flags.writeable
@@ -244,7 +244,7 @@ def test_the_input_stays_as_it_is(session, graph):
     copies = blob.copy(), image.copy()
     blob.flags.writeable = image.flags.writeable = False
     session.probabilities(blob)
-    session.classes_of_image(image)
+    session.class_map_of_image(image)
     np.testing.assert_array_equal(blob, copies[0])
     np.testing.assert_array_equal(image, copies[1])
 
@@ -255,7 +255,7 @@ def test_strided_input_is_read_in_its_own_order(session, graph):
     view = wide[:, ::2, ::-3]
     np.testing.assert_array_equal(session.probabilities(view), session.probabilities(view.copy()))
     image = random_image((6, height, width), 1)[..., ::-2]
-    np.testing.assert_array_equal(session.classes_of_image(image), session.classes_of_image(image.copy()))
+    np.testing.assert_array_equal(session.class_map_of_image(image), session.class_map_of_image(image.copy()))
 
 
 def test_an_inference_allocates_nothing_but_its_result(tiny_graph):
@@ -267,8 +267,8 @@ def test_an_inference_allocates_nothing_but_its_result(tiny_graph):
     def use(times: int) -> None:
         for _ in range(times):
             session.probabilities(blob, out=out)
-            session.classes(blob)
-            session.classes_of_image(image)
+            session.class_map(blob)
+            session.class_map_of_image(image)
 
     use(10)
     gc.collect()
@@ -311,7 +311,7 @@ def test_wrong_blobs_are_refused(session, graph, call, change):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("call", ["probabilities_of_image", "classes_of_image"])
+@pytest.mark.parametrize("call", ["probabilities_of_image", "class_map_of_image"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -395,7 +395,7 @@ def test_a_graph_of_classes_runs_as_well(graph):
     )
     session = Session(by_class, 1)
     blob = random_blob(graph.input.shape, 4)
-    np.testing.assert_array_equal(session.classes(blob), Oracle(by_class, blob).value("classes")[0])
+    np.testing.assert_array_equal(session.class_map(blob), Oracle(by_class, blob).value("classes")[0])
 
 
 def test_only_a_session_that_keeps_its_tensors_shows_them(session):

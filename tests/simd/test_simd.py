@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet import target
 from sparse_icnet.network.graph import Convolution
-from sparse_icnet.operators.convolution.pack import blocks_of, entries_of, pack_weights
+from sparse_icnet.operators.convolution.pack import blocks_of, order_of, pack_weights
 from sparse_icnet.operators.epilogue import pack
 from sparse_icnet.operators.params import pack_constant
 from sparse_icnet.simd.scalars import (
@@ -285,7 +285,7 @@ def test_atomic_addition_loses_nothing():
 
 def _kernel_of_tiles(kernel: MicroKernel):
     rows, vectors = kernel.rows, kernel.vectors
-    words_bytes = 4 * rows * TARGET.words_per_row
+    entry_bytes = 4 * rows * TARGET.lanes_per_row
 
     if TARGET.couples:
 
@@ -306,9 +306,9 @@ def _kernel_of_tiles(kernel: MicroKernel):
             x = activations + 64 * vectors * get_i32(blocks + 8 * j)
             y = activations + 64 * vectors * get_i32(blocks + 8 * j + 4)
             if j < couples:
-                tile = couple(tile, x, y, weights + words_bytes * j)
+                tile = couple(tile, x, y, weights + entry_bytes * j)
             else:
-                tile = tile_dot(tile, x, weights + words_bytes * j)
+                tile = tile_dot(tile, x, weights + entry_bytes * j)
         tile_store(out, 64 * vectors, tile_scale(tile, ones, zeros))
 
     @njit
@@ -364,7 +364,7 @@ def test_dot_products_are_exact(kernel, codes, weights):
     s8 = draw(weights, -128, 127, (kernel.rows, 4 * blocks)).astype(np.int8)
     one = np.ones(kernel.rows, np.float32)
     op = Convolution("convolution", "codes", s8[:, :, None, None], one, one)
-    packed, stored = blocks_of(op, kernel.rows), entries_of(op, kernel.rows)
+    packed, stored = blocks_of(op, kernel.rows), order_of(op, kernel.rows)
     couples, entries = (int(i) for i in stored.indptr[1:3])
     words = pack_weights(packed, stored)
     activations = u8.reshape(blocks, 4, pixels).transpose(0, 2, 1)

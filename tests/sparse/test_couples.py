@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparse_icnet.network.graph import Convolution, Quantizer
 from sparse_icnet.operators.convolution import pack
 from sparse_icnet.sparse.block_csr import BlockCSR
-from sparse_icnet.sparse.couples import LIMIT, Entries, entries, sign_sums
+from sparse_icnet.sparse.couples import LIMIT, BlockOrder, block_order, sign_sums
 from sparse_icnet.target import TARGET
 
 INT16 = np.iinfo(np.int16)
@@ -50,7 +50,7 @@ def extremes(weights: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
 @given(packed=packed_weights())
 def test_couples_never_leave_int16(packed):
     """Each vpmaddubsw and the sum of both of a couple fit int16 for all activations."""
-    stored = entries(packed, couple=True)
+    stored = block_order(packed, couple=True)
     event(
         f"couples: {'some' if stored.couples else 'none'}, single blocks: {'some' if stored.singles else 'none'}"
     )
@@ -62,7 +62,7 @@ def test_couples_never_leave_int16(packed):
 @settings(deadline=None, max_examples=200, print_blob=True)
 @given(packed=packed_weights(), couple=st.booleans())
 def test_every_block_is_in_one_entry_of_its_row_group(packed, couple):
-    stored = entries(packed, couple)
+    stored = block_order(packed, couple)
     assert (np.diff(stored.indptr) >= 0).all()
     assert stored.indptr[-1] == len(stored.blocks)
     assert stored.singles + 2 * stored.couples == packed.blocks
@@ -75,13 +75,13 @@ def test_every_block_is_in_one_entry_of_its_row_group(packed, couple):
         assert sorted(blocks) == list(range(packed.indptr[group], packed.indptr[group + 1]))
 
 
-def couples_of(*blocks: list[int]) -> Entries:
-    """Entries of blocks of one row group, each given by the weights of its first row."""
+def couples_of(*blocks: list[int]) -> BlockOrder:
+    """The order of blocks of one row group, each given by the weights of its first row."""
     data = np.zeros((len(blocks), 2, 4), np.int8)
     data[:, 0] = blocks
     columns = np.arange(len(blocks), dtype=np.int32)
     shape = (2, 4 * len(blocks), 1, 1)
-    return entries(BlockCSR(shape, 2, np.int32([0, len(blocks)]), columns, data), couple=True)
+    return block_order(BlockCSR(shape, 2, np.int32([0, len(blocks)]), columns, data), couple=True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_sums_of_signs():
 def test_light_blocks_all_find_a_partner():
     """An upper bound for the couples is reached where nothing stands against it."""
     weight = np.random.default_rng(0).integers(-32, 33, (8, 64, 3, 3)).astype(np.int8)
-    stored = entries(BlockCSR.from_dense(weight, 4), couple=True)
+    stored = block_order(BlockCSR.from_dense(weight, 4), couple=True)
     assert stored.singles == 0
 
 
@@ -135,7 +135,7 @@ def test_extreme_weights_on_the_largest_activations(kernel, values):
     session = assert_equals_oracle(graph, policy=forced(kernel))
     assert (session.tensor(codes) == 255).all()
     packed = BlockCSR.from_dense(np.pad(weight, ((0, 3), (0, 0), (0, 0), (0, 0))), kernel.rows)
-    stored = entries(packed, TARGET.couples)
+    stored = block_order(packed, TARGET.couples)
     if TARGET.couples and values in ([32], [-32]):
         assert stored.couples, "these weights come in couples"
     if values in ([127], [-128], [-127]):
@@ -152,7 +152,7 @@ def test_entries_are_estimated_from_a_sample(rows, outputs):
     )
     one = np.ones(outputs, np.float32)
     op = Convolution("convolution", "codes", weight.astype(np.int8), one, one)
-    stored = pack.entries_of(op, rows)
+    stored = pack.order_of(op, rows)
     found = pack.estimated_entries(op, rows)
     error = 0.02 * len(stored.blocks) if outputs >= 32 else 1e-9
     assert found == pytest.approx((stored.singles, stored.couples), abs=error)

@@ -38,7 +38,7 @@ def main(model: str, picture: Path, folder: Path) -> None:
     net = load(model, size=(192, 192), threads=1)
     assert_type(net, Model)
     assert_type(net.size, tuple[int, int])
-    assert_type(net.classes, tuple[str, ...])
+    assert_type(net.class_names, tuple[str, ...])
     assert_type(net.path, Path | None)
     assert_type(net.graph, Graph)
     assert_type(sparse_icnet.__version__, str)
@@ -73,7 +73,7 @@ def one_of_each(net: Model, path: Path, opened: Image.Image, pixels: NDArray[np.
     blob = net.blob(pixels)
     assert_type(blob, NDArray[np.float32])
     answer = net(blob)
-    assert answer.shape[1] == len(net.classes)
+    assert answer.shape[1] == len(net.class_names)
 
 
 def results(net: Model, path: Path, folder: Path) -> None:
@@ -122,7 +122,7 @@ def inside(net: Model, pixels: NDArray[np.uint8]) -> None:
     assert_type(codes.values, NDArray[np.float32])
     other: Model = pickle.loads(pickle.dumps(net))
     assert np.array_equal(other.segment(pixels), net.segment(pixels))
-    assert_type(sparse_icnet.Model(net.graph, threads=1, class_names=net.classes), Model)
+    assert_type(sparse_icnet.Model(net.graph, threads=1, class_names=net.class_names), Model)
 
 
 def pictures(path: Path, folder: Path) -> None:

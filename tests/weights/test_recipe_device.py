@@ -315,7 +315,7 @@ def test_a_tempered_file_says_the_same_classes_less_surely(tmp_path) -> None:
     shifted = temper.adjusted(graph, np.eye(data.CLASSES)[3] * 50, 1.0)
     native.save(shifted, tmp_path / "road.npz")
     net = sparse_icnet.load(tmp_path / "road.npz", size=(192, 192), threads=1)
-    assert (net.session.classes_of_image(image) == 3).all()
+    assert (net.session.class_map_of_image(image) == 3).all()
 
 
 def test_class_weights_are_taken_back_by_their_logarithms() -> None:

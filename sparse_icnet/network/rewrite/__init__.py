@@ -16,21 +16,20 @@ from dataclasses import dataclass, replace
 
 from sparse_icnet.network.graph import Graph, GraphError, pruned, rename_inputs
 from sparse_icnet.network.rewrite._edit import fresh, rebuilt
-from sparse_icnet.network.rewrite.classes import classes
 from sparse_icnet.network.rewrite.duplicates import drop_idle_quantizers, drop_idle_relus, merge_duplicates
 from sparse_icnet.network.rewrite.ranges import narrow_quantizers
 from sparse_icnet.network.rewrite.resizes import merge_resizes
 from sparse_icnet.network.rewrite.sampling import pull_sampling, quantize_before_sampling
+from sparse_icnet.network.rewrite.to_class_map import to_class_map
 from sparse_icnet.network.rewrite.upsampling import push_upsampling
 
 __all__ = [
     "REWRITES",
     "Application",
     "applications",
-    "classes",
     "drop_idle_quantizers",
     "drop_idle_relus",
-    "for_classes",
+    "for_class_map",
     "merge_duplicates",
     "merge_resizes",
     "narrow_quantizers",
@@ -39,6 +38,7 @@ __all__ = [
     "push_upsampling",
     "quantize_before_sampling",
     "sampled",
+    "to_class_map",
 ]
 
 Rewrite = Callable[[Graph], Graph]
@@ -81,9 +81,9 @@ def optimize(graph: Graph, rewrites: Iterable[Rewrite] = REWRITES) -> Graph:
     return _optimized(graph, tuple(rewrites), frozenset(op.name for op in graph))
 
 
-def for_classes(graph: Graph) -> Graph:
-    """The optimized graph of the class map of `graph`: see `classes`."""
-    return _optimized(classes(graph), REWRITES, frozenset(op.name for op in graph))
+def for_class_map(graph: Graph) -> Graph:
+    """The optimized graph of the class map of `graph`: see `to_class_map`."""
+    return _optimized(to_class_map(graph), REWRITES, frozenset(op.name for op in graph))
 
 
 def _optimized(graph: Graph, rewrites: tuple[Rewrite, ...], names: Set[str]) -> Graph:

@@ -36,7 +36,7 @@ _as_convolution = at(ConvolutionParams)
 
 def _micro_kernel(rows: int, vectors: int) -> Any:
     """The loop over the stored blocks of one row group, and the epilogue, for one tile shape."""
-    words_bytes = 4 * rows * TARGET.words_per_row
+    entry_bytes = 4 * rows * TARGET.lanes_per_row
     offsets_bytes = 4 * TARGET.blocks_per_entry
 
     if TARGET.couples:
@@ -47,7 +47,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             for j in range(start, stop):
                 place = offsets + offsets_bytes * j
                 first, second = activations + get_i32(place), activations + get_i32(place + 4)
-                tile = tile_dot_couple(tile, first, second, weights + words_bytes * j)
+                tile = tile_dot_couple(tile, first, second, weights + entry_bytes * j)
             return tile
 
     else:
@@ -66,7 +66,7 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
         tile = add_couples(tile, activations, offsets, weights, couples, singles)
         for j in range(singles, end):
             tile = tile_dot(
-                tile, activations + get_i32(offsets + offsets_bytes * j), weights + words_bytes * j
+                tile, activations + get_i32(offsets + offsets_bytes * j), weights + entry_bytes * j
             )
         return tile
 

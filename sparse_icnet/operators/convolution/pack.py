@@ -11,7 +11,7 @@ from sparse_icnet.network.graph import Convolution
 from sparse_icnet.operators.storage import MapLayout
 from sparse_icnet.operators.taps import int32_table, tap_offsets
 from sparse_icnet.sparse.block_csr import BlockCSR
-from sparse_icnet.sparse.couples import Entries, entries
+from sparse_icnet.sparse.couples import BlockOrder, block_order
 from sparse_icnet.target import TARGET, Dot
 
 
@@ -22,23 +22,23 @@ def blocks_of(op: Convolution, rows: int) -> BlockCSR:
 
 
 @lru_cache(maxsize=4)
-def entries_of(op: Convolution, rows: int) -> Entries:
+def order_of(op: Convolution, rows: int) -> BlockOrder:
     """The order in which a micro-kernel multiplies the blocks of `blocks_of(op, rows)`."""
-    return entries(blocks_of(op, rows), TARGET.couples)
+    return block_order(blocks_of(op, rows), TARGET.couples)
 
 
 @lru_cache(maxsize=4)
 def estimated_entries(op: Convolution, rows: int) -> tuple[float, float]:
-    """(single blocks, couples) of `entries_of(op, rows)`; of many output channels from 4 to 7 groups of four alone.
+    """(single blocks, couples) of `order_of(op, rows)`; of many output channels from 4 to 7 groups of four alone.
 
     The search for couples is most of the time of planning, and only the micro-kernel that is chosen needs all of them.
     """
     weight = _padded(op)
     groups = weight.reshape(-1, 4, *weight.shape[1:])
     sample = groups[:: max(1, len(groups) // 4)]
-    stored = entries(BlockCSR.from_dense(sample.reshape(-1, *weight.shape[1:]), rows), TARGET.couples)
+    order = block_order(BlockCSR.from_dense(sample.reshape(-1, *weight.shape[1:]), rows), TARGET.couples)
     share = len(groups) / len(sample)
-    return stored.singles * share, stored.couples * share
+    return order.singles * share, order.couples * share
 
 
 def _padded(op: Convolution) -> NDArray[np.int8]:
@@ -46,23 +46,23 @@ def _padded(op: Convolution) -> NDArray[np.int8]:
     return np.pad(op.weight, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else op.weight
 
 
-def pack_weights(blocks: BlockCSR, stored: Entries) -> NDArray[np.int32]:
-    """The words of `blocks` as its micro-kernel reads them: int32 (entries, words * rows).
+def pack_weights(blocks: BlockCSR, order: BlockOrder) -> NDArray[np.int32]:
+    """The weights of `blocks` as the micro-kernel reads them: int32 (entries, TARGET.lanes_per_row * rows).
 
-    With Dot.BYTES one word holds the four int8 of a row.  Otherwise an entry of one block holds the even weights of
-    all rows first, as int16 pairs (w0, w2), then the odd ones (w1, w3); a couple the words of its first block, then its
-    second.
+    With Dot.BYTES one lane holds the four int8 of a row.  Otherwise an entry of one block holds the even weights of
+    all rows first, as int16 pairs (w0, w2), then the odd ones (w1, w3); a couple the lanes of its first block, then those
+    of its second.
     """
     data = np.ascontiguousarray(blocks.data)
     rows = data.view(np.int32).reshape(-1, blocks.rows)
     if TARGET.dot is Dot.BYTES:
-        return rows[stored.blocks[:, 0]]
-    words = rows[stored.blocks].reshape(-1, 2 * blocks.rows)
-    alone = ~stored.coupled
-    single = data[stored.blocks[alone, 0]]
+        return rows[order.blocks[:, 0]]
+    packed = rows[order.blocks].reshape(-1, 2 * blocks.rows)
+    alone = ~order.coupled
+    single = data[order.blocks[alone, 0]]
     pairs = np.stack([single[..., 0::2], single[..., 1::2]], 1).astype(np.int16)
-    words[alone] = pairs.view(np.int32).reshape(-1, 2 * blocks.rows)
-    return words
+    packed[alone] = pairs.view(np.int32).reshape(-1, 2 * blocks.rows)
+    return packed
 
 
 def block_offsets(

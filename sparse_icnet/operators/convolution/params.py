@@ -23,7 +23,7 @@ class ConvolutionParams:
                       reads; offsets_phase: bytes from one phase to the next
     indptr            int32: for each row of blocks its first entry, first entry of a single block, and behind the last row
                       the end
-    weights           int32 (entries, words): `pack.pack_weights`
+    weights           int32 (entries, lanes): `pack.pack_weights`
     """
 
     phases: int

@@ -13,8 +13,8 @@ from sparse_icnet.network.graph import Convolution, Quantizer, Size
 from sparse_icnet.operators.convolution.pack import (
     block_offsets,
     blocks_of,
-    entries_of,
     estimated_entries,
+    order_of,
     pack_weights,
 )
 from sparse_icnet.operators.convolution.params import ConvolutionParams
@@ -25,7 +25,7 @@ from sparse_icnet.operators.params import FUSED, LINE, NO_MAP, SCRATCH_BYTES, Op
 from sparse_icnet.operators.storage import Demand, Storage, View
 from sparse_icnet.operators.taps import demand_of, taps_of
 from sparse_icnet.sparse.block_csr import BlockCSR
-from sparse_icnet.sparse.couples import Entries
+from sparse_icnet.sparse.couples import BlockOrder
 from sparse_icnet.target import TARGET, MicroKernel
 
 # Vectors of one task, rounded up to whole tiles: all of them use the weights of a group while those are in the
@@ -104,8 +104,8 @@ class ConvolutionStep:
     threads: int
     taps: NDArray[np.int64]
     blocks: BlockCSR
-    stored: Entries
-    words: NDArray[np.int32]
+    order: BlockOrder
+    packed: NDArray[np.int32]
     candidates: tuple[Candidate, ...] = ()
 
     @classmethod
@@ -126,7 +126,7 @@ class ConvolutionStep:
         threads: int = 1,
     ) -> ConvolutionStep:
         """The step with its taps, and its weights packed."""
-        blocks, stored = blocks_of(op, kernel.rows), entries_of(op, kernel.rows)
+        blocks, order = blocks_of(op, kernel.rows), order_of(op, kernel.rows)
         return cls(
             op,
             source,
@@ -143,8 +143,8 @@ class ConvolutionStep:
             threads,
             taps_of(op, source, phases),
             blocks,
-            stored,
-            pack_weights(blocks, stored),
+            order,
+            pack_weights(blocks, order),
         )
 
     @property
@@ -194,7 +194,7 @@ class ConvolutionStep:
 
     def params(self, memory: Memory) -> ConvolutionParams:
         source, vectors = memory.layout(self.source.map), self.source.map.grid.vectors
-        columns = self.blocks.indices[self.stored.blocks[:, : TARGET.blocks_per_entry]].reshape(-1)
+        columns = self.blocks.indices[self.order.blocks[:, : TARGET.blocks_per_entry]].reshape(-1)
         offsets = block_offsets(self.op, source, self.taps, columns)
         codes = self.source.codes
         if isinstance(self.addend, ConvolutionStep):
@@ -214,8 +214,8 @@ class ConvolutionStep:
             source=memory.start(codes),
             offsets=offsets,
             offsets_phase=offsets.strides[0],
-            indptr=self.stored.indptr,
-            weights=self.words,
+            indptr=self.order.indptr,
+            weights=self.packed,
             epilogue=epilogue(
                 self.op,
                 codes.quantizer,
@@ -241,7 +241,7 @@ class ConvolutionStep:
             sparsity=1 - np.count_nonzero(op.weight) / op.weight.size,
             block_density=self.blocks.density,
             shape=op.weight.shape,
-            weight_bytes=self.words.nbytes + 4 * TARGET.blocks_per_entry * len(self.words),
+            weight_bytes=self.packed.nbytes + 4 * TARGET.blocks_per_entry * len(self.packed),
             candidates=self.candidates,
         )
         return (*self.addend.reports(), own) if isinstance(self.addend, ConvolutionStep) else (own,)

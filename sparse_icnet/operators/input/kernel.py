@@ -55,7 +55,7 @@ def _codes_by_vectors(row, first, width, table, pixels):
         put_rgb_codes(row + 3 * x, table, pixels + 4 * x)
 
 
-# BLOCK pixels, or what is left of them, of a row of RGB pixels through a table u8 (3, 256), to 32-bit words.
+# BLOCK pixels, or what is left of them, of a row of RGB pixels through a table u8 (3, 256), to 32-bit lanes.
 _codes = _codes_by_vectors if HAS_BYTE_TABLES else _codes_by_loop
 
 

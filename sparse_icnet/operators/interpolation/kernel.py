@@ -19,13 +19,13 @@ from sparse_icnet.simd.vectors import load_f32, maximum, splat_f32, splat_i32, s
 @jit
 def _fill(place, columns, room, rows, pitch, value):
     """`rows` rows of `columns` bytes `value`, `pitch` bytes apart; `room` bytes of each may be written."""
-    word = splat_i32(np.int32(value * 0x01010101))
+    filled = splat_i32(np.int32(value * 0x01010101))
     for _ in range(rows):
         if columns >= 64:
             for at in range(0, columns, 64):
-                store(place + min(at, columns - 64), word)
+                store(place + min(at, columns - 64), filled)
         elif room >= 64:
-            store(place, word)
+            store(place, filled)
         else:
             for at in range(columns):
                 put_u8(place + at, np.uint8(value))

@@ -183,11 +183,11 @@ def pyramid(step, task, scratch):
         for first_byte in range(0, pitch, 64):
             # Rows without a gap end with a vector that overlaps the one before.
             x = min(first_byte, pitch - 64)
-            word = load_i32(source + x)
-            a = to_f32((word & byte) - zeros) * first
-            b = to_f32(((word >> splat_i32(np.int32(8))) & byte) - zeros) * first
-            c = to_f32(((word >> splat_i32(np.int32(16))) & byte) - zeros) * first
-            d = to_f32((word >> splat_i32(np.int32(24))) - zeros) * first
+            lanes = load_i32(source + x)
+            a = to_f32((lanes & byte) - zeros) * first
+            b = to_f32(((lanes >> splat_i32(np.int32(8))) & byte) - zeros) * first
+            c = to_f32(((lanes >> splat_i32(np.int32(16))) & byte) - zeros) * first
+            d = to_f32((lanes >> splat_i32(np.int32(24))) - zeros) * first
             for i in range(count):
                 stage = _as_stage(stages + _STAGE_BYTES * i)
                 line = spread + np.int64(get_i32(lines + 4 * i)) + x

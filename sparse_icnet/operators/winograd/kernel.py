@@ -8,7 +8,7 @@ Three passes, for a few vectors of tiles at a time:
     outputs     A m A', the exact division (W2), then the epilogue of every convolution
 
 Where a map has a multiple of 4 phases, the 16 pixels of a tile lie in 16 planes and the same pixel of each: lanes are
-neighbours in memory.  Elsewhere, and with a dilation, tables say where each lane's pixels lie, and words are gathered
+neighbours in memory.  Elsewhere, and with a dilation, tables say where each lane's pixels lie, and lanes are gathered
 and scattered one by one.
 """
 
@@ -37,7 +37,7 @@ from sparse_icnet.simd.tiles import (
     tile_store_codes,
     tile_zero,
 )
-from sparse_icnet.simd.vectors import gather_words, load_f32, maximum, splat_f32, store
+from sparse_icnet.simd.vectors import gather_lanes, load_f32, maximum, splat_f32, store
 from sparse_icnet.sparse.winograd import ELEMENTS, INPUTS, INVERSE, OUTPUTS, SHIFT, A, B
 from sparse_icnet.target import TARGET
 
@@ -87,7 +87,7 @@ def _products(step, first, groups, elements, sums):
 
 @jit
 def _scatter(offsets, source, target):
-    """16 words, each to target + its offset; those with a negative offset belong to no pixel."""
+    """16 lanes, each to target + its offset; those with a negative offset belong to no pixel."""
     for lane in range(0, 64, 4):
         offset = get_i32(offsets + lane)
         if offset >= 0:
@@ -153,7 +153,7 @@ def _transform(inputs, group, phase, start, elements, scratch):
         if gathered:
             offsets += 64 * (start + t)
             for i in range(ELEMENTS):
-                store(codes + 64 * i, gather_words(base, offsets + i * gathered))
+                store(codes + 64 * i, gather_lanes(base, offsets + i * gathered))
             source, offsets = codes, inputs.in_order
         for v in range(INPUTS):
             _down_bytes(source, offsets + 4 * v, 4 * INPUTS, down + 64 * v, 64 * INPUTS, _DOWN_PAIRS)

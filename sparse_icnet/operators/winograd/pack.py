@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def pack_weights(op: Convolution, at_once: int) -> NDArray[np.int32]:
-    """Words of two int16 as the kernel reads them: [output groups at once][element][group][pair][4 output channels].
+    """Lanes of two int16 as the kernel reads them: [output groups at once][element][group][pair][4 output channels].
 
     Pair 2 g + h of input channels holds channels 4 g + h and 4 g + h + 2, as the bytes of a lane are taken apart.
     """
@@ -26,11 +26,11 @@ def pack_weights(op: Convolution, at_once: int) -> NDArray[np.int32]:
     padded = np.pad(op.weight, ((0, -outputs % 4), (0, -inputs % 4), (0, 0), (0, 0)))
     groups = padded.shape[0] // 4
     # Channels are put in order before the transform, while there are nine numbers of each filter: (groups, 4 outputs,
-    # input groups, 2 of a pair, 2 pairs, taps) -> taps outermost, outputs innermost, a pair in one word.
+    # input groups, 2 of a pair, 2 pairs, taps) -> taps outermost, outputs innermost, a pair in one lane.
     taps = padded.reshape(groups, 4, -1, 2, 2, TAPS, TAPS).transpose(5, 6, 0, 2, 4, 1, 3)
     halves = transformed(np.ascontiguousarray(taps)).reshape(ELEMENTS, -1)
-    words = halves.view(np.int32).reshape(ELEMENTS, groups, -1)
-    return np.concatenate([words[:, i : i + at_once].reshape(-1) for i in range(0, groups, at_once)])
+    packed = halves.view(np.int32).reshape(ELEMENTS, groups, -1)
+    return np.concatenate([packed[:, i : i + at_once].reshape(-1) for i in range(0, groups, at_once)])
 
 
 def weight_bytes(op: Convolution) -> int:

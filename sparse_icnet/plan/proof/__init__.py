@@ -46,7 +46,7 @@ def prove(plan: Plan) -> None:
     source = math.prod(plan.graph.input.shape)
     sizes = {
         End.PROBABILITIES: 4 * math.prod(plan.output_shape),
-        End.CLASSES: math.prod(plan.classes_size),
+        End.CLASSES: math.prod(plan.class_map_size),
         End.SMOOTH_CLASSES: None,  # its size comes with a call
         End.LOGITS: 4 * math.prod(plan.logits_shape),
     }

@@ -75,7 +75,7 @@ def _reach(a: Access, vectors: int, tile: int, remainder: int) -> int:
 
 
 def _products(a: Access, kernel: MicroKernel, groups: int, phases: int, reach: int) -> None:
-    """The sums of a tile: entries, their offsets and words, and the activations that they name."""
+    """The sums of a tile: entries, their offsets and weights, and the activations that they name."""
     entries = a.table("entries", a["indptr"], np.int32, (2 * groups * 4 // kernel.rows + 1,)).astype(np.int64)
     ascending = entries[0] >= 0 and (np.diff(entries) >= 0).all()
     a.require(bool(ascending), "its entries: expected ascending ranges")
@@ -83,7 +83,7 @@ def _products(a: Access, kernel: MicroKernel, groups: int, phases: int, reach: i
     a.constant("first sums", a.inside("epilogue")["initial"], 16 * groups)
     if first == end:
         return
-    a.constant("weights", a["weights"], 4 * kernel.rows * TARGET.words_per_row * end)
+    a.constant("weights", a["weights"], 4 * kernel.rows * TARGET.lanes_per_row * end)
     shape, strides = (phases, end * TARGET.blocks_per_entry), (a["offsets_phase"], 4)
     offsets = a.table("offsets", a["offsets"], np.int32, shape, strides)[:, first * TARGET.blocks_per_entry :]
     a.reads("activations", a["source"], values(offsets) + steps(reach, VECTOR), VECTOR)

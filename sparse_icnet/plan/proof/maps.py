@@ -145,7 +145,7 @@ def quantize_blob(a: Access) -> None:
 
 
 def _scattered_rows(a: Access) -> None:
-    """A row of words in scratch, and `_scatter_row` to the planes of the task's row of phases."""
+    """A row of lanes in scratch, and `_scatter_row` to the planes of the task's row of phases."""
     height, width = a.count("height", "rows"), a.count("width", "columns")
     ky, kx = a.count("phases_y", "phases"), a.count("phases_x", "phases")
     columns = max(width // kx, 16) if kx % 16 == 0 else width // kx

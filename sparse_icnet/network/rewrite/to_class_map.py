@@ -6,7 +6,7 @@ from sparse_icnet.network.graph import Argmax, Graph, Resize, Softmax
 from sparse_icnet.network.rewrite._edit import Ops, fresh, rebuilt
 
 
-def classes(graph: Graph) -> Graph:
+def to_class_map(graph: Graph) -> Graph:
     """The graph of the class map, uint8 (1, H, W): argmax of what goes into the softmax, and no softmax.
 
     The class is also one of largest probability.  With m = max_c [x_c]_1, (Q8) gives e_c = exp(x_c - m): 1
