@@ -17,7 +17,7 @@ from sparse_icnet.sparse.block_csr import block_density
 if TYPE_CHECKING:
     from sparse_icnet.operators.operator import Report
     from sparse_icnet.plan.program import Plan
-    from sparse_icnet.run.session import StepTime
+    from sparse_icnet.run.tracing import StepTime
 
 
 @dataclass(frozen=True, slots=True)

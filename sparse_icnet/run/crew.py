@@ -63,6 +63,11 @@ class Crew:
         self._free: SimpleQueue[None] = SimpleQueue()  # a hint that another caller may enter
         self._short = False
 
+    @property
+    def turn(self) -> int:
+        """Address of the word that a caller inside `run` holds: whoever holds it instead keeps callers out."""
+        return self._address + 8 * c.TURN
+
     def run(self, steps: int, first: int, last: int) -> None:
         """Run the steps first..last of the rows at address `steps`; callers from several threads take turns."""
         while True:

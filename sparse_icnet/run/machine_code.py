@@ -1,8 +1,10 @@
-"""The machine code of `sparse_icnet.run.loop.run`: compiled by Numba once, then loaded from a file without Numba.
+"""The machine code of `sparse_icnet.run.loop.run`, and of a few functions for those who study it: compiled by Numba once,
+then loaded from a file without Numba.
 
 Importing Numba costs half a second and 60 MiB, its own cache needs it, and the kernels need neither: they take
 addresses and call nothing of Python.  So the object code that Numba produced is kept, and LLVM's loader (llvmlite,
-which Numba brings along) links it into the process.
+which Numba brings along) links it into the process.  Each `Entry` is an object of its own: what is made of one does not
+depend on the others.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +53,23 @@ _log = logging.getLogger("sparse_icnet")
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-_run: Callable[..., int] | None = None
+_loaded: dict[Entry, Callable[..., int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A function of five int64 that returns one, to be compiled.
+
+    module    of this package, such as "run.loop"; function: its name there
+    sources   that decide its machine code beside those of the kernels, within the package
+    """
+
+    module: str
+    function: str
+    sources: tuple[str, ...] = ()
+
+
+RUN = Entry("run.loop", "run")
 
 
 def is_cached() -> bool:
@@ -57,7 +77,7 @@ def is_cached() -> bool:
 
     Reads the file (some 100 kB) and does not import Numba.  Raises ImportError if Numba is not installed.
     """
-    return _find() is not None
+    return _find(RUN) is not None
 
 
 def warm_up() -> Path | None:
@@ -66,7 +86,7 @@ def warm_up() -> Path | None:
     Returns the file that keeps it for other processes, None if no cache folder can.
     """
     run_function()
-    found = _find()
+    found = _find(RUN)
     return found[0] if found else None
 
 
@@ -75,19 +95,23 @@ def run_function() -> Callable[..., int]:
 
     The first call in a process loads the machine code, or compiles it where no cache folder has it.
     """
-    global _run
-    if _run is None:
+    return function_of(RUN)
+
+
+def function_of(entry: Entry) -> Callable[..., int]:
+    """As `run_function`, of any entry; its attribute `address` is where the compiled function begins."""
+    if entry not in _loaded:
         try:
             _lock.acquire()
-            if _run is None:
-                _run = _callable(_machine_code())
+            if entry not in _loaded:
+                _loaded[entry] = _callable(_machine_code(entry))
         finally:
             # Behind an interrupted `acquire` only the lock knows whether it was taken.
             try:  # noqa: SIM105  (one instruction, so that no interruption comes before it)
                 _lock.release()
             except RuntimeError:  # it was not
                 pass
-    return _run
+    return _loaded[entry]
 
 
 def cache_folders() -> Iterator[Path]:
@@ -107,22 +131,23 @@ def cache_folders() -> Iterator[Path]:
         yield Path(base) / "sparse-icnet"
 
 
-def _machine_code() -> bytes:
+def _machine_code(entry: Entry = RUN) -> bytes:
     """Object code behind the name of its entry point and a zero byte: from a cache folder, or new and then kept."""
-    found = _find()
+    found = _find(entry)
     if found:
         return found[1]
     start = time.perf_counter()
-    _log.info("compiling the kernels for %s (%s)", target_cpu(), TARGET.name)
-    code = _compile()
+    what = "the kernels" if entry == RUN else entry.function
+    _log.info("compiling %s for %s (%s)", what, target_cpu(), TARGET.name)
+    code = _compile(entry)
     _log.info("compiled in %.1f s", time.perf_counter() - start)
-    _keep(code)
+    _keep(entry, code)
     return code
 
 
-def _find() -> tuple[Path, bytes] | None:
+def _find(entry: Entry) -> tuple[Path, bytes] | None:
     """The first whole file of machine code in the cache folders, and what it holds."""
-    name = _file_name()
+    name = _file_name(entry)
     for folder in cache_folders():
         code = _read(folder / name)
         if code is not None:
@@ -130,29 +155,29 @@ def _find() -> tuple[Path, bytes] | None:
     return None
 
 
-def _keep(code: bytes) -> None:
+def _keep(entry: Entry, code: bytes) -> None:
     """Write the machine code into the first cache folder that takes it; none is no error, but slow from then on."""
-    name = _file_name()
+    name = _file_name(entry)
     for folder in cache_folders():
         if _write(folder / name, code):
             return
     _log.warning("no folder can keep the compiled kernels: they will be compiled anew each time")
 
 
-def _file_name() -> str:
-    return f"run-{_key()}.o"
+def _file_name(entry: Entry) -> str:
+    return f"{entry.function}-{_key(entry)}.o"
 
 
-def sources() -> list[Path]:
+def sources(entry: Entry = RUN) -> list[Path]:
     """The files of this package that decide the machine code: the kernels and all that they import."""
     package = Path(__file__).parent.parent
-    return [path for pattern in _SOURCES for path in sorted(package.glob(pattern))]
+    return [path for pattern in (*_SOURCES, *entry.sources) for path in sorted(package.glob(pattern))]
 
 
-def _key() -> str:
+def _key(entry: Entry = RUN) -> str:
     """Digest of all that decides the machine code: the sources, the compiler, its settings, the CPU."""
     digest = hashlib.sha256()
-    for path in sources():
+    for path in sources(entry):
         digest.update(path.read_bytes())
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:  # Numba then takes those of the host, whatever CPU is named
@@ -214,7 +239,7 @@ def _write(path: Path, code: bytes) -> bool:
     return True
 
 
-def _compile() -> bytes:
+def _compile(entry: Entry = RUN) -> bytes:
     from numba import types
     from numba.core import compiler, config
     from numba.core.registry import cpu_target
@@ -229,13 +254,12 @@ def _compile() -> bytes:
     # NUMBA_DISABLE_JIT asks for Python in place of compiled functions, which kernels over vectors cannot be.
     disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
-        from sparse_icnet.run.loop import run
-
+        function = getattr(import_module(f"sparse_icnet.{entry.module}"), entry.function)
         with _linking_only(codegen):
             result = compiler.compile_extra(
                 cpu_target.typing_context,
                 cpu_target.target_context,
-                run.py_func,
+                function.py_func,
                 (types.int64,) * _ARGUMENTS,
                 types.int64,
                 flags,
@@ -298,7 +322,7 @@ def _callable(machine_code: bytes) -> Callable[..., int]:
     )
     entry = prototype(address)
 
-    def run(control: int, ticket: int, steps: int, first: int, last: int) -> int:
+    def call(control: int, ticket: int, steps: int, first: int, last: int) -> int:
         result, exception = ctypes.c_int64(), ctypes.c_void_p()
         status = entry(
             ctypes.addressof(result), ctypes.addressof(exception), control, ticket, steps, first, last
@@ -307,5 +331,6 @@ def _callable(machine_code: bytes) -> Callable[..., int]:
             raise RuntimeError(f"a kernel failed with status {status}")
         return result.value
 
-    run.engine = engine  # type: ignore[attr-defined]  # the code lives as long as the function
-    return run
+    call.engine = engine  # type: ignore[attr-defined]  # the code lives as long as the function
+    call.address = address  # type: ignore[attr-defined]
+    return call

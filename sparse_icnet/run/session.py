@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Graph, Size
-from sparse_icnet.operators import kernel_name
 from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
@@ -26,24 +24,12 @@ from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.run.arrays import aligned_empty, nearest
 from sparse_icnet.run.crew import Crew
 from sparse_icnet.run.machine_code import run_function
+from sparse_icnet.run.tracing import Recorder, Recording, StepTime, step_times
 
 
 def default_threads() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """One row of a profile: median seconds of one step, and the products it executed and would have, dense."""
-
-    name: str
-    kind: str
-    kernel: str
-    seconds: float
-    macs: int
-    dense_macs: int
-    block_density: float
 
 
 # What an inference may end in: one end, or two in this order.
@@ -94,6 +80,7 @@ class Session:
         longest = max(map(len, self._rows.values()))
         # A forked process has none of the workers, and maybe an inference half done in its memory.
         self._crew = PerProcess(partial(Crew, run_function(), self.threads, longest, scratch))
+        self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch))
 
     def __repr__(self) -> str:
         kept = ", keep_tensors=True" if self.keep_tensors else ""
@@ -215,35 +202,31 @@ class Session:
         """Names that `tensor` knows."""
         return tuple(self.plan.views) if self.keep_tensors else ()
 
-    def profile(self, repeats: int = 20) -> list[StepTime]:
-        """Median time of every step of image -> smooth class map, run one by one on all threads, on random pixels.
+    def record(
+        self, image: NDArray[np.uint8], size: Size | None = None, each_task: bool = False
+    ) -> Recording:
+        """Run `smooth_class_map_of_image` and write down when each thread did what.
+
+        size       of the class map; None: that of the network
+        each_task  record every task as well, which takes some 0.15 us of each
+        """
+        size = self.input_shape[1:] if size is None else size
+        start, end, out = Start.IMAGE, End.SMOOTH_CLASSES, np.empty(size, np.uint8)
+        call = self._call(start, self._checked_image(image), {end: out}, self._stretch(size))
+        return self._recorder.get().record(self._programs[start, (end,)], call.rows, each_task)
+
+    def profile(self, repeats: int = 20, image: NDArray[np.uint8] | None = None) -> list[StepTime]:
+        """Times of every step of image -> smooth class map, of `repeats` inferences after one that warms the caches.
 
         The map is of the network's own size.
+
+        image  as for `record`; None: random pixels
         """
-        steps = self._programs[Start.IMAGE, (End.SMOOTH_CLASSES,)]
-        rng = np.random.default_rng(0)
-        image = rng.integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
-        size = self.input_shape[1:]
-        out, stretch = np.empty(size, np.uint8), self._stretch(size)
-        seconds = np.empty((len(steps), repeats))
-        call = self._call(Start.IMAGE, image, {End.SMOOTH_CLASSES: out}, stretch)
-        for repeat in range(repeats):
-            for index in range(len(steps)):
-                start = time.perf_counter()
-                self._launch(call, index, index + 1)
-                seconds[index, repeat] = time.perf_counter() - start
-        return [
-            StepTime(
-                step.name,
-                kernel_name(step.kind),
-                step.kernel,
-                float(np.median(times)),
-                sum(report.macs for report in step.reports),
-                sum(report.dense_macs for report in step.reports),
-                step.reports[-1].block_density if step.reports else 0.0,
-            )
-            for step, times in zip(steps, seconds, strict=True)
-        ]
+        if image is None:
+            pixels = np.random.default_rng(0).integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
+        else:
+            pixels = image
+        return step_times([self.record(pixels) for _ in range(repeats + 1)][1:])
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -335,6 +318,10 @@ class _Call:
 
     rows: NDArray[np.void]
     holds: tuple[Any, ...]
+
+
+def _recorder(crew: PerProcess[Crew], threads: int, steps: int, scratch: NDArray[np.uint8]) -> Recorder:
+    return Recorder(crew.get(), threads, steps, scratch)
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -438,7 +438,7 @@ import os, signal, threading, time
 from sparse_icnet.run import machine_code
 begun, done = threading.Event(), []
 
-def compile_():
+def compile_(entry):
     begun.set()
     time.sleep(0.5)
     done.append(1)

@@ -17,6 +17,7 @@ import pytest
 from sparse_icnet import files, private_files
 from sparse_icnet.run import machine_code
 from sparse_icnet.run.control import DONE, control_words
+from sparse_icnet.run.tracing import RUN_TRACED
 from sparse_icnet.target import TARGET
 
 FILES = {Path(files.__file__), Path(private_files.__file__)}  # write the cache
@@ -28,7 +29,7 @@ def compiled(monkeypatch, tmp_path):
     """An empty cache folder, and how often the (stand-in) compiler was called."""
     calls = []
 
-    def compile_() -> bytes:
+    def compile_(entry: machine_code.Entry) -> bytes:
         calls.append(1)
         return CODE
 
@@ -64,7 +65,7 @@ def test_is_cached_does_not_import_numba():
 
 
 def test_warm_up_compiles_once_and_names_the_file(compiled, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine_code, "_run", None)
+    monkeypatch.setattr(machine_code, "_loaded", {})
     monkeypatch.setattr(machine_code, "_callable", lambda code: lambda *arguments: None)
     file = machine_code.warm_up()
     assert file is not None
@@ -74,7 +75,7 @@ def test_warm_up_compiles_once_and_names_the_file(compiled, monkeypatch, tmp_pat
 
 
 def test_warm_up_names_no_file_where_none_can_be_kept(compiled, monkeypatch):
-    monkeypatch.setattr(machine_code, "_run", None)
+    monkeypatch.setattr(machine_code, "_loaded", {})
     monkeypatch.setattr(machine_code, "_callable", lambda code: lambda *arguments: None)
     monkeypatch.setattr(machine_code, "cache_folders", lambda: iter(()))
     assert machine_code.warm_up() is None
@@ -208,15 +209,17 @@ def test_settings_and_cpu_decide_the_key(monkeypatch):
     assert machine_code._key() in keys
 
 
-def test_the_key_covers_every_source_that_the_kernels_import():
+@pytest.mark.parametrize("entry", [machine_code.RUN, RUN_TRACED])
+def test_the_key_covers_every_source_that_the_kernels_import(entry):
     """A change in any of them compiles anew; the faces of packages hold no code."""
     code = (
-        "import sys; from sparse_icnet.run import machine_code; machine_code._compile();"
+        "import sys; from sparse_icnet.run import machine_code; from sparse_icnet.run.machine_code import Entry;"
+        f"machine_code._compile({entry!r});"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('sparse_icnet.')), sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = {Path(line) for line in done.stdout.splitlines()} - FILES
-    unknown = imported - set(machine_code.sources())
+    unknown = imported - set(machine_code.sources(entry))
     assert all(path.name == "__init__.py" for path in unknown), unknown
     for face in unknown:
         assert not [node for node in ast.parse(face.read_text()).body if not isinstance(node, ast.Expr)], face

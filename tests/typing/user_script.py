@@ -24,7 +24,7 @@ from sparse_icnet.image import Frame, frame_count, frames, to_rgb
 from sparse_icnet.info import LayerInfo, ModelInfo, ModelMeta, Profile
 from sparse_icnet.network.graph import Graph, Normalization, Quantizer
 from sparse_icnet.render import palette, read_class_names
-from sparse_icnet.run.session import StepTime
+from sparse_icnet.run.tracing import StepTime
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
