@@ -83,7 +83,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    latency = results["latency"]
+    latency = [row for row in results["latency"] if not row.get("busy")]
     if not latency:
         return []
     threads = max(row["threads"] for row in latency)

@@ -22,46 +22,82 @@ def report(results: dict[str, Any]) -> str:
             f"{model['name']}: {model['zeros']:.1%} of the weights are zero, work in blocks that are not: "
             + ", ".join(f"{model[f'work_blocks_{rows}x4']:.0%} ({rows}x4)" for rows in (1, 2, 4))
         )
-    if results["latency"]:
-        engines = list(dict.fromkeys(engine for row in results["latency"] for engine in row["ms"]))
-        peers = [engine for engine in engines if engine != OURS]
-        header = ["milliseconds: median (quartiles, fastest)", "size", "threads", *engines]
-        header += [f"{peer} / {OURS}" for peer in peers] + ["ms/megapixel"]
-        rows, model = [], None
-        for row in results["latency"]:
-            if row["model"] != model:
-                model = row["model"]
-                rows.append([model])
-            ours = row["ms"].get(OURS)
-            megapixels = row["size"][0] * row["size"][1] / 1e6
-            rows.append(
-                [f"  {CASES[row['case']]}", "x".join(map(str, row["size"])), row["threads"]]
-                + [_times(row["ms"].get(engine)) for engine in engines]
-                + [f"{row['ratio'][peer]:.2f}" if peer in row["ratio"] else "" for peer in peers]
-                + [f"{ours['median'] / megapixels:.1f}" if ours else ""]
-            )
-        rows = [line + [""] * (len(header) - len(line)) for line in rows]
-        parts.append("\n" + table(header, rows))
-        agreement = [share for row in results["latency"] for share in row["agreement"].values()]
-        if agreement:
-            parts.append(f"pixels of the same class as {OURS}: at least {min(agreement):.2%}")
+    mark = f"[{results['date'][:10]}, {results['machine']['cpu']}, isa {results['isa']}]"
+    quiet = [row for row in results["latency"] if not row.get("busy")]
+    loaded = [row for row in results["latency"] if row.get("busy")]
+    for rows in filter(None, (quiet, loaded)):
+        parts.append("\n" + _latency(rows, mark))
+    agreement = [share for row in results["latency"] for share in row["agreement"].values()]
+    if agreement:
+        parts.append(f"pixels of the same class as {OURS}: at least {min(agreement):.2%}")
     if results["start"]:
-        rows = [
+        lines = [
             (
+                row["model"],
                 row["engine"],
                 _times(row["seconds_to_first_class_map"], 2),
                 f"{row['peak_mib']['median']:.0f}",
             )
             for row in results["start"]
         ]
-        parts.append("\n" + table(("fresh process", "seconds to the first class map", "peak MiB"), rows))
+        header = (f"fresh process {mark}", "", "seconds to the first class map", "peak MiB")
+        parts.append("\n" + table(header, lines))
     if results["folder"]:
-        rows = [(row["engine"], _times(row["pictures_per_second"], 1)) for row in results["folder"]]
+        lines = [
+            (
+                row["model"],
+                row.get("save", "classes"),
+                row["engine"],
+                _times(row["pictures_per_second"], 1),
+                _bound(row),
+            )
+            for row in results["folder"]
+        ]
         pictures = results["folder"][0]["pictures"]
-        parts.append("\n" + table((f"{pictures} JPEG files -> class map files", "pictures a second"), rows))
+        header = (
+            f"{pictures} JPEG files -> files {mark}",
+            "",
+            "",
+            "pictures a second",
+            "if no core ever waited",
+        )
+        parts.append("\n" + table(header, lines))
     parts += [f"note: {note}" for note in results["notes"]]
     parts += [f"PROBLEM: {problem}" for problem in results["problems"]]
     return "\n".join(parts)
+
+
+def _latency(latency: list[dict[str, Any]], mark: str) -> str:
+    """A table of times; where processes are busy beside them, with their number."""
+    engines = list(dict.fromkeys(engine for row in latency for engine in row["ms"]))
+    peers = [engine for engine in engines if engine != OURS]
+    busy = any(row.get("busy") for row in latency)
+    header = [f"milliseconds: median (quartiles, fastest) {mark}", "size", "threads"]
+    header += ["busy beside"] * busy + engines
+    header += [f"{peer} / {OURS}" for peer in peers] + ["ms/megapixel"]
+    rows, model = [], None
+    for row in latency:
+        if row["model"] != model:
+            model = row["model"]
+            rows.append([model])
+        ours = row["ms"].get(OURS)
+        megapixels = row["size"][0] * row["size"][1] / 1e6
+        rows.append(
+            [f"  {CASES[row['case']]}", "x".join(map(str, row["size"])), row["threads"]]
+            + [row.get("busy", 0)] * busy
+            + [_times(row["ms"].get(engine)) for engine in engines]
+            + [f"{row['ratio'][peer]:.2f}" if peer in row["ratio"] else "" for peer in peers]
+            + [f"{ours['median'] / megapixels:.1f}" if ours else ""]
+        )
+    return table(header, [line + [""] * (len(header) - len(line)) for line in rows])
+
+
+def _bound(row: dict[str, Any]) -> str:
+    bound = row.get("bound")
+    if not bound:
+        return ""
+    most = bound["pictures_per_second"]
+    return f"{most:.1f}, of which {row['pictures_per_second']['median'] / most:.0%}"
 
 
 def _times(sample: dict[str, float] | None, digits: int = 1) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _busy import busy
 from _common import (
     ISA_ENVIRONMENT,
     cpus,
@@ -41,9 +42,11 @@ from sparse_icnet.network.graph import Size
 from sparse_icnet.target import TARGET
 
 PEERS = ("openvino", "onnxruntime")
-PARTS = ("latency", "sizes", "start", "folder")
+PARTS = ("latency", "sizes", "loaded", "start", "folder")
 MAIN_SIZE = (768, 960)
 OTHER_SIZES = ((384, 480), (1536, 1920))
+BUSY = (1, 2)  # processes beside a measurement
+SAVE = ("classes", "classes,overlay")
 LEAST_AGREEMENT = (
     0.95  # share of pixels with the class that this engine gives; int8 engines differ by a few ‰
 )
@@ -89,7 +92,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="in the folder of the part `folder` (default: 48)",
     )
-    add("--quick", action="store_true", help="default model, all threads, 3 rounds, no `sizes` and `folder`")
+    add(
+        "--quick",
+        action="store_true",
+        help="default model, all threads, 3 rounds, `latency` and `start` alone",
+    )
     add("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     add("--png", type=Path, metavar="FILE", help="draw the main size on the most threads into FILE")
     return parser
@@ -126,7 +133,7 @@ class Comparison:
     def run(self, parts: list[str]) -> None:
         """All parts, in order."""
         with ExitStack() as stack:
-            if {"latency", "sizes"} & set(parts):
+            if {"latency", "sizes", "loaded"} & set(parts):
                 for engine in self.engines:
                     self.workers[engine] = Worker(engine, self.environment)
                     stack.callback(self.workers[engine].stop)
@@ -136,17 +143,38 @@ class Comparison:
                         for threads in self.threads:
                             self.time(entry, case, entry.only_size or self.sizes[0], threads)
             if "sizes" in parts:
-                for size in self.sizes[1:]:
-                    for case in self.cases:
-                        self.time(self.entries[0], case, size, self.threads[-1])
+                for entry in self.sized:
+                    for size in self.sizes[1:]:
+                        for case in self.cases:
+                            self.time(entry, case, size, self.threads[-1])
+            if "loaded" in parts:
+                for entry in self.sized:
+                    for processes in BUSY:
+                        for case in self.cases:
+                            with busy(processes):
+                                self.time(entry, case, self.sizes[0], self.threads[-1], processes)
         if "start" in parts:
-            self.time_start()
+            for entry in self.sized:
+                self.time_start(entry)
         if "folder" in parts:
-            self.time_folder()
+            for entry in self.sized:
+                for save in SAVE:
+                    self.time_folder(entry, save)
 
-    def time(self, entry: Entry, case: str, size: Size, threads: int) -> None:
-        """One case on all engines, in turns, and whether they agree."""
-        say(f"{entry.name}: {CASES[case]}, {size[0]}x{size[1]}, {threads} thread{'s' * (threads > 1)}")
+    @property
+    def sized(self) -> list[Entry]:
+        """The models that are not for one size alone."""
+        return [entry for entry in self.entries if entry.only_size is None]
+
+    def time(self, entry: Entry, case: str, size: Size, threads: int, processes: int = 0) -> None:
+        """One case on all engines, in turns, and whether they agree.
+
+        processes  how many are busy beside it
+        """
+        beside = f", {processes} busy process{'es' * (processes > 1)} beside it" if processes else ""
+        say(
+            f"{entry.name}: {CASES[case]}, {size[0]}x{size[1]}, {threads} thread{'s' * (threads > 1)}{beside}"
+        )
         paths, inputs = self.files(entry, size)
         opened = {}
         for engine, worker in self.workers.items():
@@ -169,7 +197,13 @@ class Comparison:
             worker.ask("classes", path=str(path))
             maps[engine] = np.load(path)
             worker.ask("close")
-        row: dict[str, Any] = {"model": entry.name, "case": case, "size": list(size), "threads": threads}
+        row: dict[str, Any] = {
+            "model": entry.name,
+            "case": case,
+            "size": list(size),
+            "threads": threads,
+            "busy": processes,
+        }
         row["ms"] = {engine: summary(np.concatenate(turns)) for engine, turns in times.items()}
         row["ratio"], row["ratio_of_rounds"], row["agreement"] = {}, {}, {}
         for engine in opened:
@@ -191,14 +225,13 @@ class Comparison:
             self.problems.append(f"{entry.name}, {CASES[case]}: one class everywhere proves nothing")
         self.latency.append(row)
 
-    def time_start(self) -> None:
+    def time_start(self, entry: Entry) -> None:
         """Fresh processes: picture file to first class map, and peak memory.
 
         This engine with an empty and with a warm cache of compiled kernels, OpenVINO without and with its
         cache of compiled models; the caches are folders of their own.
         """
-        entry = self.entries[0]
-        size, threads = entry.only_size or self.sizes[0], self.threads[-1]
+        size, threads = self.sizes[0], self.threads[-1]
         paths, inputs = self.files(entry, size)
         tail = [inputs["picture"], *map(str, size), str(threads)]
         repeats = 2 if self.arguments.quick else 5
@@ -242,32 +275,37 @@ class Comparison:
                 }
             )
 
-    def time_folder(self) -> None:
-        """A folder of JPEG files to class map files, the start of the process included."""
-        entry = self.entries[0]
-        size, threads = entry.only_size or self.sizes[0], self.threads[-1]
+    def time_folder(self, entry: Entry, save: str) -> None:
+        """A folder of JPEG files to result files, the start of the process included.
+
+        save  "classes" or "classes,overlay"
+
+        Beside it what both cores would allow this engine if neither ever waited: the processor time of one picture, all
+        that is done around the inference and the inference on one thread.
+        """
+        size, threads = self.sizes[0], self.threads[-1]
         paths, _ = self.files(entry, size)
-        source = str(self.folder / "pictures")
-        write_pictures(Path(source), self.arguments.pictures)
+        source = self.folder / "pictures"
+        if not source.exists():
+            write_pictures(source, self.arguments.pictures)
         shape = f"{size[0]}x{size[1]}"
-        commands = {
-            OURS: [
-                "-m",
-                "sparse_icnet",
-                "segment",
-                source,
-                "--quiet",
-                "--no-overlay",
-                "--model",
-                paths[OURS],
-            ],
-            "openvino": [str(HERE / "_folder.py"), paths.get("openvino", ""), source, str(threads)],
-        }
-        commands[OURS] += ["--threads", str(threads), "--size", shape, "-o"]
+        command = [
+            "-m",
+            "sparse_icnet",
+            "segment",
+            str(source),
+            "--quiet",
+            "--save",
+            save,
+            "--model",
+            paths[OURS],
+        ]
+        peer = [str(HERE / "_folder.py"), paths.get("openvino", ""), str(source), str(threads), save]
+        commands = {OURS: [*command, "--threads", str(threads), "--size", shape, "-o"], "openvino": peer}
         rates: dict[str, list[float]] = {}
         for _ in range(1 if self.arguments.quick else 3):
             for engine in (e for e in self.engines if e in commands):
-                say(f"folder of {self.arguments.pictures} pictures: {engine}")
+                say(f"{entry.name}: folder of {self.arguments.pictures} pictures to {save}: {engine}")
                 with tempfile.TemporaryDirectory(dir=self.folder) as out:
                     begin = time.perf_counter()
                     try:
@@ -276,21 +314,32 @@ class Comparison:
                         self.problems.append(str(error))
                         continue
                     taken = time.perf_counter() - begin
-                    done = len(list(Path(out).glob("*.classes.png")))
-                    if done != self.arguments.pictures:
-                        self.problems.append(
-                            f"folder, {engine}: {done} of {self.arguments.pictures} class maps"
-                        )
+                    for kind in save.split(","):
+                        done = len(list(Path(out).glob(f"*.{kind}.png")))
+                        if done != self.arguments.pictures:
+                            self.problems.append(
+                                f"folder, {engine}: {done} of {self.arguments.pictures} {kind}"
+                            )
                 rates.setdefault(engine, []).append(self.arguments.pictures / taken)
+        bound: dict[str, float] = {}
+        if OURS in rates:
+            stages = [str(HERE / "_stages.py"), paths[OURS], *map(str, size), str(source), save]
+            try:
+                bound = fresh(stages, self.environment)[1]
+                bound["pictures_per_second"] = round(1e3 * threads / bound["picture_ms"], 2)
+            except WorkerError as error:
+                self.problems.append(str(error))
         for engine, values in rates.items():
             self.pictures.append(
                 {
                     "engine": engine,
                     "model": entry.name,
                     "threads": threads,
+                    "save": save,
                     "pictures": self.arguments.pictures,
                     "pictures_per_second": summary(values),
                 }
+                | ({"bound": bound} if engine == OURS else {})
             )
 
     def results(self) -> dict[str, Any]:
@@ -331,7 +380,7 @@ def main() -> int:
     if arguments.quick and not arguments.threads:
         threads = threads[-1:]
     parts = arguments.part or [
-        part for part in PARTS if not (arguments.quick and part in ("sizes", "folder"))
+        part for part in PARTS if not (arguments.quick and part in ("sizes", "loaded", "folder"))
     ]
     with tempfile.TemporaryDirectory(prefix="sparse-icnet-bench-") as name:
         folder = Path(name)

@@ -65,7 +65,9 @@ def ratios(results: Mapping[str, Any]) -> Iterator[tuple[str, Ratio]]:
     for row in results.get("latency", ()):
         for peer, sample in row["ratio_of_rounds"].items():
             size = "x".join(map(str, row["size"]))
-            yield f"{row['model']}, {row['case']}, {size}, threads {row['threads']}: {peer}", Ratio.of(sample)
+            beside = f", busy {row['busy']}" if row.get("busy") else ""
+            name = f"{row['model']}, {row['case']}, {size}, threads {row['threads']}{beside}: {peer}"
+            yield name, Ratio.of(sample)
     for row in results.get("network", ()):
         for case in row["cases"]:
             ms = case["ms"]

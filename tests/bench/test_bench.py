@@ -32,15 +32,16 @@ def test_compare_times_every_engine_in_every_case(tiny_file, tmp_path):
         pytest.importorskip(module, reason=f"the comparison needs {module}")
     result, picture = tmp_path / "result.json", tmp_path / "result.png"
     options = ["--quick", "--rounds", 2, "--seconds", 0.01, "--threads", 1, "--pictures", 2]
-    parts = [word for part in ("latency", "sizes", "start", "folder") for word in ("--part", part)]
+    parts = [word for part in ("latency", "sizes", "loaded", "start", "folder") for word in ("--part", part)]
     draw = ["--png", picture] if _has("matplotlib") else []
     sizes = ["--size", "192x192", "--size", "192x384"]
     done = run("compare.py", "--model", tiny_file, *options, *parts, *sizes, *draw, "--json", result)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
     engines = ["sparse-icnet", "openvino", "onnxruntime"]
-    cases = [(row["case"], tuple(row["size"])) for row in found["latency"]]
-    assert cases == [(c, s) for s in ((192, 192), (192, 384)) for c in ("probabilities", "classes", "smooth")]
+    cases = [(row["case"], tuple(row["size"]), row["busy"]) for row in found["latency"]]
+    settings = [((192, 192), 0), ((192, 384), 0), ((192, 192), 1), ((192, 192), 2)]
+    assert cases == [(c, *setting) for setting in settings for c in ("probabilities", "classes", "smooth")]
     for row in found["latency"]:
         assert list(row["ms"]) == engines
         assert all(0 < ms["min"] <= ms["q1"] <= ms["median"] <= ms["q3"] for ms in row["ms"].values())
@@ -52,9 +53,15 @@ def test_compare_times_every_engine_in_every_case(tiny_file, tmp_path):
     starts = [row["engine"].partition(",")[0] for row in found["start"]]
     assert set(starts) == set(engines)
     assert all(row["peak_mib"]["median"] > 30 for row in found["start"])
-    assert [row["engine"] for row in found["folder"]] == engines[:2]
+    folders = [(row["save"], row["engine"]) for row in found["folder"]]
+    assert folders == [(save, engine) for save in ("classes", "classes,overlay") for engine in engines[:2]]
+    for row in found["folder"]:
+        if row["engine"] == "sparse-icnet":
+            assert 0 < row["bound"]["inference_ms"] < row["bound"]["picture_ms"]
     assert {"openvino", "onnxruntime", "numba"} <= set(found["machine"]["versions"])
     assert "blob -> probabilities" in done.stdout
+    marks = f"[{found['date'][:10]}, {found['machine']['cpu']}, isa native]"
+    assert done.stdout.count(marks) == 4, "each table says when and where"
     if draw:
         assert np.asarray(Image.open(picture).convert("L")).std() > 10
 
