@@ -239,7 +239,7 @@ class Model:
         image  as for `segment`
         names  of operations of `graph`; None: every quantized tensor
 
-        Exactly what the equations of `sparse_icnet.network.graph` define.  The first call plans the network anew so
+        Exactly what the equations of `sparse_icnet.network.operations` define.  The first call plans the network anew so
         that every tensor keeps memory of its own.  Raises ValueError for a name that the network does not have.
 
         >>> import sparse_icnet
@@ -309,7 +309,7 @@ class Model:
         image   whatever `sparse_icnet.image.to_rgb` takes (path, bytes, binary file object, PIL image, uint8 array),
                 or a list of these, which gives a list
         smooth  interpolate the scores of the classes from the grid on which the network computes them (an eighth of its
-                height and width) straight to every pixel of the image, equation (Q11) of `sparse_icnet.network.graph`:
+                height and width) straight to every pixel of the image, equation (Q11) of `sparse_icnet.network.operations`:
                 smooth edges, and more pixels right.  False: the grid's classes as they are, blocks of 8 x 8 pixels of the
                 network, brought to the image by nearest neighbour, as the model card says.  Every network that the engine
                 runs has such scores, also one whose output is a class map

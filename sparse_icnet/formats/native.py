@@ -29,6 +29,7 @@ from sparse_icnet.files import replacing
 from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
 from sparse_icnet.formats.native_members import MAX_BYTES, Members
 from sparse_icnet.network import graph as g
+from sparse_icnet.network.limits import MAX_LENGTH
 from sparse_icnet.network.meta import Meta
 from sparse_icnet.sparse.csr import CSR
 
@@ -216,7 +217,7 @@ def _op_from_json(entry: Any, where: str, members: Members) -> g.Op:
                 weight.where, weight.text("csr"), _four(weight.integers("shape", 4))
             )
         elif name in _ARRAY_FIELDS:
-            values[name] = members.array(op.object(name, {"array"}).text("array"), "float32", g.MAX_LENGTH)
+            values[name] = members.array(op.object(name, {"array"}).text("array"), "float32", MAX_LENGTH)
         elif name == "align_corners":
             values[name] = op.flag(name)
         else:
@@ -280,7 +281,7 @@ class _Object:
 
     def numbers(self, key: str) -> tuple[float, ...]:
         value = self.values[key]
-        if not isinstance(value, list) or len(value) > g.MAX_LENGTH:
+        if not isinstance(value, list) or len(value) > MAX_LENGTH:
             raise FormatError(f"{self.where}: {key} must be a list of numbers, found {_shown(value)}")
         return tuple(_number(number, f"{self.where}: {key}") for number in value)
 

@@ -1,4 +1,4 @@
-"""Constants and scalar functions of the arithmetic in `sparse_icnet.network.graph`, in one place.
+"""Constants and scalar functions of the arithmetic in `sparse_icnet.network.operations`, in one place.
 
 The oracle and the engine both take their float32 multipliers from here, so equality of their results
 tests the kernels and not two derivations of the same constant.

@@ -2,7 +2,7 @@
 
 The bounds are far above the largest use that is known, ICNet at 1536x1920: 220 operations, at most 18 in a row without a
 convolution, 7 million weights, at most 50 MB packed, tensors of 50 MB.  Sizes of a single operation have bounds of their
-own in `sparse_icnet.network.graph`.
+own in `sparse_icnet.network.limits`.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from sparse_icnet.network.graph import (
     Size,
     Softmax,
     assert_never,
-    pool_windows,
 )
+from sparse_icnet.network.shapes import pool_windows
 from sparse_icnet.reference.smooth import bilinear, smooth_class_map
 
 

@@ -27,10 +27,10 @@ from sparse_icnet.network.graph import (
     Shape,
     Size,
     Softmax,
-    convolution_output_size,
     rename_inputs,
 )
 from sparse_icnet.network.icnet import CLASSES, LayerWeights, activation_names, icnet, layer_specs
+from sparse_icnet.network.shapes import convolution_output_size
 from sparse_icnet.reference import oracle
 
 MAX_SIDE = 24

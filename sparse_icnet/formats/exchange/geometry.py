@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.network.graph import Size, pool_windows
+from sparse_icnet.network.graph import Size
+from sparse_icnet.network.shapes import pool_windows
 
 SCALE_TOLERANCE = 1e-4  # of a pixel, between size_in * scale and a whole number
 MAX_LENGTH = 1 << 16

@@ -16,7 +16,9 @@ from sparse_icnet.formats.exchange.constants import axes_of, integers
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
 from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, required
 from sparse_icnet.formats.exchange.windows import window_of
-from sparse_icnet.network.graph import MAX_WINDOW, AveragePool, MaxPool, convolution_output_size
+from sparse_icnet.network.graph import AveragePool, MaxPool
+from sparse_icnet.network.limits import MAX_WINDOW
+from sparse_icnet.network.shapes import convolution_output_size
 
 
 def max_pool(g: Builder, node: Node[PoolAttributes], x: Value) -> Tensor:

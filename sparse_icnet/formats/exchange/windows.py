@@ -32,13 +32,8 @@ from sparse_icnet.formats.exchange.tensors import (
     required,
     weights_of_all,
 )
-from sparse_icnet.network.graph import (
-    Bilinear,
-    Convolution,
-    Resize,
-    Size,
-    convolution_output_size,
-)
+from sparse_icnet.network.graph import Bilinear, Convolution, Resize, Size
+from sparse_icnet.network.shapes import convolution_output_size
 
 MAX_CHANNELS = 1 << 16
 

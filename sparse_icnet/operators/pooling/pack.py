@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.network import arithmetic
-from sparse_icnet.network.graph import Quantizer, Size, pool_windows
+from sparse_icnet.network.graph import Quantizer, Size
+from sparse_icnet.network.shapes import pool_windows
 from sparse_icnet.operators.outputs import requantize
 from sparse_icnet.operators.pooling.params import CELL, MAX_BINS, Bins, PyramidStage, line_bytes
 from sparse_icnet.operators.pooling.stages import Stage
