@@ -227,9 +227,8 @@ def fitted_costs(times: list[LayerTime], unit: float) -> dict[str, Any]:
 
 def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
     """Image -> class map and blob -> probabilities as the planner plans them, against the peak."""
-    from _peak import Peak
-
     from sparse_icnet.run.session import Session
+    from sparse_icnet.study.peak import Peak
 
     peak, pairs = Peak(threads), Peak(threads, pairs=True)
     session = Session(graph, threads)
@@ -253,12 +252,11 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
                 call()
                 times[name].append(1e3 * (time.perf_counter() - start))
     steps = session.profile(repeats)
-    if threads == 1:  # on more, starting the threads for one step alone would count
-        times["convolutions alone"] = [1e3 * sum(step.seconds for step in steps if step.macs)]
+    times["convolutions alone"] = [1e3 * sum(step.seconds for step in steps if step.macs)]
     macs, dense = sum(step.macs for step in steps), sum(step.dense_macs for step in steps)
     filtered = sum(step.macs for step in steps if step.kind == "winograd")
     # Milliseconds that the products would take, each kind at its own peak.
-    at_peak = ((macs - filtered) / max(peak.rates) + filtered / max(pairs.rates)) / 1e6
+    at_peak = ((macs - filtered) / max(peak.rates) + filtered / max(pairs.rates)) * 1e3
     cases = []
     for name, values in times.items():
         ms = summary(values)
@@ -274,14 +272,20 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
         )
     return {
         "threads": threads,
-        "peak_gmacs": summary(peak.rates) | {"max": round(max(peak.rates), 2)},
-        "peak_of_pairs_gmacs": summary(pairs.rates) | {"max": round(max(pairs.rates), 2)},
+        "peak_gmacs": _gmacs(peak.rates),
+        "peak_of_pairs_gmacs": _gmacs(pairs.rates),
         "gmac_of_pairs": round(filtered / 1e9, 3),
         "ms_at_peaks": round(at_peak, 2),
         "gmac": round(macs / 1e9, 3),
         "dense_gmac": round(dense / 1e9, 3),
         "cases": cases,
     }
+
+
+def _gmacs(rates: list[float]) -> dict[str, float]:
+    """The spread of products a second."""
+    values = [rate / 1e9 for rate in rates]
+    return summary(values) | {"max": round(max(values), 2)}
 
 
 def shape_name(shape: tuple[int, ...]) -> str:

@@ -132,10 +132,11 @@ class Timing:
     model            its name or file; label: what tells it from the other one of an analysis
     target, cpu      class of CPUs whose kernels ran, and LLVM's name of the CPU that they were compiled for
     rounds           of which the quartiles are; runs: inferences of a round that count, whose median is its figure
-    time             of the inference; dense: of the same graph with no zero among its weights; saved: dense - time, round
-                     by round
+    time             of the inference; saved: by zeros, the sum of the layers' `saved`, round by round; dense: time + saved,
+                     so that what is no convolution, whose time may depend on the picture, is the same in both
     peak             products of bytes a second that this CPU's dot product reaches in registers on all threads;
-                     peak_of_pairs: of int16, those of Winograd's filtering.  None: not measured
+                     peak_of_pairs: of int16, those of Winograd's filtering.  best_peak, best_peak_of_pairs: the highest of
+                     the rounds, of which `peak_share` is a share.  None: not measured
     layers, kinds    in the order in which they run
     """
 
@@ -152,6 +153,8 @@ class Timing:
     saved: Spread | None
     peak: Spread | None
     peak_of_pairs: Spread | None
+    best_peak: float | None
+    best_peak_of_pairs: float | None
     layers: tuple[LayerTiming, ...]
     kinds: tuple[KindTiming, ...]
     noise: Noise
