@@ -42,17 +42,27 @@ def gather_zeros(graph: Graph, rounds: int = 2) -> Graph:
     permutations = {root: np.arange(channels) for root, channels in orders.sizes.items()}
     for _ in range(rounds):
         for root in orders.free:
-            order = _greedy_groups(_patterns(graph, orders, weights, root))
-            permutations[root] = permutations[root][order]
-            for op in graph.convolutions:
-                if orders.of[op.name] == root:
-                    weights[op.name] = weights[op.name][order]
-                if orders.of[op.input] == root:
-                    weights[op.name] = weights[op.name][:, order]
-    ops = tuple(_permuted(op, weights, permutations[orders.of[op.name]]) for op in graph.ops)
-    gathered = replace(graph, ops=ops)
+            _reorder(
+                graph,
+                orders,
+                weights,
+                permutations,
+                root,
+                _greedy_groups(_patterns(graph, orders, weights, root)),
+            )
+    gathered = _with_order(graph, orders, weights, permutations)
     # A greedy order may lose: never return something slower than what came.
-    return gathered if _work(gathered) <= _work(graph) else graph
+    return gathered if block_work(gathered) <= block_work(graph) else graph
+
+
+def scatter_zeros(graph: Graph, seed: int = 0) -> Graph:
+    """The same network with the channels of its hidden tensors in a random order: what gathering has to start from."""
+    orders, rng = _orders(graph), np.random.default_rng(seed)
+    weights = {op.name: op.weight for op in graph.convolutions}
+    permutations = {root: np.arange(channels) for root, channels in orders.sizes.items()}
+    for root in orders.free:
+        _reorder(graph, orders, weights, permutations, root, rng.permutation(orders.sizes[root]))
+    return _with_order(graph, orders, weights, permutations)
 
 
 def gains(before: Graph, after: Graph) -> list[LayerGain]:
@@ -92,8 +102,38 @@ def _orders(graph: Graph) -> _Orders:
                 parent[root(source)] = root(op.name)
     of = {name: root(name) for name in parent}
     fixed = {of[graph.output], of[graph.input.name]}
-    sizes = {of[op.name]: graph.shape(op.name)[0] for op in graph.ops}
+    sizes: dict[str, int] = {}
+    for op in graph.ops:  # an argmax has one channel where what it reads has many; those stay in place
+        sizes[of[op.name]] = max(sizes.get(of[op.name], 0), graph.shape(op.name)[0])
     return _Orders(of, sizes, [name for name in sizes if name not in fixed])
+
+
+def _reorder(
+    graph: Graph,
+    orders: _Orders,
+    weights: dict[str, NDArray[np.int8]],
+    permutations: dict[str, NDArray[np.intp]],
+    root: str,
+    order: NDArray[np.intp],
+) -> None:
+    """Put the channels that `root` stands for into `order`: channel order[i] of before becomes channel i."""
+    permutations[root] = permutations[root][order]
+    for op in graph.convolutions:
+        if orders.of[op.name] == root:
+            weights[op.name] = weights[op.name][order]
+        if orders.of[op.input] == root:
+            weights[op.name] = weights[op.name][:, order]
+
+
+def _with_order(
+    graph: Graph,
+    orders: _Orders,
+    weights: dict[str, NDArray[np.int8]],
+    permutations: dict[str, NDArray[np.intp]],
+) -> Graph:
+    return replace(
+        graph, ops=tuple(_permuted(op, weights, permutations[orders.of[op.name]]) for op in graph.ops)
+    )
 
 
 def _patterns(
@@ -159,7 +199,8 @@ def _permuted(op: Op, weights: dict[str, NDArray[np.int8]], permutation: NDArray
     )
 
 
-def _work(graph: Graph) -> float:
+def block_work(graph: Graph) -> float:
+    """Multiply-accumulates of one inference with the blocks of ROWS x 4 weights that hold a non-zero."""
     return sum(
         block_density(op.weight, ROWS) * op.macs_per_pixel * math.prod(graph.shape(op.name)[1:])
         for op in graph.convolutions

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from hostile import hostile_network
 
 from sparse_icnet.network.graph import Graph, Quantizer
 from sparse_icnet.network.icnet import LayerWeights, activation_names, icnet, layer_specs
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.sparse.gather import gains, gather_zeros
+from sparse_icnet.sparse.gather import block_work, gains, gather_zeros, scatter_zeros
 
 
 def hidden_structure(seed: int) -> Graph:
@@ -54,3 +55,22 @@ def test_image_and_classes_keep_their_order(pair: tuple[Graph, Graph]) -> None:
             rows = {row.tobytes() for row in op.weight}
             assert {row.tobytes() for row in gathered[op.name].weight} == rows
     np.testing.assert_array_equal(gathered["conv6_cls"].bias, graph["conv6_cls"].bias)
+
+
+def test_a_network_that_ends_in_an_argmax_keeps_the_order_of_its_classes() -> None:
+    graph = hostile_network()
+    last = graph.convolutions[-1]
+    for other in (gather_zeros(graph), scatter_zeros(graph, seed=3)):
+        assert np.array_equal(other[last.name].bias, last.bias)
+        blob = np.random.default_rng(2).normal(size=(3, 32, 48)).astype(np.float32)
+        found = Oracle(other, blob).output()
+        assert len(np.unique(found)) > 1
+        np.testing.assert_array_equal(found, Oracle(graph, blob).output())
+
+
+def test_scattering_moves_channels_and_no_results(pair: tuple[Graph, Graph]) -> None:
+    graph, gathered = pair
+    scattered = scatter_zeros(gathered)
+    assert block_work(scattered) > 1.2 * block_work(gathered)
+    blob = np.random.default_rng(1).normal(size=(3, 96, 96)).astype(np.float32)
+    np.testing.assert_array_equal(Oracle(scattered, blob).output(), Oracle(graph, blob).output())

@@ -1,0 +1,246 @@
+"""From a model to its `Report`: read from the graph, its rewrites and the plan's reports; measured where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import sparse_icnet
+from sparse_icnet import bundled, render
+from sparse_icnet.image import ImageLike
+from sparse_icnet.info import LayerInfo
+from sparse_icnet.model import Model
+from sparse_icnet.network.graph import Convolution, Graph
+from sparse_icnet.sparse.block_csr import block_density
+from sparse_icnet.sparse.gather import ROWS, block_work, gather_zeros, scatter_zeros
+from sparse_icnet.study.forms import DirectForm, LayerForms, forms_of
+from sparse_icnet.study.history import History, Step, history, waterfall
+from sparse_icnet.study.report import icnet_drawing, layered_drawing
+from sparse_icnet.study.report.charts import count
+from sparse_icnet.study.report.data import Bar, Form, Histogram, Layer, LayerTime, Picture, Report
+from sparse_icnet.study.report.histograms import activation_histograms, weight_histogram
+from sparse_icnet.study.report.markup import clean
+from sparse_icnet.study.report.measure import Measured, measured, models
+from sparse_icnet.study.report.pictures import frame_of, zeros_picture
+from sparse_icnet.study.timing import Timing
+from sparse_icnet.target import TARGET, target_cpu
+
+MOST_LAYERS = 160  # with a part of their own: those of the most products
+MOST_PICTURES = 1_500_000  # characters of all pictures of zeros
+ALREADY = (
+    0.98  # a file whose stored blocks gathering brings to no less than this share of them is gathered already
+)
+
+Pair = tuple[Picture, Picture]
+
+
+def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: bool = True) -> Report:
+    """All that a page says of `model`.
+
+    image   of the frame and of the histograms of activations
+    timing  measure; else the page says that nothing was measured
+    """
+    graph, plan, info, meta = model.graph, model.plan, model.info(), model.meta
+    past, shown = history(graph), _shown(graph)
+    icnet = icnet_drawing.is_icnet(graph)
+    found = measured(model, _timing(model), [op.name for op in shown]) if timing else None
+    before, after, gathered = _orders(graph)
+    pictures = _pictures(shown, before, after)
+    codes = activation_histograms(model, image, [op.name for op in shown])
+    reports = {report.name: report for report in plan.convolutions()}
+    roles = icnet_drawing.roles() if icnet else {}
+    figures = {row.name: row for row in info.layers}
+    layers = tuple(
+        _layer(
+            index,
+            op,
+            figures[op.name],
+            past,
+            roles.get(op.name, ""),
+            forms_of(op, reports.get(op.name)),
+            pictures.get(op.name),
+            (before[op.name], after[op.name]),
+            codes.get(op.name),
+            found.times.get(op.name) if found else None,
+        )
+        for index, op in enumerate(shown)
+    )
+    drawings = (
+        icnet_drawing.drawings()
+        if icnet
+        else layered_drawing.drawings(graph, frozenset(op.name for op in shown))
+    )
+    name = _name(model)
+    rows = found.models if found else models(model, timed=False)
+    return Report(
+        model=name,
+        title=clean(meta.name or name),
+        licence=clean(meta.licence),
+        description=clean(meta.notes, 1000),
+        version=sparse_icnet.__version__,
+        machine=_machine(model),
+        size=model.size,
+        class_names=tuple(clean(one) for one in model.class_names),
+        weights=info.weights,
+        zeros=info.zeros,
+        skipped=rows[0].skipped,
+        icnet=icnet,
+        gathered=gathered,
+        left_out=len(graph.convolutions) - len(shown),
+        seconds=rows[0].seconds,
+        layers=layers,
+        drawings=drawings,
+        waterfall=tuple(
+            Bar(bar.name.replace("_", " "), bar.kind, bar.macs, bar.change, bar.text)
+            for bar in waterfall(past, plan).bars
+        ),
+        roofline=found.roofline(layers) if found else None,
+        models=rows,
+        frame=frame_of(model.predict(image), render.palette("camvid", len(model.class_names))),
+        notes=_notes(model, found, codes),
+    )
+
+
+def _name(model: Model) -> str:
+    return clean(bundled.short_name(model.path) if model.path else "a model made in memory")
+
+
+def _shown(graph: Graph) -> list[Convolution]:
+    """The convolutions of the most products, in the order of the graph."""
+
+    def products(op: Convolution) -> int:
+        _, height, width = graph.shape(op.name)
+        return op.macs_per_pixel * height * width
+
+    most = sorted(graph.convolutions, key=products, reverse=True)[:MOST_LAYERS]
+    chosen = {op.name for op in most}
+    return [op for op in graph.convolutions if op.name in chosen]
+
+
+def _orders(graph: Graph) -> tuple[Mapping[str, Convolution], Mapping[str, Convolution], bool]:
+    """The convolutions before and behind gathering of zeros, and whether the file is gathered already.
+
+    Of such a file "before" has the channels in a random order.
+    """
+    gathered = gather_zeros(graph, rounds=1)  # a second one finds little more and takes as long
+    already = block_work(gathered) >= ALREADY * block_work(graph)
+    pair = (scatter_zeros(graph), graph) if already else (graph, gathered)
+    before, after = ({op.name: op for op in one.convolutions} for one in pair)
+    return before, after, already
+
+
+def _pictures(
+    shown: Sequence[Convolution], before: Mapping[str, Convolution], after: Mapping[str, Convolution]
+) -> dict[str, Pair]:
+    """As many pictures as there is room for, first of the layers with the fewest weights."""
+    found: dict[str, Pair] = {}
+    room = MOST_PICTURES
+    for op in sorted(shown, key=lambda op: op.weight.size):
+        pair = zeros_picture(before[op.name].weight), zeros_picture(after[op.name].weight)
+        room -= sum(len(picture.uri) for picture in pair)
+        if room < 0:
+            break
+        found[op.name] = pair
+    return found
+
+
+def _layer(
+    index: int,
+    op: Convolution,
+    figures: LayerInfo,
+    past: History,
+    role: str,
+    forms: LayerForms,
+    pictures: Pair | None,
+    orders: tuple[Convolution, Convolution],
+    activations: tuple[str, Histogram] | None,
+    time: LayerTime | None,
+) -> Layer:
+    written = next(work.before.macs for work in past.layers if work.layer == op.name)
+    empty = [1 - block_density(one.weight, ROWS) for one in orders]
+    return Layer(
+        index=index,
+        name=op.name,
+        role=role,
+        weight_shape=figures.weight_shape,
+        stride=op.stride,
+        dilation=op.dilation,
+        output_shape=figures.output_shape,
+        weights=op.weight.size,
+        zeros=figures.zeros,
+        empty=figures.empty_4x4,
+        kernel=figures.kernel,
+        reason=figures.reason,
+        filtered=forms.packed is not None and not isinstance(forms.packed, DirectForm),
+        macs_written=written,
+        dense_macs=figures.dense_macs,
+        macs=figures.macs,
+        weight_bytes=figures.weight_bytes,
+        forms=tuple(_forms(forms)),
+        rewrites=tuple(_rewrites(past.of(op.name), op.name)),
+        before=pictures[0] if pictures else None,
+        after=pictures[1] if pictures else None,
+        empty_before=empty[0],
+        empty_after=empty[1],
+        weight_histogram=weight_histogram(op.weight),
+        activation=activations[0] if activations else "",
+        activations=activations[1] if activations else None,
+        time=time,
+    )
+
+
+def _forms(forms: LayerForms) -> Iterable[Form]:
+    """From the dense weights to what the kernel reads."""
+    yield Form("dense", forms.weights, "int8, zeros too")
+    yield Form(
+        "CSR", forms.csr_bytes, f"{forms.nonzeros:,} non-zeros with their columns, as the file has them"
+    )
+    blocks = forms.of_rows(ROWS)
+    yield Form("blocks of 4 x 4", blocks.bytes, f"{blocks.stored:,} stored, {blocks.empty:,} empty")
+    packed = forms.packed
+    if isinstance(packed, DirectForm):
+        couples = f"{packed.couples:,} couples, {packed.singles:,} blocks alone" if packed.couples else ""
+        alone = couples or f"{packed.singles:,} blocks of {packed.rows} x 4"
+        yield Form("packed", packed.bytes, f"{alone}, for {packed.kernel}")
+    elif packed is not None:
+        yield Form(
+            "elements",
+            packed.bytes,
+            f"int16, {packed.nonzero:,} of {packed.elements:,} not zero, for {packed.kernel}",
+        )
+
+
+def _rewrites(steps: Sequence[Step], name: str) -> Iterable[str]:
+    for step in steps:
+        change = step.change_of(name)
+        title = step.rewrite.replace("_", " ")
+        if change is None:
+            yield f"{title}: {step.summary}"
+        elif change.after is None:
+            yield f"{title}: the output no longer needs it, which saves {count(change.saved)}MAC"
+        elif change.saved:
+            before, after = ("x".join(map(str, work.output_shape)) for work in (change.before, change.after))
+            yield f"{title}: {before} becomes {after}, which saves {count(change.saved)}MAC. {step.summary}"
+        else:
+            yield f"{title}: {step.summary}"
+
+
+def _machine(model: Model) -> tuple[tuple[str, str], ...]:
+    threads = model.plan.threads
+    return (
+        ("CPU", f"{target_cpu()}, kernels for {TARGET.name}"),
+        ("threads", f"{threads} for one inference"),
+        ("input", f"{model.size[0]} x {model.size[1]}"),
+        ("classes", ", ".join(map(clean, model.class_names))),
+    )
+
+
+def _timing(model: Model) -> Timing | None:
+    return None
+
+
+def _notes(model: Model, found: Measured | None, codes: Mapping[str, object]) -> tuple[str, ...]:
+    """What could not be measured, and what is to be taken with care."""
+    notes = list(found.notes) if found else ["Not measured, as was asked for: times, rates, the roofline."]
+    if not any("miou" in name.casefold() for name in model.meta.accuracy):
+        notes.append("The model's file states no accuracy.")
+    return tuple(notes)
