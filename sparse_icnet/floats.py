@@ -13,8 +13,6 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterator
 
-from llvmlite import binding
-
 from sparse_icnet.target import is_arm64, is_x86
 
 MXCSR_STANDARD = 0x1F80  # to nearest, all exceptions masked, neither flush-to-zero nor denormals-are-zero
@@ -52,6 +50,8 @@ def exchange() -> Callable[[int], int]:
     """Compile (some milliseconds) a function that sets the settings of the calling thread and returns what they were."""
     if not (is_x86() or is_arm64()):
         return lambda settings: settings
+    from llvmlite import binding
+
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine()

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sparse_icnet.files import replacing
 
+BESIDE_SOURCES = Path(__file__).parent / "run" / "__pycache__"
 _POSIX = os.name == "posix"
 _OPEN = sum(
     getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOINHERIT", "O_BINARY")
@@ -25,6 +27,23 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 class UntrustedError(OSError):
     """A file or folder that somebody else may have written; the message says why, and names it."""
+
+
+def cache_folders() -> Iterator[Path]:
+    """Where such files may lie, best first: NUMBA_CACHE_DIR alone if set, BESIDE_SOURCES, the user's cache."""
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    if named:
+        yield Path(named)
+        return
+    yield BESIDE_SOURCES
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base and os.path.isabs(base):
+        yield Path(base) / "sparse-icnet"
 
 
 def read(path: Path, limit: int) -> bytes:

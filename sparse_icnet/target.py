@@ -7,11 +7,12 @@ without an entry, or an entry without one of its facts, is an error and not a si
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from llvmlite import binding
+from sparse_icnet.host import host
 
 
 class Dot(Enum):
@@ -266,7 +267,7 @@ def chosen_target() -> Target:
 def target_cpu() -> str:
     """LLVM's name of the CPU that Numba compiles for."""
     name = os.environ.get("NUMBA_CPU_NAME", "")
-    return name if name not in ("", "host") else str(binding.get_host_cpu_name())
+    return name if name not in ("", "host") else host().name
 
 
 def is_x86() -> bool:
@@ -278,7 +279,7 @@ def is_arm64() -> bool:
 
 
 def _architecture() -> str:
-    return str(binding.get_process_triple()).split("-")[0]
+    return platform.machine().lower()
 
 
 def _features() -> dict[str, bool]:
@@ -294,9 +295,8 @@ def _features() -> dict[str, bool]:
         return named | {f[1:]: f[0] == "+" for f in listed.split(",") if f[:1] in "+-" and len(f) > 1}
     if name not in ("", "host"):
         return named
-    host = dict(binding.get_host_cpu_features())
     # Of an Arm CPU LLVM says little more than the name.
-    return host if is_x86() else _named_features(target_cpu()) | host
+    return host().features if is_x86() else _named_features(target_cpu()) | host().features
 
 
 def _named_features(name: str) -> dict[str, bool]:

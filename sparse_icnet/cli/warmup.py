@@ -6,6 +6,7 @@ import argparse
 import time
 
 from sparse_icnet.cli.terminal import say
+from sparse_icnet.private_files import cache_folders
 from sparse_icnet.run import machine_code
 
 DONE = 0
@@ -19,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     kept = machine_code.warm_up()
     seconds = time.perf_counter() - start
     if kept is None:
-        folders = ", ".join(map(str, machine_code.cache_folders()))
+        folders = ", ".join(map(str, cache_folders()))
         raise OSError(
             f"compiled in {seconds:.0f} s, but no folder can keep the machine code for other processes ({folders}); "
             "NUMBA_CACHE_DIR names another"

@@ -2,9 +2,9 @@
 then loaded from a file without Numba.
 
 Importing Numba costs half a second and 60 MiB, its own cache needs it, and the kernels need neither: they take
-addresses and call nothing of Python.  So the object code that Numba produced is kept, and LLVM's loader (llvmlite,
-which Numba brings along) links it into the process.  Each `Entry` is an object of its own: what is made of one does not
-depend on the others.
+addresses and call nothing of Python.  So the object code that Numba produced is kept, and `run/linking.py` puts it into
+the memory of the process; what that does not know, LLVM's loader does (llvmlite, which Numba brings along).  Each
+`Entry` is an object of its own: what is made of one does not depend on the others.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
-from llvmlite import binding
 
 from sparse_icnet import private_files
+from sparse_icnet.host import host
+from sparse_icnet.private_files import cache_folders
+from sparse_icnet.run.linking import UnknownObjectError, link
 from sparse_icnet.target import TARGET, target_cpu
 
 _MAGIC = b"sparse-icnet machine code 1\n"
@@ -46,7 +48,6 @@ _SOURCES = (
 )
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _MAX_BYTES = 1 << 24  # of a file; it has some 100 kB
-_BESIDE_SOURCES = Path(__file__).parent / "__pycache__"
 _ARGUMENTS = 5
 _log = logging.getLogger("sparse_icnet")
 # A fork waits until the compiler is done: in the middle of its work neither Numba nor LLVM can be used by a child.
@@ -114,23 +115,6 @@ def function_of(entry: Entry) -> Callable[..., int]:
     return _loaded[entry]
 
 
-def cache_folders() -> Iterator[Path]:
-    """Where the machine code may lie, best first: NUMBA_CACHE_DIR alone if set, beside the sources, the user's cache."""
-    named = os.environ.get("NUMBA_CACHE_DIR")
-    if named:
-        yield Path(named)
-        return
-    yield _BESIDE_SOURCES
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    elif sys.platform == "darwin":
-        base = os.path.expanduser("~/Library/Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if base and os.path.isabs(base):
-        yield Path(base) / "sparse-icnet"
-
-
 def _machine_code(entry: Entry = RUN) -> bytes:
     """Object code behind the name of its entry point and a zero byte: from a cache folder, or new and then kept."""
     found = _find(entry)
@@ -181,7 +165,7 @@ def _key(entry: Entry = RUN) -> str:
         digest.update(path.read_bytes())
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:  # Numba then takes those of the host, whatever CPU is named
-        features = binding.get_host_cpu_features().flatten()
+        features = host().flattened()
     settings = sorted(
         f"{name}={value}"
         for name, value in os.environ.items()
@@ -229,7 +213,7 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, code: bytes) -> bool:
     """Whether the machine code could be kept there; a read-only folder is no error."""
     # Whoever may read the sources may read what was made of them: one installation can serve all users.
-    readable = path.parent == _BESIDE_SOURCES
+    readable = path.parent == private_files.BESIDE_SOURCES
     try:
         private_files.write(path, _MAGIC + hashlib.sha256(code).digest() + code, readable)
     except OSError as error:
@@ -307,15 +291,12 @@ def _linking_only(codegen: Any) -> Iterator[None]:
 
 def _callable(machine_code: bytes) -> Callable[..., int]:
     name, _, code = machine_code.partition(b"\0")
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine()
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    address = engine.get_function_address(name.decode())
-    if not address:
-        raise RuntimeError(f"the machine code lacks its entry point {name.decode()}")
+    engine = None
+    try:
+        address = link(code, name.decode())
+    except (UnknownObjectError, OSError) as error:
+        _log.info("compiled kernels are linked by LLVM: %s", error)
+        engine, address = _linked_by_llvm(code, name.decode())
     # Numba's calling convention: status = f(&result, &exception, arguments...).
     prototype = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_int64,) * _ARGUMENTS
@@ -334,3 +315,19 @@ def _callable(machine_code: bytes) -> Callable[..., int]:
     call.engine = engine  # type: ignore[attr-defined]  # the code lives as long as the function
     call.address = address  # type: ignore[attr-defined]
     return call
+
+
+def _linked_by_llvm(code: bytes, name: str) -> tuple[Any, int]:
+    """(what keeps the machine code in memory, address of the function `name`) of any object file of this system."""
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = engine.get_function_address(name)
+    if not address:
+        raise RuntimeError(f"the machine code lacks its entry point {name}")
+    return engine, address

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparse_icnet import files, private_files
-from sparse_icnet.run import machine_code
+from sparse_icnet import files, host, pages, private_files
+from sparse_icnet.run import linking, machine_code
 from sparse_icnet.run.control import DONE, control_words
 from sparse_icnet.run.tracing import RUN_TRACED
 from sparse_icnet.target import TARGET
 
-FILES = {Path(files.__file__), Path(private_files.__file__)}  # write the cache
+# What writes the cache and links what it holds, and what names the CPU, which the key has.
+FILES = {Path(str(module.__file__)) for module in (files, host, linking, pages, private_files)}
 CODE = b"entry\0" + bytes(range(256))
 
 
@@ -140,7 +141,7 @@ def test_files_are_for_their_owner_but_as_readable_as_the_sources_beside_them(
     (file,) = (tmp_path / "cache").iterdir()
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
     beside = tmp_path / "__pycache__"
-    monkeypatch.setattr(machine_code, "_BESIDE_SOURCES", beside)
+    monkeypatch.setattr(private_files, "BESIDE_SOURCES", beside)
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     before = os.umask(0o022)
@@ -229,11 +230,11 @@ def test_folders(monkeypatch, tmp_path):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
-    beside, user = machine_code.cache_folders()
+    beside, user = private_files.cache_folders()
     assert beside.name == "__pycache__"
     assert user == tmp_path / "sparse-icnet"
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "x"))
-    assert list(machine_code.cache_folders()) == [tmp_path / "x"]
+    assert list(private_files.cache_folders()) == [tmp_path / "x"]
 
 
 def test_a_folder_that_cannot_be_written_is_passed_over(compiled, monkeypatch, tmp_path):
