@@ -42,6 +42,15 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trace(parser: argparse._ActionsContainer, what: str = "one inference") -> None:
+    parser.add_argument(
+        "--trace",
+        type=trace_file,
+        metavar="FILE.json",
+        help=f"{what} as trace events, every task of every thread, for ui.perfetto.dev or chrome://tracing",
+    )
+
+
 def add_talk(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="errors and results alone")
     parser.add_argument(
@@ -115,6 +124,13 @@ def kinds(text: str) -> tuple[str, ...]:
                 f"{did_you_mean(word, RESULT_KINDS)}"
             )
     return tuple(kind for kind in RESULT_KINDS if kind in words)
+
+
+def trace_file(text: str) -> str:
+    """A file for trace events."""
+    if not text.lower().endswith(".json"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .json, found {text!r}")
+    return text
 
 
 def json_place(text: str) -> str:
