@@ -2,6 +2,7 @@
 
     python -m tests.fuzz --count 20000 --seed 7            all readers, 20,000 files each
     python -m tests.fuzz --readers ir --count 500          one reader
+    python -m tests.fuzz --record FILE --count 70000       the same, kept in a file every minute, on two code paths
     python -m tests.fuzz --replay failures/onnx-7-123.onnx what becomes of a kept file
     python -m tests.fuzz --readers npz --seed 7 --only 123 one file of a campaign again
 
@@ -13,7 +14,8 @@ the same.  What may become of it (`check`):
     equal     the engine's output and every tensor equal the oracle's, on two threads
     large     it loads and runs, but its maps are too large for the oracle to follow (counted, not compared)
 
-Anything else is a fault: another exception, a warning at load, other bits, a crash, more memory or time than allowed.
+Anything else is a fault: another exception, a warning at load, other bits, a crash, more memory or time than what a file
+holds explains (`check`).
 Files are checked in processes of their own, each with a limit on its address space and watched by a clock
 (`campaign`); a file that kills or hangs its process is known by its number.  Files with faults are kept in a folder.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from . import __doc__ as description
 from .bases import READERS, available
 from .campaign import Case, run, verdicts
+from .record import recorded
 
 
 def main() -> int:
@@ -34,6 +35,12 @@ def main() -> int:
     add("--memory", type=float, default=4.0, metavar="GIB", help="address space of a process, default 4")
     add("--failures", type=Path, default=Path("failures"), metavar="DIR", help="where faults are kept")
     add("--replay", type=Path, nargs="+", metavar="FILE", help="check these files instead")
+    add(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="keep the results in a JSON file, and go on where it was left; two code paths",
+    )
     add("--reasons", action="store_true", help="also why files were refused, and how often")
     options = parser.parse_args()
     if options.replay:
@@ -41,6 +48,11 @@ def main() -> int:
         for path, verdict in found:
             print(f"{path}: {verdict.kind} {verdict.message}")
         return int(not all(verdict.good for _, verdict in found))
+    if options.record:
+        limits = (options.workers, options.seconds, options.memory, options.failures)
+        good = recorded(options.record, options.readers, options.seed, options.count, *limits)
+        print(options.record.read_text("utf-8"))
+        return int(not good)
     indices = options.only or range(options.first, options.first + options.count)
     cases = [Case(reader, options.seed, index) for reader in options.readers for index in indices]
     start = time.perf_counter()
