@@ -34,7 +34,7 @@ THREADS = 2
 MAX_WORK = 1 << 28  # products of the oracle
 MAX_ELEMENTS = 1 << 24  # of all tensors together
 PICTURE = (37, 53)  # to which smooth class maps are brought
-GOOD = frozenset({"refused", "equal", "large"})
+GOOD = frozenset({"refused", "loaded", "equal", "large"})
 SECOND = 1.0  # of the processor, for the smallest file
 SIZE_A_SECOND = 1 << 24
 MEMORY = 10
@@ -86,7 +86,7 @@ class _Meter:
 
     def __init__(self, path: Path) -> None:
         self.path, self.memory = path, 0
-        self.before, self.start = 0, 0.0
+        self.start = self.seconds = 0.0
         self.graph: Graph | None = None
 
     @contextlib.contextmanager
@@ -107,14 +107,15 @@ class _Meter:
         try:
             yield
         finally:
+            self.seconds = time.process_time() - self.start
             formats.load = usual
 
     def cost(self, net: sparse_icnet.Model | None = None) -> Cost:
-        seconds = time.process_time() - self.start
+        seconds = self.seconds
         files = [self.path, self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [self.path]
         size = sum(path.stat().st_size for path in files if path.is_file())
         weights = sum(op.weight.size for op in self.graph.convolutions) if self.graph is not None else 0
-        planned = sum(piece.bytes for piece in net.session.plan.placement.arena.pieces) if net else 0
+        planned = sum(piece.bytes for piece in net.plan.placement.arena.pieces) if net else 0
         return Cost(size, seconds, self.memory, weights + planned, weights)
 
 
@@ -136,27 +137,34 @@ def _status(name: str) -> int:
     return 1024 * int(found[1]) if found else 0
 
 
+def read(path: Path) -> tuple[sparse_icnet.Model | None, Verdict]:
+    """Load `path`, which also plans it, and nothing else: "loaded" where that went well, within what it may cost."""
+    meter, net = _Meter(path), None
+    try:
+        with warnings.catch_warnings(), meter.measuring():
+            warnings.simplefilter("error")
+            net = sparse_icnet.load(path, threads=THREADS)
+        verdict = Verdict("loaded")
+    except Exception as error:
+        verdict = _refused(path, error)
+    cost = meter.cost(net)
+    if verdict.good and cost.fault:
+        verdict = Verdict("cost", f"{verdict.kind}, {cost.fault}")
+    return net, replace(verdict, cost=cost)
+
+
 def check(path: Path, expected: str | None = None) -> Verdict:
     """Load `path`, run it, compare every tensor with the oracle.
 
     expected  the digest of what equalled the oracle on another code path: then compare with that
     """
-    meter = _Meter(path)
+    net, verdict = read(path)
+    if net is None or not verdict.good:
+        return verdict
     try:
-        with warnings.catch_warnings(), meter.measuring():
-            warnings.simplefilter("error")
-            net = sparse_icnet.load(path, threads=THREADS)
+        return replace(_compared(net, expected), cost=verdict.cost)
     except Exception as error:
-        verdict, cost = _refused(path, error), meter.cost()
-    else:
-        cost = meter.cost(net)
-        try:
-            verdict = _compared(net, expected)
-        except Exception as error:
-            verdict = Verdict("error", _where(error))
-    if verdict.good and cost.fault:
-        verdict = Verdict("cost", f"{verdict.kind}, {cost.fault}")
-    return replace(verdict, cost=cost)
+        return Verdict("error", _where(error), verdict.cost)
 
 
 def _refused(path: Path, error: Exception) -> Verdict:

@@ -33,7 +33,7 @@ from sparse_icnet.plan import LEAST_TIME, layout
 from sparse_icnet.plan.arena import Arena
 from sparse_icnet.plan.encode import encode
 from sparse_icnet.plan.policy import Policy
-from sparse_icnet.plan.program import Plan
+from sparse_icnet.plan.program import End, Plan, Start
 from sparse_icnet.plan.proof import ProofError, prove
 from sparse_icnet.plan.select import select
 from sparse_icnet.run.session import Session
@@ -152,23 +152,31 @@ def lasts(plan: Plan) -> bool:
     )
 
 
-def run(plan: Plan) -> None:
+def run(plan: Plan) -> list[np.ndarray]:
+    """Every start and every end of `plan`, what comes in and goes out between forbidden pages as well; the results."""
     session = Session(plan.graph, 1, keep_tensors=True, plan=plan)
     inputs = GuardedArena()
-    blob, image = (
-        inputs.take(array.nbytes).view(array.dtype).reshape(array.shape)
-        for array in (random_blob(plan.graph.input.shape), random_image(plan.graph.input.shape))
-    )
-    blob[...] = random_blob(plan.graph.input.shape)
-    image[...] = random_image(plan.graph.input.shape)
-    out = inputs.take(4 * int(np.prod(plan.output_shape))).view(np.float32).reshape(plan.output_shape)
-    session.probabilities(blob, out)
-    session.probabilities_of_image(image, out)
-    session.class_map(blob)
-    session.class_map_of_image(image)
-    session.logits(blob)
-    for size in ((5, 7), (33, 130)):
-        session.smooth_class_map(blob, size)
+
+    def between(array: np.ndarray) -> np.ndarray:
+        guarded = inputs.take(max(array.nbytes, 1))[: array.nbytes].view(array.dtype).reshape(array.shape)
+        guarded[...] = array
+        return guarded
+
+    shape, results = plan.graph.input.shape, []
+    sources = {Start.BLOB: between(random_blob(shape)), Start.IMAGE: between(random_image(shape))}
+    ends: list[tuple[Start, End, tuple[int, ...], type]] = [
+        (Start.BLOB, End.PROBABILITIES, plan.output_shape, np.float32),
+        (Start.IMAGE, End.PROBABILITIES, plan.output_shape, np.float32),
+        (Start.IMAGE, End.CLASSES, plan.classes_size, np.uint8),
+        (Start.BLOB, End.LOGITS, plan.logits_shape, np.float32),
+        *((Start.BLOB, End.SMOOTH_CLASSES, size, np.uint8) for size in ((5, 7), (33, 130))),
+    ]
+    for start, end, size, dtype in ends:
+        result = between(np.zeros(size, dtype))
+        stretch = session._stretch((size[0], size[1])) if end is End.SMOOTH_CLASSES else None
+        session._run(start, sources[start], {end: result}, stretch)
+        results.append(result)
+    return results
 
 
 def main(examples: int, damages: int) -> None:
