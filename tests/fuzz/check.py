@@ -214,7 +214,9 @@ def _compared(net: sparse_icnet.Model, wanted: str | None = None) -> Verdict:
         if kept.tobytes() != expected.tobytes():
             return Verdict("differs", _difference("output with tensors kept", kept, expected))
         if not np.array_equal(smooth, oracle.smooth_class_map(PICTURE)):
-            return Verdict("differs", _difference("smooth class map", smooth, oracle.smooth_class_map(PICTURE)))
+            return Verdict(
+                "differs", _difference("smooth class map", smooth, oracle.smooth_class_map(PICTURE))
+            )
         for name, array in codes.items():
             if not np.array_equal(array, oracle.codes(name)):
                 return Verdict("differs", _difference(name, array, oracle.codes(name)))

@@ -130,7 +130,13 @@ def _fuzz(reader: str, folder: Path, runs: int, first: int, seed: int) -> None:
     longest = 4 * max(path.stat().st_size for path in corpus.iterdir())
     arguments = [
         *(sys.argv[0], str(corpus), f"-runs={runs}", f"-seed={seed + first}", f"-max_len={longest}"),
-        *("-timeout=60", "-rss_limit_mb=4096", f"-artifact_prefix={folder}/", "-mutate_depth=2", "-verbosity=0"),
+        *(
+            "-timeout=60",
+            "-rss_limit_mb=4096",
+            f"-artifact_prefix={folder}/",
+            "-mutate_depth=2",
+            "-verbosity=0",
+        ),
     ]
     atheris.Setup(arguments, target.run, custom_mutator=target.mutate)
     atheris.Fuzz()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -22,12 +23,13 @@ def main() -> int:
         "python -m tests.guard", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    paths = ("native", *code_paths.runnable())
-    add("--paths", nargs="+", choices=paths, default=list(paths), help="default: all that run here")
+    names = ("native", *(path.name for path in code_paths.PATHS))
+    default = ["native", *code_paths.runnable()]
+    add("--paths", nargs="+", choices=names, default=default, help="default: all that run here")
     add("--step", type=int, default=96, metavar="N", help="pixels from size to size, default 96")
     add("--largest", default="768x960", metavar="HxW", help="default 768x960")
-    add("--graphs", type=int, default=300, metavar="N", help="random graphs, default 300")
-    add("--damages", type=int, default=20, metavar="N", help="damaged plans of each, default 20")
+    add("--graphs", type=int, default=150, metavar="N", help="random graphs, default 150")
+    add("--damages", type=int, default=12, metavar="N", help="damaged plans of each, default 12")
     add("--first", type=int, default=0, metavar="I", help="number of the first case")
     add("--only", type=int, metavar="I", help="this case of the first path, in this process")
     add(
@@ -36,6 +38,7 @@ def main() -> int:
         metavar="FILE",
         help="keep the results in a JSON file; paths in it are not run again",
     )
+    add("--python", metavar="COMMAND", help="for the paths of another CPU: an emulator and its interpreter")
     add("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child or options.only is not None:
@@ -83,7 +86,14 @@ def _run(path: str, options: argparse.Namespace) -> dict[str, Any]:
         for name in ("step", "largest", "graphs", "damages"):
             arguments += [f"--{name}", str(getattr(options, name))]
         child = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "tests.guard", *arguments],
+            [
+                *(shlex.split(options.python or sys.executable)),
+                "-X",
+                "faulthandler",
+                "-m",
+                "tests.guard",
+                *arguments,
+            ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,

@@ -191,17 +191,22 @@ from engine import digest
 from sparse_icnet.formats import native
 from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET
+from test_digest import DIGESTS, digests
 graph, blob = native.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):
     session = Session(graph, threads, keep_tensors=True)
     print(TARGET.name, digest(session, session.probabilities(blob), session.class_map(blob)))
+print(all(digests(name) == sizes[192, 192] for name, sizes in DIGESTS.items()))
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[3:]]))
 """
 
 
 def _on(cpu: str, *arguments: object) -> list[str]:
     """Lines that _CODE prints, run in a process of its own in which Numba compiles for `cpu`."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS / "helpers"), *sys.path])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS / "helpers"), str(TESTS / "run"), *sys.path]),
+    }
     environment.pop("NUMBA_CPU_FEATURES", None)
     environment["NUMBA_CPU_NAME"] = "" if cpu == "portable" else cpu
     if cpu != "portable":
@@ -241,9 +246,10 @@ def other_cpus(graph, blob, tmp_path_factory) -> Iterator[dict[str, Future[list[
 
 @pytest.mark.parametrize("cpu", CPUS)
 def test_other_cpus_give_the_same_bits(cpu, expected_digest, other_cpus):
-    """The whole network on 1 and 2 threads, then the tests of every kernel and vector operation."""
+    """A network on 1 and 2 threads, both bundled ones, then the tests of every kernel and vector operation."""
     if cpu not in other_cpus:
         pytest.skip(f"this CPU ({TARGET.name}) cannot run code for {cpu}")
-    one, two, *tests = other_cpus[cpu].result()
+    one, two, models, *tests = other_cpus[cpu].result()
     assert one == two == f"{CPUS[cpu]} {expected_digest}"
+    assert models == "True"
     assert " passed" in tests[-1]
