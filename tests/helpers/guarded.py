@@ -167,7 +167,7 @@ def run(plan: Plan) -> list[np.ndarray]:
     ends: list[tuple[Start, End, tuple[int, ...], type]] = [
         (Start.BLOB, End.PROBABILITIES, plan.output_shape, np.float32),
         (Start.IMAGE, End.PROBABILITIES, plan.output_shape, np.float32),
-        (Start.IMAGE, End.CLASSES, plan.classes_size, np.uint8),
+        (Start.IMAGE, End.CLASSES, plan.class_map_size, np.uint8),
         (Start.BLOB, End.LOGITS, plan.logits_shape, np.float32),
         *((Start.BLOB, End.SMOOTH_CLASSES, size, np.uint8) for size in ((5, 7), (33, 130))),
     ]
