@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from engine import WINOGRAD, Net, forced
 
-from sparse_icnet.network.graph import MAX_CHANNELS, Convolution, Quantizer
+from sparse_icnet.network.graph import Convolution, Quantizer
+from sparse_icnet.network.limits import MAX_CHANNELS
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET
