@@ -13,15 +13,14 @@ from sparse_icnet.cli.options import (
     add_size,
     add_size_and_threads,
     add_talk,
-    add_trace,
     folder,
+    html_page,
     kinds,
     positive,
     shard,
     share,
 )
 from sparse_icnet.cli.parser import Help, Parser
-from sparse_icnet.study.isa import ISAS
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -70,7 +69,7 @@ def build_parser() -> Parser:
     )
     for add in (
         *(_segment, _models, _eval, _verify, _convert, _export),
-        *(_info, _profile, _analyze, _warmup, _completion),
+        *(_info, _profile, _report, _warmup, _completion),
     ):
         add(commands)
     return parser
@@ -193,7 +192,6 @@ code is 2.""",
         metavar="I/N",
         help="the I-th of N parts, for array jobs: each N-th source; all find the same ones",
     )
-    add_trace(results, "the inference of the first picture")
     add_model(parser, positional=False)
     add_size_and_threads(parser)
     add_talk(parser)
@@ -317,71 +315,47 @@ def _profile(commands: Commands) -> None:
         "profile",
         "where the time of one inference goes",
         """\
-Times every step of the inference from the bundled photo to its class map:
-milliseconds (median and quartiles of N runs), share of the whole,
-multiply-accumulates a second (executed, and counting the zero blocks skipped).
-Says so where the machine is too busy for the figures to mean much.  What the
-zeros of a model save, `sparse-icnet analyze` measures.""",
+Times every step from an image (random pixels) to its class map by itself,
+median of N runs: milliseconds, share of the whole, multiply-accumulates a
+second (executed, and counting the zero blocks skipped).""",
     )
     add_model(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="default: 10")
-    add_trace(parser)
     add_json(parser)
     add_size_and_threads(parser)
     add_talk(parser)
 
 
-def _analyze(commands: Commands) -> None:
+def _report(commands: Commands) -> None:
     parser = _command(
         commands,
-        "analyze",
-        "where the time goes and what zeros buy",
+        "report",
+        "a network as one page: its zeros, its products, its time",
         """\
-Times every layer of one model, or of two in turns (A B, B A, ...), and beside
-each the same network with no zero among its weights, planned anew: what its
-zeros save, in milliseconds.  Also products executed and skipped, and the share
-of the most that the CPU's dot product can do, which is measured in between.
+Writes one HTML page that needs no network and no other file: the network drawn
+with every layer, coloured by its zeros, kernels, products or time; for each
+layer its zeros before and after gathering, histograms of weights and
+activations, stored forms; what the rewrites save; the roofline of this machine;
+accuracy and speed of the models; a picture with its classes and confidence.
 
-Two models, or one with two numbers of --threads or two classes of CPUs --isa:
-  sparse-icnet analyze sparse-60 block4x4
-  sparse-icnet analyze --threads 1 2
-  sparse-icnet analyze block4x4 --isa native avx2
-
-Every figure is the median of the rounds, with its quartiles.  A difference
-whose quartiles lie on both sides of 0 is marked ~: this run cannot tell.  Where
-whole inferences vary by more than a tenth between their quartiles, a warning
-says so.""",
+Any model that the engine runs has such a page; it says what it could not
+measure.""",
     )
-    parser.usage = "%(prog)s [options] [A] [B]"
-    parser.add_argument("models", nargs="*", metavar="A, B", help="models; default: the default one")
-    parser.set_defaults(many="models")
-    parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="default: 15")
+    add_model(parser)
     parser.add_argument(
-        "--sort",
-        choices=("saved", "time", "order", "difference"),
-        help="layers by what their zeros save (default of one model), by time, in the order of the network, "
-        "by their difference (default of two)",
+        "-o",
+        "--output",
+        type=html_page,
+        default="report.html",
+        metavar="FILE.html",
+        help="default: report.html",
     )
     parser.add_argument(
-        "--no-dense", dest="dense", action="store_false", help="leave out the network without zeros: quicker"
+        "--image", metavar="FILE", help="picture to show and to count activations of (default: the sample)"
     )
-    parser.add_argument("--image", metavar="FILE", help="a picture; default: the bundled photo")
-    add_trace(parser, "one inference of A")
-    add_json(parser)
-    add_size(parser)
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        nargs="+",
-        metavar="N",
-        help="one or two numbers; default: one for each core",
-    )
-    parser.add_argument(
-        "--isa",
-        nargs="+",
-        choices=ISAS,
-        help="one or two of " + ", ".join(ISAS) + ": code for these CPUs, each in a process of its own",
-    )
+    parser.add_argument("--no-timing", action="store_true", help="measure nothing: quicker, without times")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no such page")
+    add_size_and_threads(parser)
     add_talk(parser)
 
 

@@ -130,7 +130,7 @@ class TestErrors:
         assert "exit codes" in out
         commands = re.findall(r"^    (\w+) ", out, re.M)
         assert commands[:2] == ["segment", "models"]
-        assert len(commands) == 11
+        assert len(commands) == 10
         for command in commands:
             code, text, _ = run(command, "--help")
             assert code == 0

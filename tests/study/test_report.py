@@ -11,10 +11,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hostile import SCRIPT, hostile_network
+from hostile import SCRIPT
 from PIL import Image
 
-from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.study.report import html_of, report_of, write_report
 from sparse_icnet.study.report.histograms import histogram
@@ -59,23 +58,8 @@ class Tree(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def hostile() -> Model:
-    return Model(hostile_network(), threads=1)
-
-
-@pytest.fixture(scope="module")
-def hostile_report(hostile):
-    return report_of(hostile, timing=False)
-
-
-@pytest.fixture(scope="module")
 def hostile_page(hostile_report):
     return html_of(hostile_report)
-
-
-@pytest.fixture(scope="module")
-def icnet_report(tiny_net):
-    return report_of(tiny_net, timing=False)
 
 
 def check_page(text: str, report) -> Tree:

@@ -74,6 +74,17 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.0f} %" if share in (0, 1) else f"{100 * share:.{digits}f} %"
 
 
+def saving(seconds: float, clear: bool) -> str:
+    """What zeros save, as far as it can be told.
+
+    >>> saving(0.00125, True), saving(-0.001, True), saving(0.002, False)
+    ('zeros save 1.25 ms', 'zeros cost 1.00 ms', 'what zeros save cannot be told from noise')
+    """
+    if not clear:
+        return "what zeros save cannot be told from noise"
+    return f"zeros {'save' if seconds > 0 else 'cost'} {1e3 * abs(seconds):.2f} ms"
+
+
 def count(number: float) -> str:
     """Products as people read them.
 
@@ -93,10 +104,10 @@ class _Axes:
         self.left, self.right, self.top, self.foot = 44.0, width - 12, 14.0, height - 34
         intensities = [point.intensity for point in roofline.points]
         rates = [point.rate for point in roofline.points]
-        self.low_x = 10 ** math.floor(math.log10(min([*intensities, roofline.ridge])))
-        self.high_x = 10 ** math.ceil(math.log10(max([*intensities, 2 * roofline.ridge])))
-        self.low_y = 10 ** math.floor(math.log10(min([*rates, roofline.peak / 10])))
-        self.high_y = 2 * max(roofline.peak, *rates) if rates else 2 * roofline.peak
+        self.low_x = min([*intensities, roofline.ridge / 2]) / 1.4
+        self.high_x = max([*intensities, roofline.ridge * 4]) * 1.4
+        self.low_y = min([*rates, roofline.peak / 8]) / 1.4
+        self.high_y = max([*rates, roofline.peak]) * 1.5
 
     def x(self, intensity: float) -> float:
         return self.left + (self.right - self.left) * _part(intensity, self.low_x, self.high_x)
@@ -169,11 +180,11 @@ def _mark_at(x: float, y: float, square: bool) -> dict[str, float]:
 
 
 def _grid(axes: _Axes) -> Iterable[Markup]:
-    for value in _powers(axes.low_x, axes.high_x):
+    for value in _round_values(axes.low_x, axes.high_x):
         x = axes.x(value)
         yield tag("line", x1=x, y1=axes.top, x2=x, y2=axes.foot, class_="grid")
         yield tag("text", f"{value:g}", x=x, y=axes.foot + 14, class_="middle")
-    for value in _powers(axes.low_y, axes.high_y):
+    for value in _round_values(axes.low_y, axes.high_y):
         y = axes.y(value)
         yield tag("line", x1=axes.left, y1=y, x2=axes.right, y2=y, class_="grid")
         yield tag("text", f"{value / 1e9:g}", x=axes.left - 5, y=y + 4, class_="end")
@@ -187,8 +198,9 @@ def _grid(axes: _Axes) -> Iterable[Markup]:
     yield tag("text", "GMAC/s", x=4, y=11)
 
 
-def _powers(low: float, high: float) -> Iterable[float]:
-    value = low
-    while value <= high * 1.0001:
-        yield value
-        value *= 10
+def _round_values(low: float, high: float) -> Iterable[float]:
+    """1, 2 and 5 times the powers of ten from `low` to `high`."""
+    for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        for digit in (1, 2, 5):
+            if low <= (value := digit * 10.0**exponent) <= high:
+                yield value

@@ -19,9 +19,8 @@ from sparse_icnet.study.report.charts import count
 from sparse_icnet.study.report.data import Bar, Form, Histogram, Layer, LayerTime, Picture, Report
 from sparse_icnet.study.report.histograms import activation_histograms, weight_histogram
 from sparse_icnet.study.report.markup import clean
-from sparse_icnet.study.report.measure import Measured, measured, models
+from sparse_icnet.study.report.measure import measured, models
 from sparse_icnet.study.report.pictures import frame_of, zeros_picture
-from sparse_icnet.study.timing import Timing
 from sparse_icnet.target import TARGET, target_cpu
 
 MOST_LAYERS = 160  # with a part of their own: those of the most products
@@ -42,7 +41,7 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
     graph, plan, info, meta = model.graph, model.plan, model.info(), model.meta
     past, shown = history(graph), _shown(graph)
     icnet = icnet_drawing.is_icnet(graph)
-    found = measured(model, _timing(model), [op.name for op in shown]) if timing else None
+    found = measured(model, image, [op.name for op in shown]) if timing else None
     before, after, gathered = _orders(graph)
     pictures = _pictures(shown, before, after)
     codes = activation_histograms(model, image, [op.name for op in shown])
@@ -93,10 +92,12 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
             Bar(bar.name.replace("_", " "), bar.kind, bar.macs, bar.change, bar.text)
             for bar in waterfall(past, plan).bars
         ),
+        kinds=found.kinds if found else (),
         roofline=found.roofline(layers) if found else None,
         models=rows,
         frame=frame_of(model.predict(image), render.palette("camvid", len(model.class_names))),
-        notes=_notes(model, found, codes),
+        disturbed=tuple(found.notes) if found else (),
+        notes=_notes(model, timing),
     )
 
 
@@ -234,13 +235,9 @@ def _machine(model: Model) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _timing(model: Model) -> Timing | None:
-    return None
-
-
-def _notes(model: Model, found: Measured | None, codes: Mapping[str, object]) -> tuple[str, ...]:
-    """What could not be measured, and what is to be taken with care."""
-    notes = list(found.notes) if found else ["Not measured, as was asked for: times, rates, the roofline."]
+def _notes(model: Model, timing: bool) -> tuple[str, ...]:
+    """What could not be measured, and why."""
+    notes = [] if timing else ["Not measured, as was asked for: times, rates, the roofline."]
     if not any("miou" in name.casefold() for name in model.meta.accuracy):
         notes.append("The model's file states no accuracy.")
     return tuple(notes)

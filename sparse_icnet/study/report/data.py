@@ -19,7 +19,7 @@ class Picture:
     """The zeros of a layer as a PNG.
 
     uri       data:image/png
-    blocks    a pixel is a 4 x 4 block, the darker the more of its weights are not zero; else a weight, dark if not zero
+    blocks    a pixel is a 4 x 4 block, the more opaque the fewer of its weights are zero; else a weight
     sideways  output channels go across
     """
 
@@ -145,6 +145,21 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """All layers of one kind of kernel, or all steps that are no convolutions but of one kind.
+
+    saved  seconds that their zeros save, median; saved_clear: whether that is more than noise.  None: no dense layer
+    """
+
+    name: str
+    layers: int
+    seconds: float
+    share: float
+    saved: float | None
+    saved_clear: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """A layer in the roofline: products a byte, products a second."""
 
@@ -215,7 +230,7 @@ class Report:
     icnet     whether the network is ICNet by its names
     gathered  whether the file's channels are gathered already: `Layer.before` has them in a random order then
     left_out  convolutions that are too many to be shown
-    notes     what could not be measured, and why; what is to be taken with care
+    disturbed why times are to be taken with care; notes: what could not be measured, and why
     """
 
     model: str
@@ -236,9 +251,11 @@ class Report:
     layers: tuple[Layer, ...]
     drawings: tuple[Drawing, ...]
     waterfall: tuple[Bar, ...]
+    kinds: tuple[Kind, ...]
     roofline: Roofline | None
     models: tuple[ModelRow, ...]
     frame: Frame
+    disturbed: tuple[str, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:

@@ -158,13 +158,14 @@ def _wide() -> Drawing:
     # The sums, to the right of the layers that they add.
     side = column(13) + 9
     lower = canvas.plus(side, cascade.y + TITLE + BOX_HEIGHT + GAP / 2)
-    canvas.line(middle_right(cascade), middle_left(lower))
+    canvas.line(middle_right(cascade), middle_left(lower), arrow=False)
     between = (lanes[0][0] + lanes[0][1] + lanes[1][0]) / 2
     centre = middle_bottom(fusion)[0]
     canvas.line(middle_top(lower), (side, between), (centre, between), (centre, fusion.y + fusion.height))
     upper = canvas.plus(side, fusion.y + TITLE + BOX_HEIGHT + GAP / 2)
     classifier = canvas.box(CLASSIFIER, column(13) + 34, upper.y + 10 - middle)
-    _chain(canvas, [fusion, upper, classifier])
+    canvas.line(middle_right(fusion), middle_left(upper), arrow=False)
+    canvas.line(middle_right(upper), middle_left(classifier))
     classes = canvas.mark("classes", classifier.x, second + 10, BOX_WIDTH)
     canvas.line(middle_bottom(classifier), middle_top(classes))
     return canvas.drawing("wide", (width, lanes[-1][0] + lanes[-1][1] + 8))
@@ -274,14 +275,15 @@ def _phone() -> Drawing:
     lane(f"Branch of the {BRANCHES[0]}", 0.75)
     across("image", [layer.name for layer in HIGH_LAYERS])
     y += row + 22
-    lane(f"Branch of {BRANCHES[1]}", 6)
+    lane(f"Branch of {BRANCHES[1]}", 5.4)
     across("½ image", [layer.name for layer in STEM_LAYERS])
-    y += row
-    canvas.mark("max pool", x + 6, y + 2, BOX_WIDTH - 12, BOX_HEIGHT - 8)
-    y += row - 8
+    end, y = x + 3 * step + BOX_WIDTH / 2, y + row
+    pool = canvas.mark("max pool", x + 6, y - 6, BOX_WIDTH - 12, BOX_HEIGHT - 8)
+    canvas.line((end, y - row + BOX_HEIGHT), (end, middle_left(pool)[1]), middle_right(pool))
+    y += row - 16
     groups(MEDIUM_BLOCKS)
-    y += 40
-    lane(f"Branch of {BRANCHES[2]}, from conv3_1", 14)
+    y += 22
+    lane(f"Branch of {BRANCHES[2]}, from conv3_1", 13.6)
     canvas.mark("½ conv3_1", x, y)
     y += row
     groups(LOW_BLOCKS)

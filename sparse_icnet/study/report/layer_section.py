@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparse_icnet.study.report.charts import bar_svg, count, histogram_svg, percent
+from sparse_icnet.study.report.charts import bar_svg, count, histogram_svg, percent, saving
 from sparse_icnet.study.report.data import Layer, Picture, Report
 from sparse_icnet.study.report.markup import Markup, clean, tag
 
@@ -58,12 +58,15 @@ def _time_facts(layer: Layer) -> list[tuple[str, str]]:
     together = f", together with {', '.join(map(clean, time.with_layers))}" if time.with_layers else ""
     spread = f"{1e3 * time.seconds:.3f} ms (quartiles {1e3 * time.low:.3f} to {1e3 * time.high:.3f})"
     facts = [("time", f"{spread}, {percent(time.share)} of the inference{together}")]
-    peak = f", {percent(time.peak_share)} of the time that its products must take" if time.peak_share else ""
-    facts.append(("rate", f"{time.rate / 1e9:.0f} GMAC/s executed{peak}"))
+    least = (
+        f"; at the measured peak its products take {percent(time.peak_share)} of that time"
+        if time.peak_share
+        else ""
+    )
+    facts.append(("rate", f"{time.rate / 1e9:.0f} GMAC/s executed{least}"))
     if time.dense is not None and time.saved is not None:
-        sure = "" if time.saved_clear else ", no more than the noise"
         facts.append(
-            ("without zeros", f"{1e3 * time.dense:.3f} ms: the zeros save {1e3 * time.saved:.3f} ms{sure}")
+            ("dense", f"{1e3 * time.dense:.3f} ms without a zero: {saving(time.saved, time.saved_clear)}")
         )
     return facts
 
@@ -84,9 +87,9 @@ def _zeros(layer: Layer, report: Report) -> Markup:
         else ("as the file has them", "channels gathered")
     )
     unit = (
-        "a 4 x 4 block, the darker the more non-zeros"
+        "a 4 x 4 block, the stronger the more of it is not zero"
         if layer.before.blocks
-        else "a weight, dark if not zero"
+        else "a weight, blank if it is zero"
     )
     down, across = ("output channels", "input channels and taps")
     if layer.before.sideways:

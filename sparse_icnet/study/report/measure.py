@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from sparse_icnet import bundled
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.image import ImageLike
 from sparse_icnet.model import Model, load
-from sparse_icnet.study.report.data import Layer, LayerTime, ModelRow, Point, Roofline
+from sparse_icnet.study.analyze import analyze
+from sparse_icnet.study.report.data import Kind, Layer, LayerTime, ModelRow, Point, Roofline
 from sparse_icnet.study.report.markup import clean
 from sparse_icnet.study.timing import LayerTiming, Spread, Timing
 
@@ -24,18 +26,42 @@ ROUNDS = 15  # of each model, in turns
 
 @dataclass(frozen=True)
 class Measured:
-    """times: by name of the convolution; models: the one that is shown, and the bundled ones; notes: what disturbed."""
+    """What `measured` found; times: of the convolutions by name; models: the one that is shown, and the bundled ones."""
 
-    timing: Timing | None
+    timing: Timing
     times: dict[str, LayerTime]
     bandwidth: float
     models: tuple[ModelRow, ...]
-    notes: tuple[str, ...]
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Where the time goes by kind of kernel, the most first."""
+        return tuple(
+            Kind(
+                name=one.kernel.replace("_", " ") if not one.macs else one.kernel,
+                layers=one.layers,
+                seconds=one.time.median,
+                share=one.share,
+                saved=one.saved.median if one.saved else None,
+                saved_clear=self._clear(one.saved),
+            )
+            for one in self.timing.kinds
+        )
+
+    def _clear(self, saved: Spread | None) -> bool:
+        """Whether a saving of time is more than noise."""
+        return saved is not None and saved.clear and not self.timing.noise.noisy
+
+    @property
+    def notes(self) -> list[str]:
+        """What disturbed the measurement, in sentences."""
+        noise = self.timing.noise
+        return [f"The machine was busy, so take times with care: {reason}." for reason in noise.reasons]
 
     def roofline(self, layers: Sequence[Layer]) -> Roofline | None:
         """Every layer that has a time, under the roof; None without a peak."""
         timing = self.timing
-        if timing is None or timing.peak is None:
+        if timing.best_peak is None:
             return None
         points = []
         for layer in layers:
@@ -46,8 +72,7 @@ class Measured:
                 and one.time.median > 0
             ):
                 points.append(_point(layer, one))
-        pairs = timing.peak_of_pairs.median if timing.peak_of_pairs else None
-        return Roofline(timing.peak.median, pairs, self.bandwidth, BUFFER, tuple(points))
+        return Roofline(timing.best_peak, timing.best_peak_of_pairs, self.bandwidth, BUFFER, tuple(points))
 
 
 def _point(layer: Layer, one: LayerTiming) -> Point:
@@ -56,24 +81,20 @@ def _point(layer: Layer, one: LayerTiming) -> Point:
     return Point(layer.index, one.macs / one.bytes, rate, one.filtered, text)
 
 
-def measured(model: Model, timing: Timing | None, layers: Sequence[str]) -> Measured:
+def measured(model: Model, image: ImageLike, layers: Sequence[str]) -> Measured:
     """Measure, for some ten seconds.
 
-    timing  of `model`, by `sparse_icnet.study.analyze`
+    image   that the inferences run on
     layers  convolutions of which times are wanted
     """
-    notes = [f"The machine was not quiet: {reason}" for reason in timing.noise.reasons] if timing else []
-    times = {}
-    for name in layers:
-        try:
-            times[name] = _time(timing[name], name) if timing else None
-        except KeyError:  # the output does not need it
-            continue
-    found = {name: time for name, time in times.items() if time is not None}
-    return Measured(timing, found, bandwidth(model.plan.threads), models(model, timed=True), tuple(notes))
+    timing = analyze(model, image=image).first
+    known = {name for one in timing.layers for name in one.convolutions}
+    noisy = timing.noise.noisy
+    times = {name: _time(timing[name], name, noisy) for name in layers if name in known}
+    return Measured(timing, times, bandwidth(model.plan.threads), models(model, timed=True))
 
 
-def _time(one: LayerTiming, name: str) -> LayerTime:
+def _time(one: LayerTiming, name: str, noisy: bool) -> LayerTime:
     seconds = max(one.time.median, 1e-9)
     return LayerTime(
         seconds=seconds,
@@ -85,7 +106,7 @@ def _time(one: LayerTiming, name: str) -> LayerTime:
         peak_share=one.peak_share,
         dense=one.dense.median if one.dense else None,
         saved=one.saved.median if one.saved else None,
-        saved_clear=one.saved.clear if one.saved else False,
+        saved_clear=one.saved is not None and one.saved.clear and not noisy,
     )
 
 
@@ -133,7 +154,7 @@ def row_of(model: Model, name: str, shown: bool = False) -> ModelRow:
     """What `model` says of itself, without a time."""
     info = model.info()
     dense = sum(layer.dense_macs for layer in info.layers)
-    skipped = sum(layer.zeros * layer.dense_macs for layer in info.layers) / max(dense, 1)
+    skipped = float(sum(layer.zeros * layer.dense_macs for layer in info.layers) / max(dense, 1))
     accuracy = tuple((clean(what), share) for what, share in model.meta.accuracy.items())
     return ModelRow(name, shown, info.zeros, skipped, info.macs, accuracy, None)
 

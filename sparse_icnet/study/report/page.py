@@ -45,6 +45,7 @@ def html_of(report: Report) -> str:
             sections.network(report, found),
             sections.layers(report),
             sections.savings(report),
+            sections.kinds(report),
             sections.roofline(report),
             tables.models(report),
             sections.frame(report),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparse_icnet.study.report.charts import bar_svg, count, percent, roofline_svg
+from sparse_icnet.study.report.charts import bar_svg, count, percent, roofline_svg, saving
 from sparse_icnet.study.report.data import Report
 from sparse_icnet.study.report.layer_section import layer_section
 from sparse_icnet.study.report.markup import Markup, clean, joined, tag
@@ -29,13 +29,14 @@ def header(report: Report) -> Markup:
             ("network", "Network"),
             ("layers", "One layer"),
             ("savings", "Savings"),
+            ("time", "Time"),
             ("roofline", "Roofline"),
             ("models", "Accuracy and speed"),
             ("frame", "A frame"),
             ("table", "All layers"),
             ("notes", "How it was measured"),
         )
-        if name != "roofline" or report.roofline
+        if (name != "roofline" or report.roofline) and (name != "time" or report.kinds)
     ]
     written, executed = report.waterfall[0].macs, report.waterfall[-1].macs
     figures = [
@@ -58,6 +59,7 @@ def header(report: Report) -> Markup:
             *(tag("li", tag("b", figure), tag("span", text)) for figure, text in figures),
             class_="figures",
         ),
+        *(tag("p", note, class_="warning") for note in report.disturbed),
         tag(
             "nav", *(tag("a", text, href=f"#{name}") for name, text in parts), aria_label="Parts of this page"
         ),
@@ -169,6 +171,37 @@ def savings(report: Report) -> Markup:
         tag("p", "Multiply-accumulates of one inference. Every step is exact: the result keeps every bit."),
         tag("ol", *rows, class_="waterfall"),
         id="savings",
+    )
+
+
+def kinds(report: Report) -> Markup | None:
+    """Where the time goes by kind of kernel."""
+    if not report.kinds:
+        return None
+    rows = []
+    for kind in report.kinds:
+        text = f"{kind.layers} step{'s' * (kind.layers > 1)}"
+        if kind.saved is not None:
+            text += f"; {saving(kind.saved, kind.saved_clear)}"
+        rows.append(
+            tag(
+                "li",
+                tag("span", tag("b", kind.name), " ", tag("small", text), class_="what"),
+                bar_svg(kind.share, 0, "rewrite"),
+                tag("span", f"{1e3 * kind.seconds:.2f} ms, {percent(kind.share, 0)}", class_="number"),
+                class_="bar",
+            )
+        )
+    return tag(
+        "section",
+        tag("h2", "Where the time goes"),
+        tag(
+            "p",
+            "One inference, image to smooth class map, by kind of kernel; what zeros save is measured against the same "
+            "network without a zero among its weights, in the same rounds.",
+        ),
+        tag("ol", *rows, class_="waterfall"),
+        id="time",
     )
 
 

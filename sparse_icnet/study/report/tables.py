@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sparse_icnet.study.report.charts import bar_svg, count, percent
 from sparse_icnet.study.report.data import Layer, ModelRow, Report
-from sparse_icnet.study.report.markup import Markup, clean, tag
+from sparse_icnet.study.report.markup import Markup, clean, joined, tag
+
+MODEL_TITLES = (
+    "model",
+    "mIoU, smooth",
+    "mIoU, in blocks",
+    "zeros",
+    "products skipped",
+    "MAC executed",
+    "image to map",
+)
 
 
 def models(report: Report) -> Markup:
@@ -14,24 +26,13 @@ def models(report: Report) -> Markup:
         tag(
             "tr",
             tag("th", tag("b", clean(row.name)), " (this one)" if row.shown else None, scope="row"),
-            _share_cell(accuracy(row, "smooth")),
-            _share_cell(accuracy(row, "blocks")),
-            tag("td", percent(row.zeros)),
-            tag("td", percent(row.skipped)),
-            tag("td", f"{count(row.macs)}"),
-            _time_cell(row, slowest),
+            *(
+                tag("td", cell, data_title=title, class_=None if measured else "none")
+                for title, (cell, measured) in zip(MODEL_TITLES[1:], _cells(row, slowest), strict=True)
+            ),
         )
         for row in report.models
     ]
-    titles = (
-        "model",
-        "mIoU, smooth",
-        "mIoU, in blocks",
-        "zeros",
-        "products skipped",
-        "MAC executed",
-        "image to map",
-    )
     return tag(
         "section",
         tag("h2", "Accuracy and speed"),
@@ -44,8 +45,9 @@ def models(report: Report) -> Markup:
             "div",
             tag(
                 "table",
-                tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles))),
+                tag("thead", tag("tr", *(tag("th", title, scope="col") for title in MODEL_TITLES))),
                 tag("tbody", *rows),
+                class_="models",
             ),
             class_="scroll",
             tabindex=0,
@@ -56,19 +58,25 @@ def models(report: Report) -> Markup:
     )
 
 
-def _share_cell(share: float | None) -> Markup:
-    if share is None:
-        return tag("td", "not stated", class_="none")
-    return tag("td", tag("b", percent(share, 2)), bar_svg(share, 0, "zeros"))
-
-
-def _time_cell(row: ModelRow, slowest: float) -> Markup:
+def _cells(row: ModelRow, slowest: float) -> Iterable[tuple[Markup | str, bool]]:
+    """The figures of a model, and whether each is there."""
+    for kind in ("smooth", "blocks"):
+        share = accuracy(row, kind)
+        if share is None:
+            yield "not stated", False
+        else:
+            yield joined(tag("b", percent(share, 2)), bar_svg(share, 0, "rewrite")), True
+    yield percent(row.zeros), True
+    yield percent(row.skipped), True
+    yield count(row.macs), True
     if row.seconds is None:
-        return tag("td", "not measured", class_="none")
-    median = row.seconds.median
-    spread = f" {1e3 * row.seconds.low:.1f} to {1e3 * row.seconds.high:.1f}"
-    return tag(
-        "td", tag("b", milliseconds(median)), tag("small", spread), bar_svg(median / slowest, 0, "rewrite")
+        yield "not measured", False
+        return
+    median, low, high = row.seconds.median, row.seconds.low, row.seconds.high
+    spread = f" {1e3 * low:.1f} to {1e3 * high:.1f}"
+    yield (
+        joined(tag("b", milliseconds(median)), tag("small", spread), bar_svg(median / slowest, 0, "zeros")),
+        True,
     )
 
 
