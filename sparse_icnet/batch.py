@@ -35,10 +35,11 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from sparse_icnet import bundled, render
+from sparse_icnet.files import remove_dead
 from sparse_icnet.jobs.batch import AT_ONCE, STRETCH, Batch, OnRecords, Summary, manifest_name, shard_of
 from sparse_icnet.jobs.manifest import Manifest
 from sparse_icnet.jobs.outputs import SUFFIX_OF_KIND
-from sparse_icnet.jobs.sources import expand
+from sparse_icnet.jobs.sources import expand, folders_of
 from sparse_icnet.jobs.work import Options, model_digest
 from sparse_icnet.model import Model, load
 from sparse_icnet.network.digest import digest
@@ -112,9 +113,12 @@ def segment_files(
         overwrite=overwrite,
     )
     output.mkdir(parents=True, exist_ok=True)
+    part = shard_of(found.sources, shard)
+    for folder in folders_of(part, output):
+        remove_dead(folder)
     with Manifest(output, manifest_name(shard)) as manifest:
         batch = Batch(net, options, manifest, on_records, stretch)
-        return batch.run(shard_of(found.sources, shard), executor, workers, at_once)
+        return batch.run(part, executor, workers, at_once)
 
 
 def _checked_kinds(save: Sequence[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ and whatever a decoder raises about one picture is an ImageError that names it.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from importlib import import_module
@@ -39,6 +40,7 @@ SUFFIXES = frozenset(
     )
 )
 MAX_PIXELS = 1 << 27  # 134 million: 400 MB as RGB
+_BAND = 1 << 20  # pixels converted at a time
 MAX_STREAM = 1 << 30  # bytes of a stream that cannot be rewound
 
 _ACCEPTED = "a path, bytes, a binary file object, a PIL image or a uint8 array"
@@ -101,16 +103,21 @@ def frame_count(image: ImageLike, name: str | None = None) -> int:
 
     Opens the picture without decoding it; raises what `to_rgb` raises about that.
     """
+    return measure(image, name)[0]
+
+
+def measure(image: ImageLike, name: str | None = None) -> tuple[int, int]:
+    """(`frame_count`, pixels of a frame) of a picture that is opened and not decoded."""
     name = name or name_of(image)
     if isinstance(image, np.ndarray):
-        return 1
+        return 1, math.prod(image.shape[:2])
     if isinstance(image, str | os.PathLike):
         with open(image, "rb") as file:
-            return frame_count(file, name)
+            return measure(file, name)
     if isinstance(image, Image.Image):
-        return len(_film(image, name))
+        return len(_film(image, name)), image.width * image.height
     with _opened(image, name) as opened:
-        return len(_film(opened, name))
+        return len(_film(opened, name)), opened.width * opened.height
 
 
 def frames(image: ImageLike, name: str | None = None) -> Iterator[Frame]:
@@ -271,8 +278,11 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     """Another picture of mode RGB and class Image."""
     if image.mode.startswith("I"):  # 16-bit grey, "I;16" or (from older files) "I"
-        grey = np.asarray(image.convert("I")).clip(0, 65535) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
+        grey, rows = np.empty((image.height, image.width), np.uint8), max(1, _BAND // image.width)
+        for top in range(0, image.height, rows):
+            band = image.crop((0, top, image.width, min(top + rows, image.height)))
+            grey[top : top + rows] = np.asarray(band.convert("I")).clip(0, 65535) >> 8
+        image = Image.fromarray(grey)
     elif image.mode == "F":
         raise ImageError(
             f"{name}: expected 8 or 16 bits a channel, found float pixels of unknown range (mode F)"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,19 @@ _AVERAGE = 3  # filter type: value - floor((left + above) / 2)
 _BYTES_AT_A_TIME = 1 << 18  # stay in the cache of a core
 
 
-def save_png(picture: Image.Image, path: str | os.PathLike[str], text: PngInfo | None = None) -> None:
+def save_png(
+    picture: Image.Image,
+    path: str | os.PathLike[str],
+    text: PngInfo | None = None,
+    may_replace: Callable[[], None] | None = None,
+) -> None:
     """Write a PNG whole or not at all; OSError where it cannot be written.
 
-    picture  RGB, or what Pillow can write as PNG: indexed pictures and grey ones are left to it
-    text     what its text chunks say
+    picture      RGB, or what Pillow can write as PNG: indexed pictures and grey ones are left to it
+    text         what its text chunks say
+    may_replace  as for `sparse_icnet.files.replacing`
     """
-    with replacing(Path(path)) as temporary:
+    with replacing(Path(path), may_replace) as temporary:
         if picture.mode == "RGB" and picture.width and picture.height:
             with open(temporary, "wb") as file:
                 file.writelines(_rgb_parts(np.asarray(picture), text))

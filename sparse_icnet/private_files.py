@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sparse_icnet.files import replacing
+from sparse_icnet.files import remove_dead, replacing
 
 BESIDE_SOURCES = Path(__file__).parent / "run" / "__pycache__"
 _POSIX = os.name == "posix"
@@ -64,7 +64,7 @@ def read(path: Path, limit: int) -> bytes:
 
 
 def write(path: Path, content: bytes, readable: bool = False) -> None:
-    """Write a file whole or not at all; missing folders are made.
+    """Write a file whole or not at all; missing folders are made, what a killed process left of it removed.
 
     readable  whether others may read it, as far as the umask says so; folders 0755 and file 0644 instead of 0700 and 0600
 
@@ -74,6 +74,7 @@ def write(path: Path, content: bytes, readable: bool = False) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(0o755 if readable else 0o700)
     with _opened_folder(path.parent), replacing(path) as temporary:
+        remove_dead(path.parent, of=path)
         mode = 0o644 if readable else 0o600
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, mode)
         with open(descriptor, "wb") as file:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -42,6 +42,7 @@ MAX_TEXT_FILE = 1 << 16  # bytes of a palette or a file of class names
 _COLOUR = re.compile(r"\(?\s*(\d{1,3})\s*[,\s]\s*(\d{1,3})\s*[,\s]\s*(\d{1,3})\s*,?\s*\)?,?")
 _BACKGROUND, _INK, _FRAME = (255, 255, 255), (32, 32, 32), (128, 128, 128)
 _SMALLEST_FONT = 11  # pixels
+_BAND = 1 << 20  # pixels
 _SHOWN_NAME = 32  # characters of a class name in a legend
 
 
@@ -171,13 +172,29 @@ def overlay(
             f"found {'x'.join(map(str, classes.shape))}"
         )
     picture = image if image.mode == "RGB" else image.convert("RGB")
-    return Image.blend(picture, class_image(classes, colours).convert("RGB"), alpha)
+    if image.width * image.height <= _BAND:
+        return Image.blend(picture, class_image(classes, colours).convert("RGB"), alpha)
+    result = Image.new("RGB", image.size)
+    for top, bottom in _bands(image.height, image.width):
+        band = picture.crop((0, top, image.width, bottom))
+        shown = class_image(classes[top:bottom], colours).convert("RGB")
+        result.paste(Image.blend(band, shown, alpha), (0, top))
+    return result
 
 
 def class_shares(classes: NDArray[np.uint8], count: int) -> tuple[float, ...]:
     """Share of the pixels of each of `count` classes, 0 to 1."""
-    counts = np.bincount(classes.ravel(), minlength=count)
+    counts = np.zeros(count, np.int64)
+    for top, bottom in _bands(*classes.shape):  # `bincount` makes int64 of them
+        counts += np.bincount(classes[top:bottom].ravel(), minlength=count)
     return tuple((counts / max(classes.size, 1)).tolist())
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """(first row, end) of bands of a large picture: what is made of one on the way takes little memory beside it."""
+    rows = max(1, _BAND // max(width, 1))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
 
 
 def share_text(share: float) -> str:
@@ -237,7 +254,10 @@ def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
 
 def confidence_image(confidence: NDArray[np.float32]) -> Image.Image:
     """Grey image (mode L): 255 * confidence, rounded; white is certain."""
-    return Image.fromarray(np.rint(confidence * np.float32(255)).astype(np.uint8))
+    grey = np.empty(confidence.shape, np.uint8)
+    for top, bottom in _bands(*confidence.shape):
+        grey[top:bottom] = np.rint(confidence[top:bottom] * np.float32(255))
+    return Image.fromarray(grey)
 
 
 @lru_cache(maxsize=8)

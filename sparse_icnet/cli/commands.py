@@ -237,7 +237,8 @@ def _convert(commands: Commands) -> None:
         """\
 Reads OpenVINO IR (version 7, 10, 11), ONNX (QDQ or FakeQuantize) or the native
 .npz and writes the format that the name of OUT asks for: .npz, .xml (its .bin
-beside it) or .onnx (extra `onnx`).""",
+beside it) or .onnx (extra `onnx`).  OUT is replaced if it is there; a .bin only
+together with its .xml.""",
     )
     add_model(parser, metavar="IN", text="model to read")
     parser.add_argument("output", metavar="OUT", help=".npz, .xml or .onnx to write")
@@ -298,6 +299,7 @@ ignored; a class that no label holds is left out of the mean and named.
 Two columns: smooth class maps, as `segment` writes them, and the network's
 blocks of 8 x 8 pixels, as the model card says.""",
     )
+    parser.usage = "%(prog)s [options] --data DIR [MODEL]"
     add_model(parser)
     parser.add_argument(
         "--data", type=folder, metavar="DIR", help="folder with SPLIT/ and SPLITannot/ (required)"

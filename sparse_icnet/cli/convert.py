@@ -9,6 +9,7 @@ from sparse_icnet import formats
 from sparse_icnet.cli.terminal import Column, print_table, say
 from sparse_icnet.files import check_writable
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.formats.openvino import write
 from sparse_icnet.model import load
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.sparse.gather import gains, gather_zeros
@@ -23,6 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.command}: expected a model and a file to write, found {output} alone")
     graph = load(arguments.model, arguments.size).graph
     check_writable(output)
+    if output.suffix.lower() == ".xml":
+        check_writable(output.with_suffix(".bin"))
+        write.check_free(output)
     if arguments.gather_zeros:
         graph = _gathered(graph)
     formats.save(graph, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import sparse_icnet
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import check_json, model_of, ready
 from sparse_icnet.cli.terminal import Column, Progress, print_table, say, say_wrapped, write_json
-from sparse_icnet.image import MAX_PIXELS, ImageError, fitted, frame_count
+from sparse_icnet.image import MAX_PIXELS, ImageError, fitted, to_rgb
 from sparse_icnet.jobs.overlap import in_order
 from sparse_icnet.jobs.sources import pictures_in
 from sparse_icnet.metrics import IGNORED, Score, confusion_matrix, score
@@ -24,6 +25,7 @@ from sparse_icnet.network.graph import Size
 
 # Of class maps: as `Model.segment` gives them by default, and as the model card says.
 KINDS = ("smooth", "blocks")
+_MOST_NAMED = 5  # frames of no use
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,8 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     model = model_of(arguments)
     count = len(model.class_names)
-    for _ in in_order(lambda pair: _check_pair(*pair, count), pairs):
-        pass
+    _check_pairs(pairs, count)
     confusion = np.zeros((len(KINDS), count, count), np.int64)
     ready(model, arguments.quiet)
     with Progress(len(pairs), "frames", arguments.quiet) as progress:
@@ -87,12 +88,31 @@ def _confusion_of(model: Model, frame: Path, label: Path) -> NDArray[np.int64]:
     return np.stack([confusion_matrix(truth, one, count) for one in maps])
 
 
-def _check_pair(frame: Path, label: Path, count: int) -> None:
-    """Raise now what would else stop the evaluation in its middle: a frame that is no picture, a label of no use."""
-    frame_count(frame)
-    largest = int(_read_label(label, None).max())
-    if largest >= count:
-        raise ValueError(f"{label}: expected classes 0..{count - 1}, found {largest}")
+def _check_pairs(pairs: Sequence[tuple[Path, Path]], count: int) -> None:
+    """Decode all frames and labels, and raise now what would else stop the evaluation in its middle: all that is of no use.
+
+    A figure over the rest would be one of other frames.
+    """
+    problems = [one for one in in_order(lambda pair: _problem(*pair, count), pairs) if one]
+    if len(problems) > 1:
+        named = "; ".join(problems[:_MOST_NAMED]) + ("; ..." if len(problems) > _MOST_NAMED else "")
+        raise ValueError(f"eval: {len(problems)} of {len(pairs)} frames are of no use: {named}")
+    if problems:
+        raise ValueError(problems[0])
+
+
+def _problem(frame: Path, label: Path, count: int) -> str | None:
+    """What is wrong with a frame or its label, on one line; None if nothing is."""
+    try:
+        to_rgb(frame)
+        largest = int(_read_label(label, None).max())
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return f"{os.fsdecode(error.filename or frame)}: {error.strerror or error}"
+    except MemoryError:
+        return f"{frame}: not enough memory"
+    return None if largest < count else f"{label}: expected classes 0..{count - 1}, found {largest}"
 
 
 def read_label(path: Path, model: Model) -> NDArray[np.uint8]:

@@ -14,10 +14,11 @@ from sparse_icnet import bundled, render, video
 from sparse_icnet.cli.entry import complain
 from sparse_icnet.cli.inputs import expand, model_of, ready
 from sparse_icnet.cli.terminal import Progress, duration, flush, note, say
+from sparse_icnet.files import remove_dead
 from sparse_icnet.jobs.batch import Batch, Summary, manifest_name, shard_of
 from sparse_icnet.jobs.manifest import Manifest
 from sparse_icnet.jobs.overlap import StoppedError, in_order
-from sparse_icnet.jobs.sources import Found, Source, counted
+from sparse_icnet.jobs.sources import Found, Source, counted, folders_of
 from sparse_icnet.jobs.work import Options, Record, model_digest, segment_source
 from sparse_icnet.model import Model
 from sparse_icnet.run.session import default_threads
@@ -37,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = _options(arguments, output, model, single=len(found.sources) == 1)
     sources = shard_of(found.sources, arguments.shard)
     output.mkdir(parents=True, exist_ok=True)
+    for folder in folders_of(sources, output):
+        remove_dead(folder)
     report = _Report(sources, options, arguments)
     with Manifest(output, manifest_name(arguments.shard)) as manifest, report.progress:
         if arguments.scheduler is not None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import check_json, expand, model_of, ready, split_model
 from sparse_icnet.cli.terminal import Progress, say, say_wrapped, write_json
+from sparse_icnet.model import Model
 from sparse_icnet.reference import compare
 
 OK, MISMATCH = 0, 1
@@ -19,11 +24,14 @@ OK, MISMATCH = 0, 1
 def run(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     files = arguments.files
-    if arguments.model is None:
-        arguments.model, files = split_model(files)
+    named, rest = split_model(files)
+    if named is not None and arguments.model is not None:
+        raise ValueError(f"verify: expected one model, found {named} and --model {arguments.model}")
+    if named is not None:
+        arguments.model, files = named, rest
     pictures = [Path(source.path) for source in expand(files).sources] or [bundled.SAMPLE_IMAGE]
     net = model_of(arguments)
-    blobs = [net.blob(picture)[0] for picture in pictures]
+    blobs = _Blobs(net, pictures)
     if arguments.json != "-":
         say_wrapped(
             f"{bundled.resolve(arguments.model)} at {net.size[0]}x{net.size[1]} against {arguments.against}, "
@@ -46,6 +54,26 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(_figures(report, arguments), arguments.json)
     return OK if report.passed else MISMATCH
+
+
+class _Blobs(Sequence[NDArray[np.float32]]):
+    """The network inputs (3, H, W) of pictures, each made when it is asked for: a folder of them would fill memory."""
+
+    def __init__(self, net: Model, pictures: Sequence[Path]) -> None:
+        self._net, self._pictures = net, pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Blobs: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | _Blobs:
+        if isinstance(index, slice):
+            return _Blobs(self._net, self._pictures[index])
+        blob: NDArray[np.float32] = self._net.blob(self._pictures[index])[0]
+        return blob
 
 
 def _figures(report: compare.Report, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -12,19 +12,25 @@ from sparse_icnet.run import machine_code
 DONE = 0
 
 
+def _nowhere() -> OSError:
+    folders = ", ".join(map(str, cache_folders())) or "none"
+    return OSError(
+        "expected a folder that can keep the machine code for other processes, found none: it must belong to you, and "
+        f"others must not be able to write into it ({folders}); NUMBA_CACHE_DIR names another"
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     cached = machine_code.is_cached()
+    if not cached and machine_code.keeper() is None:
+        raise _nowhere()
     if not (cached or arguments.quiet):
         say("compiling the kernels for this CPU: 15 to 60 s ...")
     start = time.perf_counter()
     kept = machine_code.warm_up()
     seconds = time.perf_counter() - start
-    if kept is None:
-        folders = ", ".join(map(str, cache_folders()))
-        raise OSError(
-            f"compiled in {seconds:.0f} s, but no folder can keep the machine code for other processes ({folders}); "
-            "NUMBA_CACHE_DIR names another"
-        )
+    if kept is None:  # not any more: a disk that became full
+        raise _nowhere()
     if not arguments.quiet:
         say(f"the kernels for this CPU {'are there' if cached else f'took {seconds:.0f} s'}: {kept}")
     return DONE

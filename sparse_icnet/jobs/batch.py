@@ -7,7 +7,6 @@ import os
 import pickle
 import secrets
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
@@ -18,7 +17,7 @@ from typing import Any
 from sparse_icnet import files, video
 from sparse_icnet.jobs import films, tasks
 from sparse_icnet.jobs.manifest import NAME, Manifest
-from sparse_icnet.jobs.sources import Source
+from sparse_icnet.jobs.sources import Source, folders_of
 from sparse_icnet.jobs.work import HOPELESS, Options, Record
 from sparse_icnet.model import Model
 from sparse_icnet.run import machine_code
@@ -174,7 +173,8 @@ class Batch:
             for film in self._open:
                 shutil.rmtree(film.folder, ignore_errors=True)
             if self._broken or executor is not None:
-                files.remove_temporary(self._options.output, self._call.tag)
+                for folder in folders_of(found, self._options.output):
+                    files.remove_temporary(folder, self._call.tag)
         return self._summary
 
     def _run_here(self, workers: int) -> None:
@@ -279,7 +279,7 @@ class Batch:
 
     def _split(self, source: Source, job: films.Job) -> None:
         """Tasks for the stretches of a film."""
-        folder = Path(tempfile.mkdtemp(prefix=".parts-", dir=job.options.output))
+        folder = files.temporary_folder(job.options.output, "film")
         firsts = range(0, job.film.frames, self._call.stretch)
         film = _Film(job, folder, len(firsts))
         self._open.append(film)

@@ -16,8 +16,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -73,8 +74,13 @@ class Job:
         return {kind: options.output / film_name(self.source.name, kind) for kind in kinds}
 
     def check_free(self, path: Path) -> None:
+        """Raise FileExistsError where something at `path` must stay."""
         if not self.options.overwrite:
             check_free(path, self.digest, self.earlier)
+
+    def replacing(self, path: Path) -> AbstractContextManager[Path]:
+        """`files.replacing` of a result; what another process put there meanwhile stays."""
+        return replacing(path, None if self.options.overwrite else partial(self.check_free, path))
 
     def size_of(self, kind: str) -> Size:
         """(height, width) of a result that is a film."""
@@ -129,7 +135,9 @@ def segment(model: Model, job: Job, tick: Callable[[int, int], None] | None = No
     """The whole film at once."""
     try:
         with ExitStack() as files:
-            temporaries = {kind: files.enter_context(replacing(path)) for kind, path in job.films().items()}
+            temporaries = {
+                kind: files.enter_context(job.replacing(path)) for kind, path in job.films().items()
+            }
             tally = segment_stretch(model, job, 0, job.film.frames, temporaries, tick, part=False)
             if not tally.frames:
                 raise _nothing_left(job)
@@ -249,7 +257,7 @@ def _segmented(
             path = options.output / result_name(source.name, kind, index + 1)
             job.check_free(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(result, kind, path, job.mark(kind), options)
+            save(result, kind, path, job.mark(kind), options, partial(job.check_free, path))
     return index, pictures, result.shares, grid_confidence(result.logits)
 
 
@@ -281,7 +289,7 @@ def finish(model: Model, job: Job, tally: Tally, parts: Mapping[str, Sequence[Pa
         film = job.film
         for kind, path in job.films().items():
             job.check_free(path)
-            with replacing(path) as temporary:
+            with job.replacing(path) as temporary:
                 video.join(parts[kind], temporary, film.rate, film.clock, mark_comment(job.mark(kind)))
     except (ImageError, OSError, MemoryError) as error:
         return failed(job.source, error, job.digest)

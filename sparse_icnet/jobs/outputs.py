@@ -11,10 +11,10 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,21 +165,24 @@ def _npy_text(head: bytes) -> str:
     return header.partition(f"# {_KEYWORD} ")[2].rstrip()
 
 
-def save_png(picture: Image.Image, path: Path, mark: Mark) -> None:
+MayReplace: TypeAlias = "Callable[[], None] | None"  # as for `sparse_icnet.files.replacing`
+
+
+def save_png(picture: Image.Image, path: Path, mark: Mark, may_replace: MayReplace = None) -> None:
     """Write a PNG with its mark, whole or not at all."""
     text = PngInfo()
     text.add_text("Software", f"sparse-icnet {sparse_icnet.__version__}")
     text.add_text(_KEYWORD, json.dumps(asdict(mark)))
-    write_png(picture, path, text)
+    write_png(picture, path, text, may_replace)
 
 
-def save_npy(array: NDArray[np.generic], path: Path, mark: Mark) -> None:
+def save_npy(array: NDArray[np.generic], path: Path, mark: Mark, may_replace: MayReplace = None) -> None:
     """Write a .npy (version 1.0) with its mark, whole or not at all; `numpy.load` reads it, also memory-mapped."""
     array = np.ascontiguousarray(array)
     header = f"{{'descr': {array.dtype.str!r}, 'fortran_order': False, 'shape': {array.shape!r}, }}"
     header += f"  # {_KEYWORD} {json.dumps(asdict(mark))}"
     header += " " * (-(len(_NPY) + 2 + len(header) + 1) % 64) + "\n"
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path, may_replace) as temporary, open(temporary, "wb") as file:
         file.write(_NPY + len(header).to_bytes(2, "little") + header.encode("ascii"))
         file.write(array.data)
 

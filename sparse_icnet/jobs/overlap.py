@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 from sparse_icnet.run.session import default_threads
@@ -19,6 +20,28 @@ _NAP = 0.5  # seconds
 
 class StoppedError(Exception):
     """Raised within work that nobody waits for any more."""
+
+
+class Room:
+    """Room for so much at a time; more than there is waits until nobody else is in, and then gets it."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken = size, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        """Wait until there is room for `amount`, and have it."""
+        amount = min(amount, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + amount <= self._size)
+            self._taken += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= amount
+                self._changed.notify_all()
 
 
 def _pool(workers: int) -> ThreadPoolExecutor | None:

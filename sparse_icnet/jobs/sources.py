@@ -148,6 +148,15 @@ def expand(
     return found
 
 
+def folders_of(found: Iterable[Source], output: Path) -> list[Path]:
+    """The folders at and below `output` that results of these sources lie in, as far as they are there."""
+    folders = {output}
+    for source in found:
+        path = output / source.name
+        folders.update((path.parent, path))  # the second of animations and films
+    return sorted(folder for folder in folders if folder.is_dir())
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures directly in `folder`, by name.  Raises SourceError if there is none."""
     found = Found()

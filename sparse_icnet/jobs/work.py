@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparse_icnet.image import MAX_STREAM, ImageError, frame_count, frames
+from sparse_icnet.image import MAX_PIXELS, MAX_STREAM, ImageError, frames, measure
 from sparse_icnet.jobs.manifest import Entry
 from sparse_icnet.jobs.outputs import Mark, check_free, result_name, save_npy, save_png
+from sparse_icnet.jobs.overlap import Room
 from sparse_icnet.jobs.sources import Source
 from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Size
+from sparse_icnet.processes import PerProcess
 from sparse_icnet.render import ALPHA
 from sparse_icnet.result import Result
 
@@ -34,6 +37,10 @@ from sparse_icnet.result import Result
 HOPELESS = frozenset(
     getattr(errno, name, -1) for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ENODEV", "ESTALE")
 )
+
+# Pictures that a process has in work at the same time have together at most as many pixels as the largest one may have,
+# 17 to 20 bytes for each with an overlay and its legend.
+_ROOM = PerProcess(lambda: Room(MAX_PIXELS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +159,16 @@ def segment_source(
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     frame: int | None = None
     try:
-        if frame_count(data, source.path) == 1:
-            task = Task(model, source, None, digest, options, manifest)
-            yield task.skipped() or task.segment(next(frames(data, source.path)).picture, start)
-            return
-        for frame, (picture, _) in enumerate(frames(data, source.path), 1):
-            task = Task(model, source, frame, digest, options, manifest)
-            yield task.skipped() or task.segment(picture, start)
-            start = time.perf_counter()
+        count, pixels = measure(data, source.path)
+        with _ROOM.get().taken(pixels):
+            if count == 1:
+                task = Task(model, source, None, digest, options, manifest)
+                yield task.skipped() or task.segment(next(frames(data, source.path)).picture, start)
+                return
+            for frame, (picture, _) in enumerate(frames(data, source.path), 1):
+                task = Task(model, source, frame, digest, options, manifest)
+                yield task.skipped() or task.segment(picture, start)
+                start = time.perf_counter()
     except (ImageError, OSError, MemoryError) as error:
         yield Record(source.path, source.name, frame, digest=digest, error=message_of(error, source))
 
@@ -233,16 +242,14 @@ class Task:
         """
         names = self._names()
         if not self.options.overwrite:
-            entry = self._entry()
-            ours = entry is not None and entry.source == os.path.abspath(self.source.path)
             for name in names.values():
-                # Of a picture that has changed since, the manifest knows the digest that its results bear.
-                check_free(self.options.output / name, self.digest, entry.digest if entry and ours else None)
+                self._check_free(self.options.output / name)
         result = self.model.predict(picture, self.options.smooth)
         for kind, name in names.items():
             path = self.options.output / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(result, kind, path, Mark(kind, self.source.name, self.digest), self.options)
+            mark = Mark(kind, self.source.name, self.digest)
+            save(result, kind, path, mark, self.options, partial(self._check_free, path))
         return Record(
             self.source.path,
             self.source.name,
@@ -257,6 +264,12 @@ class Task:
             milliseconds=round(1e3 * (time.perf_counter() - start), 1),
         )
 
+    def _check_free(self, path: Path) -> None:
+        entry = self._entry()
+        # Of a picture that has changed since, the manifest knows the digest that its results bear.
+        ours = entry is not None and entry.source == os.path.abspath(self.source.path)
+        check_free(path, self.digest, entry.digest if entry and ours else None)
+
     def _entry(self) -> Entry | None:
         return self.manifest.entry(self.source.name, self.frame) if self.manifest else None
 
@@ -264,19 +277,30 @@ class Task:
         return {kind: result_name(self.source.name, kind, self.frame) for kind in self.options.save}
 
 
-def save(result: Result, kind: str, path: Path, mark: Mark, options: Options) -> None:
-    """Write one kind of result of one picture."""
+def save(
+    result: Result, kind: str, path: Path, mark: Mark, options: Options, check_free: Callable[[], None]
+) -> None:
+    """Write one kind of result of one picture.
+
+    check_free  raises where the file at `path` is another's; asked for what another process puts there meanwhile
+    """
     palette = options.palette or "camvid"
+    may_replace = None if options.overwrite else check_free
     if kind == "probabilities":
-        save_npy(result.probabilities(np.float16 if options.dtype == "float16" else np.float32), path, mark)
+        save_npy(
+            result.probabilities(np.float16 if options.dtype == "float16" else np.float32),
+            path,
+            mark,
+            may_replace,
+        )
     elif kind == "classes":
-        save_png(result.class_image(palette), path, mark)
+        save_png(result.class_image(palette), path, mark, may_replace)
     elif kind == "confidence":
-        save_png(result.confidence_image(), path, mark)
+        save_png(result.confidence_image(), path, mark, may_replace)
     elif kind == "overlay":
-        save_png(result.overlay(options.alpha, options.legend, palette), path, mark)
+        save_png(result.overlay(options.alpha, options.legend, palette), path, mark, may_replace)
     else:
-        save_png(result.side_by_side(options.alpha, options.legend, palette), path, mark)
+        save_png(result.side_by_side(options.alpha, options.legend, palette), path, mark, may_replace)
 
 
 def rounded(shares: Mapping[str, float]) -> dict[str, float]:

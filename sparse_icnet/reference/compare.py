@@ -242,7 +242,8 @@ def verify(
     """Compare `engine` with a reference on `blobs`.
 
     graph    the network as loaded, before any rewrite
-    blobs    network inputs, float32 (3, H, W) or (1, 3, H, W)
+    blobs    network inputs, float32 (3, H, W) or (1, 3, H, W); one is held at a time, so that a sequence may make each
+             when it is asked for: all once to be checked, then one after the other
     engine   None: the engine of this package, `SessionEngine(graph)`
     names    of the blobs, for the report
     threads  of the engine (if None was given) and of the other runtime
@@ -252,17 +253,21 @@ def verify(
     """
     if against not in ("oracle", "openvino", "onnxruntime"):
         raise ValueError(f"against must be oracle, openvino or onnxruntime, found {against!r}")
-    inputs = [_checked(graph, blob, index) for index, blob in enumerate(blobs)]
-    if not inputs:
+    for index in range(len(blobs)):
+        _checked(graph, blobs[index], index)
+    if not len(blobs):
         raise ValueError("verify needs at least one picture, found none")
-    labels = [f"image {i + 1}" for i in range(len(inputs))] if names is None else list(names)
+    labels = [f"image {i + 1}" for i in range(len(blobs))] if names is None else list(names)
+    if len(labels) != len(blobs):
+        raise ValueError(f"verify: expected a name for each of {len(blobs)} blobs, found {len(labels)}")
     peers = _peers(graph, against, threads)  # first, so that a missing package is reported at once
     if engine is None:
         engine = SessionEngine(graph, threads=threads)
     report = Report(against, cell_size(graph), ())
-    for label, blob in zip(labels, inputs, strict=True):
+    for index, label in enumerate(labels):
         if progress is not None:
             progress(label)
+        blob = _checked(graph, blobs[index], index)
         result = np.array(engine.output(blob))
         trivial = triviality(graph, result)
         if trivial is not None:

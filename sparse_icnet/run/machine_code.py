@@ -47,9 +47,11 @@ _SOURCES = (
     "sparse/winograd.py",
 )
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_MAX_BYTES = 1 << 24  # of a file; it has some 100 kB
+_MAX_BYTES = 1 << 24  # of a file
+_USUAL_BYTES = 1 << 17
 _ARGUMENTS = 5
 _log = logging.getLogger("sparse_icnet")
+_log.addHandler(logging.NullHandler())  # no handler: Python would print warnings on stderr
 # A fork waits until the compiler is done: in the middle of its work neither Numba nor LLVM can be used by a child.
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
@@ -78,7 +80,7 @@ def is_cached() -> bool:
 
     Reads the file (some 100 kB) and does not import Numba.  Raises ImportError if Numba is not installed.
     """
-    return _find(RUN) is not None
+    return _find(RUN, tell=False) is not None
 
 
 def warm_up() -> Path | None:
@@ -87,8 +89,21 @@ def warm_up() -> Path | None:
     Returns the file that keeps it for other processes, None if no cache folder can.
     """
     run_function()
-    found = _find(RUN)
+    found = _find(RUN, tell=False)
     return found[0] if found else None
+
+
+def keeper() -> Path | None:
+    """The cache folder that would keep machine code compiled now, found by writing a file of its size; None: no folder."""
+    for folder in cache_folders():
+        probe = folder / f"probe-{os.getpid()}"
+        try:
+            private_files.write(probe, bytes(_USUAL_BYTES))
+            probe.unlink()
+        except OSError:
+            continue
+        return folder
+    return None
 
 
 def run_function() -> Callable[..., int]:
@@ -117,7 +132,7 @@ def function_of(entry: Entry) -> Callable[..., int]:
 
 def _machine_code(entry: Entry = RUN) -> bytes:
     """Object code behind the name of its entry point and a zero byte: from a cache folder, or new and then kept."""
-    found = _find(entry)
+    found = _find(entry, tell=True)
     if found:
         return found[1]
     start = time.perf_counter()
@@ -129,14 +144,21 @@ def _machine_code(entry: Entry = RUN) -> bytes:
     return code
 
 
-def _find(entry: Entry) -> tuple[Path, bytes] | None:
-    """The first whole file of machine code in the cache folders, and what it holds."""
+def _find(entry: Entry, tell: bool) -> tuple[Path, bytes] | None:
+    """The first whole file of machine code in the cache folders, and what it holds.
+
+    tell  the log which one, and what is wrong with others
+    """
     name = _file_name(entry)
     for folder in cache_folders():
-        code = _read(folder / name)
+        code = _read(folder / name, _log.info if tell else _silent)
         if code is not None:
             return folder / name, code
     return None
+
+
+def _silent(*_: object) -> None:
+    """Of what was or will be told."""
 
 
 def _keep(entry: Entry, code: bytes) -> None:
@@ -193,20 +215,20 @@ def _numba_version() -> str:
     return (Path(spec.origin).parent / "_version.py").read_text(encoding="utf-8")
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, tell: Callable[..., None]) -> bytes | None:
     """The machine code in a file, None if there is no whole one or somebody else may have written it."""
     try:
         content = private_files.read(path, _MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
-        _log.info("compiled kernels not loaded: %s", error)
+        tell("compiled kernels not loaded: %s", error)
         return None
     body = content[len(_MAGIC) + _DIGEST_BYTES :]
     if content[: len(_MAGIC) + _DIGEST_BYTES] != _MAGIC + hashlib.sha256(body).digest():
-        _log.info("compiled kernels not loaded: %s: damaged", path)
+        tell("compiled kernels not loaded: %s: damaged", path)
         return None
-    _log.info("compiled kernels loaded from %s", path)
+    tell("compiled kernels loaded from %s", path)
     return body
 
 

@@ -43,7 +43,18 @@ class TestFirstMinute:
         assert (code, err) == (0, "")
         assert "are there" in out
         monkeypatch.setattr(machine_code, "warm_up", lambda: None)
-        assert_one_error_line(run("warmup"), "no folder can keep", "NUMBA_CACHE_DIR")
+        assert_one_error_line(run("warmup"), "a folder that can keep", "NUMBA_CACHE_DIR")
+
+    def test_warmup_says_before_it_compiles_that_nothing_can_keep_the_result(
+        self, run, tmp_path, monkeypatch
+    ):
+        (tmp_path / "file").write_bytes(b"")
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "below"))
+        monkeypatch.setattr(machine_code, "warm_up", None)
+        assert_one_error_line(run("warmup"), tmp_path / "file" / "below", "expected a folder that can keep")
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "new"))
+        assert machine_code.keeper() == tmp_path / "new"
+        assert os.listdir(tmp_path / "new") == []
 
     def test_warmup_compiles(self, run, uncompiled, tmp_path):
         code, out, _ = run("warmup")
@@ -82,6 +93,27 @@ class TestFirstMinute:
         assert run("info", tiny_file)[2] == ""
         assert run("info", tiny_file, "-v")[2] == "sparse-icnet: of interest\n"
         assert run("info", tiny_file, "-vv")[2].splitlines()[1] == "sparse-icnet: of little interest"
+
+    def test_verbose_says_each_thing_once(self, run, tiny_file, photo, tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-m", "sparse_icnet", "verify", tiny_file, photo, "-v", *SMALL],
+            capture_output=True,
+            text=True,
+        )
+        lines = done.stderr.splitlines()
+        assert len(lines) == len(set(lines)) >= 2, lines
+        assert sum("compiled kernels loaded" in line for line in lines) == 1
+
+    def test_warnings_reach_only_who_asks(self):
+        code = (
+            "import logging, sys; import sparse_icnet.run.session\n"
+            "logging.getLogger('sparse_icnet').warning('slow'); logging.getLogger('sparse_icnet.part').error('no')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        asking = "import logging; logging.basicConfig()\n" + code
+        done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
+        assert "slow" in done.stderr
 
     @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
     @pytest.mark.parametrize(

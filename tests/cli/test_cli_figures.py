@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet.formats import native
+from sparse_icnet.reference import compare
 
 
 def figures_of(out: str) -> list[float]:
@@ -92,6 +94,19 @@ class TestEval:
         (data / "val" / "f1.png").write_bytes(b"no picture")
         assert_one_error_line(run(*command), data / "val" / "f1.png", "expected a picture")
 
+    def test_frames_that_break_off_are_all_named_before_the_work(self, run, data, tiny_file, no_work):
+        """Their headers are whole: only decoding shows it."""
+        for i in (1, 3):
+            frame = data / "val" / f"f{i}.png"
+            frame.write_bytes(frame.read_bytes()[:-200])
+        result = run("eval", tiny_file, "-q", *SMALL, "--data", data)
+        assert_one_error_line(result, "2 of 4 frames", data / "val" / "f1.png", data / "val" / "f3.png")
+        Image.fromarray(random_picture(20, 20)).save(data / "val" / "f3.png")
+        assert_one_error_line(run("eval", tiny_file, "-q", *SMALL, "--data", data), "f1.png", "damaged")
+
+    def test_usage_says_what_is_required(self, run):
+        assert "--data DIR [MODEL]" in run("eval", "--help")[1].splitlines()[0]
+
     def test_labels_that_nobody_asks_for(self, run, data, tiny_file):
         (data / "valannot" / "f3.png").unlink()
         assert run("eval", tiny_file, "-q", *SMALL, "--data", data, "--limit", "2")[0] == 0
@@ -103,6 +118,30 @@ class TestEval:
 
 
 class TestVerify:
+    def test_two_models(self, run, tiny_file, photo):
+        for words in ((tiny_file, photo), (photo, tiny_file)[::-1]):
+            result = run("verify", *words, "--model", "block4x4", *SMALL)
+            assert_one_error_line(result, f"expected one model, found {tiny_file} and --model block4x4")
+
+    def test_one_picture_is_held_at_a_time(self, run, tiny_file, photo, monkeypatch):
+        """A folder of them would fill memory."""
+        made, most = [], []
+        blob = sparse_icnet.Model.blob
+
+        def counted(net, picture):
+            whole = blob(net, picture)
+            made.append(weakref.ref(whole))
+            most.append(sum(one() is not None for one in made))
+            return whole
+
+        monkeypatch.setattr(sparse_icnet.Model, "blob", counted)
+        monkeypatch.setattr(compare, "_against_oracle", lambda report, *_: report)
+        for i in range(5):
+            (photo.parent / f"{i}.png").write_bytes(photo.read_bytes())
+        run("verify", tiny_file, photo.parent, "-q", *SMALL)
+        assert len(most) == 12
+        assert max(most) <= 2
+
     def test_the_engine_agrees_with_the_oracle(self, run, tiny_file, photo):
         code, out, err = run("verify", tiny_file, photo, *SMALL)
         assert (code, err) == (0, "")
@@ -183,6 +222,14 @@ class TestModels:
         assert_one_error_line(result, tmp_path / "no" / "m.npz")
         assert ".tmp" not in result[2]
         assert_one_error_line(run("convert", tmp_path / "m.npz"), "expected a model and a file")
+        (tmp_path / "data.bin").write_bytes(b"of something else")
+        for command in ("convert", "export"):
+            result = run(command, tiny_file, tmp_path / "data.xml")
+            assert_one_error_line(result, tmp_path / "data.bin", "exists without data.xml")
+        assert (tmp_path / "data.bin").read_bytes() == b"of something else"
+        (tmp_path / "data.bin").unlink()
+        for _ in range(2):  # its own it replaces
+            assert run("convert", tiny_file, tmp_path / "data.xml")[0] == 0
         broken = tmp_path / "broken.npz"
         broken.write_bytes(tiny_file.read_bytes()[:-1000])
         assert_one_error_line(run("convert", broken, tmp_path / "m.npz"), broken)

@@ -98,6 +98,32 @@ class TestSegment:
         assert run("segment", tmp_path / "d2", "-o", out, "--overwrite", *model)[0] == 0
         assert read_map(out / "x.png.classes.png").shape[0] == 21
 
+    def test_a_result_that_another_process_writes_meanwhile_stays(
+        self, run, tiny_file, tmp_path, monkeypatch
+    ):
+        """Both have looked and found the name free; the second to write it sees whose it is by then."""
+        for i, name in enumerate(["d1", "d2"]):
+            (tmp_path / name).mkdir()
+            Image.fromarray(random_picture(20 + i, 30, seed=i)).save(tmp_path / name / "x.png")
+        out, predict, calls = tmp_path / "out", sparse_icnet.Model.predict, []
+
+        def meanwhile(model, picture, smooth):
+            result = predict(model, picture, smooth)
+            calls.append(picture.height)
+            if len(calls) == 1:
+                assert run("segment", tmp_path / "d2", "-o", out, "--model", tiny_file, *SMALL)[0] == 0
+            return result
+
+        monkeypatch.setattr(sparse_icnet.Model, "predict", meanwhile)
+        result = run("segment", tmp_path / "d1", "-o", out, "--model", tiny_file, *SMALL)
+        assert_one_error_line(result, "x.png.classes.png", "another source", "--overwrite")
+        assert calls == [20, 21]
+        assert {read_map(out / "x.png.classes.png").shape[0]} == {21}
+        calls.clear()
+        both = ("segment", tmp_path / "d1", "-o", out, "--overwrite", "--model", tiny_file, *SMALL)
+        assert run(*both)[0] == 0
+        assert read_map(out / "x.png.classes.png").shape[0] == 20
+
     def test_a_pattern_keeps_its_folders_apart(self, run, tiny_file, tmp_path):
         for i, name in enumerate(["seq1", "seq2"]):
             (tmp_path / name).mkdir()
@@ -394,7 +420,7 @@ class TestSegment:
         """The default model does not run in place of the one that was meant."""
         place = ["-o", tmp_path / "out"] if command == "segment" else []
         if command == "verify" and "a model" in parts:
-            place, photo = ["--model", "sparse-60"], photo
+            place, parts = ["--model", "sparse-60"], ["expected one model", "--model sparse-60"]
         result = run(command, word, photo, *place, *SMALL)
         assert_one_error_line(result, word, *parts)
         assert not (tmp_path / "out").exists()

@@ -63,6 +63,14 @@ def test_sixteen_bit_grey_keeps_the_upper_byte(tmp_path):
     assert np.asarray(image.to_rgb(path))[..., 0].tolist() == [[0, 0, 1, 0x12, 0xFF]]
 
 
+def test_sixteen_bit_grey_in_bands(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (23, 17), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    for pixels in (1, 17, 40, 1000):
+        monkeypatch.setattr(image, "_BAND", pixels)
+        assert np.array_equal(np.asarray(image.to_rgb(tmp_path / "deep.png"))[..., 1], values >> 8)
+
+
 def test_float_pixels_are_refused():
     with pytest.raises(image.ImageError, match="float pixels"):
         image.to_rgb(Image.new("F", (4, 4)))

@@ -322,3 +322,23 @@ def test_confidence_image():
     picture = render.confidence_image(confidence)
     assert picture.mode == "L"
     assert np.asarray(picture).tolist() == [[0, 128, 255, 21]]
+
+
+def test_large_pictures_are_worked_on_in_bands(monkeypatch):
+    """The same to the last byte as in one go."""
+    rng = np.random.default_rng(5)
+    picture = Image.fromarray(rng.integers(0, 256, (37, 50, 3), dtype=np.uint8))
+    classes = rng.integers(0, 12, (37, 50), dtype=np.uint8)
+    confidence = rng.random((37, 50), dtype=np.float32)
+
+    def all_of_it():
+        return (
+            render.overlay(picture, classes, alpha=0.3).tobytes(),
+            render.class_shares(classes, 12),
+            render.confidence_image(confidence).tobytes(),
+        )
+
+    whole = all_of_it()
+    for pixels in (1, 99, 100, 50 * 36, 50 * 37 - 1):
+        monkeypatch.setattr(render, "_BAND", pixels)
+        assert all_of_it() == whole

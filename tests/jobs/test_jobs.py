@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from networks import random_picture
 from PIL import Image
 
-from sparse_icnet.jobs import outputs, overlap, sources
+from sparse_icnet.jobs import outputs, overlap, sources, work
 from sparse_icnet.jobs.outputs import Mark
+from sparse_icnet.processes import PerProcess
 
 MARK = Mark("overlay", "seq1/caf\u00e9 \u2603.jpg", "sha256:" + 64 * "a")
 
@@ -42,6 +44,49 @@ class TestOverlap:
         assert list(overlap.in_order(lambda i: i * i, range(100), 4, stop)) == [i * i for i in range(100)]
         assert stop.is_set()
         assert list(overlap.ahead(iter(range(100)))) == list(range(100))
+
+
+class TestRoom:
+    def test_no_more_at_a_time_than_there_is_room_for(self):
+        room, lock = overlap.Room(10), threading.Lock()
+        inside, most = [], []
+
+        def work(amount):
+            with room.taken(amount):
+                with lock:
+                    inside.append(amount)
+                    most.append(list(inside))
+                time.sleep(0.002)
+                with lock:
+                    inside.remove(amount)
+            return amount
+
+        amounts = [1, 4, 5, 10, 99, 3, 7, 6, 2, 99] * 3
+        assert list(overlap.in_order(work, amounts, 6)) == amounts
+        assert all(sum(together) <= 10 or together in ([99], [10]) for together in most)
+        assert max(map(len, most)) > 1
+
+    def test_what_fails_gives_its_room_back(self):
+        room = overlap.Room(1)
+        for _ in range(2):
+            with pytest.raises(KeyError), room.taken(5):
+                raise KeyError
+
+    def test_pictures_take_room_by_their_pixels(self, tmp_path, tiny_net, monkeypatch):
+        taken = []
+
+        class Recorded(overlap.Room):
+            def taken(self, amount):
+                taken.append(amount)
+                return super().taken(amount)
+
+        room = Recorded(100)
+        monkeypatch.setattr(work, "_ROOM", PerProcess(lambda: room))
+        Image.fromarray(random_picture(30, 40)).save(tmp_path / "a.png")
+        source = sources.Source(str(tmp_path / "a.png"), "a.png")
+        (record,) = work.segment_source(tiny_net, source, work.Options(tmp_path))
+        assert record.error is None
+        assert taken == [1200]
 
 
 class TestMarks:

@@ -15,6 +15,7 @@ OpenVINO's low-precision passes turn both weight forms into the same int8 convol
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,15 +66,30 @@ def save(
               the network input by default.  A quantized one enters as real values through its quantizer.
     outputs   tensors to return, in order; the network output by default.  A tensor may be input and output:
               then the value computed goes out, the value given is what the consumers read.
+
+    Raises FileExistsError for a .bin that is there without its .xml.
     """
     path = Path(xml_path)
     if path.suffix != ".xml":
         raise ValueError(f"{path}: an OpenVINO model must be written to a name ending in .xml")
+    check_free(path)
     xml, constants = serialize(graph, path.stem, weights=weights, inputs=inputs, outputs=outputs)
     # The .bin goes first: whoever sees the new .xml finds the constants that belong to it.
     for target, content in ((path.with_suffix(".bin"), constants), (path, xml)):
         with replacing(target) as temporary:
             temporary.write_bytes(content)
+
+
+def check_free(path: Path) -> None:
+    """Raise FileExistsError where the .bin beside `path` is not that of an .xml there: nobody has named it."""
+    constants = path.with_suffix(".bin")
+    if os.path.lexists(constants) and not path.exists():
+        raise FileExistsError(
+            errno.EEXIST,
+            f"exists without {path.name}, and would be replaced by the weights of {path.name}; "
+            "remove it, or write to another name",
+            str(constants),
+        )
 
 
 def serialize(
