@@ -81,6 +81,19 @@ def write(path: Path, content: bytes, readable: bool = False) -> None:
             file.write(content)
 
 
+def keeper(size: int = 1 << 17) -> Path | None:
+    """The cache folder that would keep a file of so many bytes written now, found by writing one; None: no folder."""
+    for folder in cache_folders():
+        probe = folder / f"probe-{os.getpid()}"
+        try:
+            write(probe, bytes(size))
+            probe.unlink()
+        except OSError:
+            continue
+        return folder
+    return None
+
+
 @contextlib.contextmanager
 def _opened_folder(path: Path) -> Iterator[int | None]:
     """A descriptor of the folder; None on systems that open no folders."""

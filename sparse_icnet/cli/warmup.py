@@ -6,7 +6,7 @@ import argparse
 import time
 
 from sparse_icnet.cli.terminal import say
-from sparse_icnet.private_files import cache_folders
+from sparse_icnet.private_files import cache_folders, keeper
 from sparse_icnet.run import machine_code
 
 DONE = 0
@@ -22,7 +22,7 @@ def _nowhere() -> OSError:
 
 def run(arguments: argparse.Namespace) -> int:
     cached = machine_code.is_cached()
-    if not cached and machine_code.keeper() is None:
+    if not cached and keeper() is None:
         raise _nowhere()
     if not (cached or arguments.quiet):
         say("compiling the kernels for this CPU: 15 to 60 s ...")

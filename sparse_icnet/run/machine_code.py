@@ -48,7 +48,6 @@ _SOURCES = (
 )
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _MAX_BYTES = 1 << 24  # of a file
-_USUAL_BYTES = 1 << 17
 _ARGUMENTS = 5
 _log = logging.getLogger("sparse_icnet")
 _log.addHandler(logging.NullHandler())  # no handler: Python would print warnings on stderr
@@ -91,19 +90,6 @@ def warm_up() -> Path | None:
     run_function()
     found = _find(RUN, tell=False)
     return found[0] if found else None
-
-
-def keeper() -> Path | None:
-    """The cache folder that would keep machine code compiled now, found by writing a file of its size; None: no folder."""
-    for folder in cache_folders():
-        probe = folder / f"probe-{os.getpid()}"
-        try:
-            private_files.write(probe, bytes(_USUAL_BYTES))
-            probe.unlink()
-        except OSError:
-            continue
-        return folder
-    return None
 
 
 def run_function() -> Callable[..., int]:

@@ -19,7 +19,7 @@ from networks import random_picture
 from PIL import Image
 
 import sparse_icnet
-from sparse_icnet import bundled
+from sparse_icnet import bundled, private_files
 from sparse_icnet.run import machine_code
 
 
@@ -53,7 +53,7 @@ class TestFirstMinute:
         monkeypatch.setattr(machine_code, "warm_up", None)
         assert_one_error_line(run("warmup"), tmp_path / "file" / "below", "expected a folder that can keep")
         monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "new"))
-        assert machine_code.keeper() == tmp_path / "new"
+        assert private_files.keeper() == tmp_path / "new"
         assert os.listdir(tmp_path / "new") == []
 
     def test_warmup_compiles(self, run, uncompiled, tmp_path):
