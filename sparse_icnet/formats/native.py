@@ -255,7 +255,7 @@ class _Object:
         value = self.values[key]
         if not isinstance(value, str):
             raise FormatError(f"{self.where}: {key} must be a string, found {_shown(value)}")
-        if len(value) > MAX_NAME or any(map(_is_surrogate, value)):
+        if len(value) > MAX_NAME or not (value.isascii() or _is_unicode(value)):
             raise FormatError(
                 f"{self.where}: {key} must be at most {MAX_NAME} characters of Unicode, found {_shown(value)}"
             )
@@ -305,8 +305,9 @@ def _number(value: Any, where: str) -> float:
     raise FormatError(f"{where}: expected a number, found {_shown(value)}")
 
 
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"
+def _is_unicode(text: str) -> bool:
+    """Whether it has no lone surrogate, which JSON can spell."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _shown(value: Any) -> str:

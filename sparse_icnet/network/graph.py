@@ -207,7 +207,7 @@ def _made(kind: type[Graph], arguments: dict[str, Any]) -> Graph:
 
 def rename_inputs(op: Op, names: Mapping[str, str]) -> Op:
     """`op` reading `names[x]` in place of every input x that `names` has."""
-    if isinstance(op, Input):
+    if isinstance(op, Input) or not any(name in names for name in op.inputs):
         return op
     if isinstance(op, Add):
         return replace(op, left=names.get(op.left, op.left), right=names.get(op.right, op.right))

@@ -67,20 +67,28 @@ def written(value: Any, put: Callable[[NDArray[Any]], int]) -> NDArray[np.void]:
     return rows
 
 
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
 def _write(row: np.void, value: Any, put: Callable[[NDArray[Any]], int]) -> None:
-    for field in dataclasses.fields(value):
-        part = getattr(value, field.name)
-        if isinstance(part, np.ndarray):
-            row[field.name] = put(part)
+    kind: type = type(value)
+    for name in _names(kind):
+        part = getattr(value, name)
+        if type(part) is int:
+            row[name] = part
+        elif isinstance(part, np.ndarray):
+            row[name] = put(part)
         elif type(part) in _DTYPES:
-            if row[field.name].dtype == np.int64:
-                row[field.name] = put(written(part, put))
+            if row[name].dtype == np.int64:
+                row[name] = put(written(part, put))
             else:
-                _write(row[field.name], part, put)
+                _write(row[name], part, put)
         elif isinstance(part, Sequence):
-            row[field.name] = put(np.concatenate([written(one, put) for one in part]))
+            row[name] = put(np.concatenate([written(one, put) for one in part]))
         else:
-            row[field.name] = 0 if part is None else part
+            row[name] = 0 if part is None else part
 
 
 def tables(value: Any) -> dict[str, NDArray[Any]]:
