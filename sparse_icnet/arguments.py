@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.network.faces import InputFace
 from sparse_icnet.network.graph import Size
 
 MAX_THREADS = 256
@@ -38,23 +40,25 @@ def checked_threads(threads: int | None) -> int | None:
     return int(threads)
 
 
-def checked_blob(blob: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """`blob` if it is float32 (N, 3, *size)."""
-    expected = f"float32 of shape (N, 3, {size[0]}, {size[1]})"
+def checked_blob(blob: NDArray[Any], face: InputFace, shape: tuple[int, ...]) -> NDArray[Any]:
+    """`blob` as (N, *shape), if it is of the type and axes of `face`."""
+    batched = "N" in face.axes
+    axes = ("N", *map(str, shape)) if batched else tuple(map(str, shape))
+    expected = f"{face.dtype} of shape ({', '.join(axes)})"
     if not isinstance(blob, np.ndarray):
         raise TypeError(f"a blob must be a NumPy array, {expected}, found {type(blob).__name__}")
-    if blob.dtype != np.float32:
+    if blob.dtype != face.dtype:
         raise TypeError(f"a blob must be {expected}, found {blob.dtype}; for a picture call segment()")
-    if blob.ndim != 4 or blob.shape[1:] != (3, *size):
+    if (blob.shape[1:] if batched else blob.shape) != shape or blob.ndim != len(axes):
         raise ValueError(f"a blob must be {expected}, found {blob.shape}")
-    return blob
+    return blob if batched else blob[None]
 
 
 def check_out(
-    out: NDArray[np.float32 | np.uint8],
+    out: NDArray[Any],
     shape: tuple[int, ...],
-    dtype: np.dtype[np.float32] | np.dtype[np.uint8],
-    blob: NDArray[np.float32],
+    dtype: np.dtype[np.generic],
+    blob: NDArray[Any],
 ) -> None:
     """TypeError or ValueError unless `out` can take a result of `shape` and `dtype` without touching `blob`."""
     if not isinstance(out, np.ndarray) or out.dtype != dtype:

@@ -27,10 +27,21 @@ from numpy.typing import NDArray
 
 from sparse_icnet import bundled, formats
 from sparse_icnet.arguments import check_out, checked_blob, checked_size, checked_threads
+from sparse_icnet.blobs import (
+    file_input,
+    file_output,
+    from_file_input,
+    graph_input,
+    input_shape,
+    output_shape,
+    output_type,
+)
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
+from sparse_icnet.network.bgr import for_rgb
 from sparse_icnet.network.constants import check_constants
 from sparse_icnet.network.digest import digest
+from sparse_icnet.network.faces import OutputFace
 from sparse_icnet.network.graph import (
     Argmax,
     Bilinear,
@@ -62,6 +73,7 @@ def load(
     threads: int | None = None,
     class_names: Sequence[str] | None = None,
     output: str | None = None,
+    bgr: bool = False,
 ) -> Model:
     """Load a network.
 
@@ -72,6 +84,8 @@ def load(
     threads  of one inference; None: one for each core this process may use
     class_names  one for each class; None: as the file says, else those of CamVid for 12 classes, else "class 0" ...
     output   name of the output to compute, of a file with several, such as a network with auxiliary heads
+    bgr      whether the file expects pictures as blue, green, red, as OpenCV reads them: no file says so.  Pictures stay
+             RGB for `segment` and `predict`; `net(blob)` keeps the order of the file
 
     Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
     FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
@@ -84,19 +98,25 @@ def load(
     stated = formats.load(file, output)
     graph = _at_size(stated, size)
     try:
-        model = Model(graph, threads, class_names)
+        model = Model(for_rgb(graph) if bgr else graph, threads, class_names)
     except (GraphError, PlanError) as error:
         raise FormatError(f"{file}: {error}") from error
-    model.path, model.output_name = file.resolve(), output
+    model.path, model.output_name, model.bgr = file.resolve(), output, bgr
     model.stated_size = None if stated.size_is_free else stated.input.shape[1:]
     return model
 
 
 def _reloaded(
-    path: str, size: Size, threads: int | None, classes: tuple[str, ...], expected: str, output: str | None
+    path: str,
+    size: Size,
+    threads: int | None,
+    classes: tuple[str, ...],
+    expected: str,
+    output: str | None,
+    bgr: bool,
 ) -> Model:
     """What a pickled model becomes: the same network from the same file, or FormatError."""
-    model = load(path, size, threads, classes, output)
+    model = load(path, size, threads, classes, output, bgr)
     if (found := digest(model.graph)) != expected:
         raise FormatError(
             f"{model.path}: expected the network that was pickled (SHA-256 {expected}), found another one ({found})"
@@ -153,6 +173,7 @@ class Model:
     class_names  of its classes, in order
     path         the file that it was loaded from; None for a graph made in memory
     output_name  of the file's outputs, where one was chosen by name
+    bgr          whether the file was loaded as one that expects blue, green, red
     stated_size  (height, width) as that file states it; None where it leaves them free
     plan         what the engine makes of it: kernels, weights packed for them, memory
 
@@ -161,6 +182,7 @@ class Model:
 
     path: Path | None = None
     output_name: str | None = None
+    bgr: bool = False
 
     def __init__(
         self, graph: Graph, threads: int | None = None, class_names: Sequence[str] | None = None
@@ -201,6 +223,7 @@ class Model:
             self.class_names,
             digest(self.graph),
             self.output_name,
+            self.bgr,
         )
 
     @property
@@ -256,7 +279,7 @@ class Model:
 
         wanted = checked_names(self.graph, names)
         pixels, _ = fitted(image, self.size)
-        return self._activations.get().of(pixels, self.blob(image)[0], wanted)
+        return self._activations.get().of(pixels, graph_input(self.graph, pixels), wanted)
 
     @property
     def session(self) -> Session:
@@ -347,31 +370,42 @@ class Model:
             return [self.probabilities(one) for one in image]
         return self.session.probabilities_of_image(fitted(image, self.size)[0])
 
-    def blob(self, image: ImageLike) -> NDArray[np.float32]:
-        """The network input for an image: float32 (1, 3, H, W), stretched to `size` and normalized."""
-        pixels, _ = fitted(image, self.size)
-        table = self.graph.normalization.table()
-        return np.stack([table[c][pixels[..., c]] for c in range(3)])[None]
+    def blob(self, image: ImageLike) -> NDArray[Any]:
+        """The network input for an image, as the file takes it: float32 (1, 3, H, W), stretched to `size` and normalized,
+        unless the file declares another type, order of axes or size of pictures (`graph.faces`)."""
+        pixels, _ = fitted(image, self.graph.faces.input.picture or self.size)
+        blob = file_input(self.graph, pixels)
+        return blob[None] if "N" in self.graph.faces.input.axes else blob
 
-    def __call__(
-        self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
-    ) -> NDArray[np.float32 | np.uint8]:
+    def __call__(self, blob: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Run normalized input: float32 (N, 3, H, W) -> what the network returns, for each blob.
 
         Probabilities or, of a network without softmax, logits, float32 (N, classes, H', W'); where the network ends in an
-        argmax, its class map, uint8 (N, 1, H', W').  H' and W' are those of `output_size`.
+        argmax, its class map, uint8 (N, 1, H', W').  H' and W' are those of `output_size`.  A file that declares other
+        types and axes takes and gives these: bytes (N, H, W, 3), class numbers int64 (N, H', W') and so on.
 
         blob  H and W those of `size`; as `blob()` makes it: (RGB / 255 - mean) / deviation.
               Infinities count as the nearest value the input quantizer knows, NaN as its lowest.
         out   C-contiguous array for the result, not overlapping `blob`; also returned
         """
-        blob = checked_blob(blob, self.size)
-        session = self.session
-        shape = (len(blob), *session.output_shape)
+        graph, session = self.graph, self.session
+        blobs = checked_blob(blob, graph.faces.input, input_shape(graph))
+        batched = "N" in graph.faces.output.axes
+        if not batched and len(blobs) != 1:
+            raise ValueError(
+                f"expected one blob, for the output of this file has no axis for more, found {len(blobs)}"
+            )
+        shape, dtype = (len(blobs), *output_shape(graph)), output_type(graph)
         if out is None:
-            out = np.empty(shape, session.output_dtype)
+            results = np.empty(shape, dtype)
         else:
-            check_out(out, shape, session.output_dtype, blob)
-        for one, result in zip(blob, out, strict=True):
-            session.output(np.ascontiguousarray(one), out=result)
-        return out
+            check_out(out, shape if batched else shape[1:], dtype, blob)
+            results = out if batched else out[None]
+        as_it_is = graph.faces.output == OutputFace()
+        for one, result in zip(blobs, results, strict=True):
+            values = from_file_input(graph, one)
+            if as_it_is:
+                session.output(values, out=result)
+            else:
+                result[...] = file_output(graph, session.output(values))
+        return out if out is not None else results if batched else results[0]

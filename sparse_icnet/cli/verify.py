@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     return OK if report.passed else MISMATCH
 
 
-class _Blobs(Sequence[NDArray[np.float32]]):
-    """The network inputs (3, H, W) of pictures, each made when it is asked for: a folder of them would fill memory."""
+class _Blobs(Sequence[NDArray[Any]]):
+    """The network inputs of pictures, as the file takes them, each made when it is asked for: a folder of them would fill memory."""
 
     def __init__(self, net: Model, pictures: Sequence[Path]) -> None:
         self._net, self._pictures = net, pictures
@@ -66,14 +66,13 @@ class _Blobs(Sequence[NDArray[np.float32]]):
         return len(self._pictures)
 
     @overload
-    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    def __getitem__(self, index: int) -> NDArray[Any]: ...
     @overload
     def __getitem__(self, index: slice) -> _Blobs: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | _Blobs:
+    def __getitem__(self, index: int | slice) -> NDArray[Any] | _Blobs:
         if isinstance(index, slice):
             return _Blobs(self._net, self._pictures[index])
-        blob: NDArray[np.float32] = self._net.blob(self._pictures[index])[0]
-        return blob
+        return self._net.blob(self._pictures[index])
 
 
 def _figures(report: compare.Report, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Members
     graph              uint8, UTF-8 JSON: {"format": "sparse-icnet", "version": 1, "output", "normalization", "ops"} and,
-                       where there is something to say, "meta": an object of the fields of `Meta`, each of them optional
+                       where there is something to say, "meta": an object of the fields of `Meta`, each of them optional;
+                       "faces": {"input": {...}, "output": {...}} of the fields of `InputFace` and `OutputFace`
     <layer>.indptr     int32 (O + 1,)
     <layer>.indices    uint16 or uint32 (nnz,)
     <layer>.data       int8 (nnz,)
@@ -29,6 +30,7 @@ from sparse_icnet.files import replacing
 from sparse_icnet.formats.errors import FormatError, parsing, read_bounded
 from sparse_icnet.formats.native_members import MAX_BYTES, Members
 from sparse_icnet.network import graph as g
+from sparse_icnet.network.faces import Faces, InputFace, OutputFace
 from sparse_icnet.network.limits import MAX_LENGTH
 from sparse_icnet.network.meta import Meta
 from sparse_icnet.sparse.csr import CSR
@@ -82,6 +84,8 @@ def save(graph: g.Graph, path: str | os.PathLike[str], meta: Meta | None = None)
     }
     if meta != Meta():
         document["meta"] = {key: value for key, value in asdict(meta).items() if value}
+    if graph.faces != Faces():
+        document["faces"] = asdict(graph.faces)
     arrays["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         _write_members(file, arrays)
@@ -138,7 +142,7 @@ def _graph(path: Path, members: Members) -> g.Graph:
             f"{path}: expected format version {VERSION}, found {_shown(document.get('version'))}"
         )
     keys = {"format", "version", "output", "normalization", "ops"}
-    top = _Object(document, where, keys | ({"meta"} & set(document)))
+    top = _Object(document, where, keys | ({"meta", "faces"} & set(document)))
     entries = top.values["ops"]
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_OPS:
         raise FormatError(f"{where}: expected a list of 1 to {MAX_OPS} operations")
@@ -147,13 +151,32 @@ def _graph(path: Path, members: Members) -> g.Graph:
         _Object(top.values["normalization"], f"{where}: normalization", _NORMALIZATION)
     )
     meta = _meta(document["meta"], f"{where}: meta") if "meta" in document else Meta()
-    graph = g.Graph(ops, top.text("output"), normalization, meta=meta)
+    faces = _faces(top) if "faces" in document else Faces()
+    graph = g.Graph(ops, top.text("output"), normalization, meta=meta, faces=faces)
     if not len(normalization.mean) == len(normalization.std) == graph.input.shape[0]:
         raise FormatError(
             f"{where}: normalization must have {graph.input.shape[0]} channels, found {len(normalization.mean)} means "
             f"and {len(normalization.std)} deviations"
         )
     return graph
+
+
+def _faces(top: _Object) -> Faces:
+    faces = top.object("faces", {"input", "output"})
+    taken = faces.object("input", {"dtype", "axes", "bgr", "picture", "whole"})
+    given = faces.object("output", {"dtype", "axes"})
+    picture = None if taken.values["picture"] is None else taken.integers("picture", 2)
+    try:
+        return Faces(
+            InputFace(
+                *(taken.text("dtype"), taken.text("axes"), taken.flag("bgr")),
+                None if picture is None else (picture[0], picture[1]),
+                taken.flag("whole"),
+            ),
+            OutputFace(given.text("dtype"), given.text("axes")),
+        )
+    except ValueError as error:
+        raise FormatError(f"{faces.where}: {error}") from error
 
 
 def _meta(values: Any, where: str) -> Meta:

@@ -7,12 +7,15 @@ from dataclasses import fields
 
 import numpy as np
 
+from sparse_icnet.network.faces import Faces
 from sparse_icnet.network.graph import Graph
 
 
 def digest(graph: Graph) -> str:
-    """SHA-256 of a network: of every field of every operation, the output and the normalization."""
+    """SHA-256 of a network: of every field of every operation, the output, the normalization, and faces of its own."""
     total = hashlib.sha256(repr((graph.output, graph.normalization)).encode())
+    if graph.faces != Faces():
+        total.update(repr(graph.faces).encode())
     for op in graph:
         total.update(type(op).__name__.encode())
         for spec in fields(op):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.network.faces import Faces
 from sparse_icnet.network.limits import GraphError
 from sparse_icnet.network.meta import Meta
 from sparse_icnet.network.operations import (
@@ -95,6 +96,7 @@ class Graph:
     normalization  how an image becomes the input
     size_is_free   whether the file left the height or width of the input open, which is then a default
     meta           what the file says about the network
+    faces          types and axes of the file's own input and output
     """
 
     ops: tuple[Op, ...]
@@ -102,6 +104,7 @@ class Graph:
     normalization: Normalization = Normalization()
     size_is_free: bool = False
     meta: Meta = field(default_factory=Meta)
+    faces: Faces = field(default_factory=Faces)
     _by_name: Mapping[str, Op] = field(init=False, repr=False)
     _shapes: Mapping[str, Shape] = field(init=False, repr=False)
     _held: Mapping[str, Quantizer | None] = field(init=False, repr=False)
@@ -132,6 +135,10 @@ class Graph:
             raise GraphError(f"a graph must have exactly one input, found {inputs}")
         if self.output not in by_name:
             raise GraphError(f"output {self.output!r} must be an operation of the graph")
+        try:
+            self.faces.check(self.input.shape, self.shape(self.output), self.returns_classes)
+        except ValueError as error:
+            raise GraphError(str(error)) from None
 
     def __repr__(self) -> str:
         weights = sum(op.weight.size for op in self.convolutions)

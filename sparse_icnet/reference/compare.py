@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.blobs import from_file_input, from_file_output, input_shape
 from sparse_icnet.network.graph import (
     Argmax,
     Convolution,
@@ -231,7 +232,7 @@ class Report:
 
 def verify(
     graph: Graph,
-    blobs: Sequence[Blob],
+    blobs: Sequence[NDArray[Any]],
     against: Against = "oracle",
     engine: Engine | None = None,
     *,
@@ -242,8 +243,9 @@ def verify(
     """Compare `engine` with a reference on `blobs`.
 
     graph    the network as loaded, before any rewrite
-    blobs    network inputs, float32 (3, H, W) or (1, 3, H, W); one is held at a time, so that a sequence may make each
-             when it is asked for: all once to be checked, then one after the other
+    blobs    network inputs as the file takes them: float32 (3, H, W) or (1, 3, H, W), if it declares nothing else; one is
+             held at a time, so that a sequence may make each when it is asked for: all once to be checked, then one after
+             the other
     engine   None: the engine of this package, `SessionEngine(graph)`
     names    of the blobs, for the report
     threads  of the engine (if None was given) and of the other runtime
@@ -267,7 +269,8 @@ def verify(
     for index, label in enumerate(labels):
         if progress is not None:
             progress(label)
-        blob = _checked(graph, blobs[index], index)
+        given = _checked(graph, blobs[index], index)
+        blob = from_file_input(graph, given)
         result = np.array(engine.output(blob))
         trivial = triviality(graph, result)
         if trivial is not None:
@@ -275,18 +278,17 @@ def verify(
         if against == "oracle":
             report = _against_oracle(report, graph, label, blob, result, engine)
         else:
-            report = _against_peers(report, graph, label, blob, result, peers)
+            report = _against_peers(report, graph, label, given, result, peers)
     return report
 
 
-def _checked(graph: Graph, blob: Blob, index: int) -> Blob:
-    blob = np.asarray(blob)
-    if blob.shape == (1, *graph.input.shape):
+def _checked(graph: Graph, blob: NDArray[Any], index: int) -> NDArray[Any]:
+    blob, shape, dtype = np.asarray(blob), input_shape(graph), graph.faces.input.dtype
+    if blob.shape == (1, *shape):
         blob = blob[0]
-    if blob.shape != graph.input.shape or blob.dtype != np.float32:
+    if blob.shape != shape or blob.dtype != dtype:
         raise ValueError(
-            f"blob {index + 1}: expected float32 of shape {graph.input.shape}, "
-            f"found {blob.dtype} {blob.shape}"
+            f"blob {index + 1}: expected {dtype} of shape {shape}, found {blob.dtype} {blob.shape}"
         )
     return np.ascontiguousarray(blob)
 
@@ -347,10 +349,10 @@ def first_divergence(
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """An execution to compare with; `graph64` is what it computes if all its arithmetic were exact."""
+    """An execution of the graph with its faces; `graph64` is what it computes if all its arithmetic were exact."""
 
     name: str
-    run: Callable[[NDArray[np.float32]], NDArray[Any]]
+    run: Callable[[NDArray[Any]], NDArray[Any]]
     graph64: Graph
 
 
@@ -369,8 +371,14 @@ def _peers(graph: Graph, against: Against, threads: int | None) -> tuple[_Peer, 
 
 
 def _against_peers(
-    report: Report, graph: Graph, label: str, blob: Blob, result: NDArray[Any], peers: Sequence[_Peer]
+    report: Report,
+    graph: Graph,
+    label: str,
+    given: NDArray[Any],
+    result: NDArray[Any],
+    peers: Sequence[_Peer],
 ) -> Report:
+    blob = from_file_input(graph, given)
     single = classes(graph, evaluate_float(graph, blob, np.float32, (graph.output,))[graph.output])
     doubles: dict[int, NDArray[Any]] = {}
     rows = []
@@ -379,7 +387,8 @@ def _against_peers(
         if key not in doubles:
             values = evaluate_float(peer.graph64, blob, np.float64, (graph.output,))
             doubles[key] = classes(graph, values[graph.output])
-        expected = peer.run(blob[None])[0]
+        returned = peer.run(given[None] if "N" in graph.faces.input.axes else given)
+        expected = from_file_output(graph, returned[0] if "N" in graph.faces.output.axes else returned)
         if (trivial := triviality(graph, expected)) is not None:
             report = replace(report, trivial=(*report.trivial, f"{label}: {peer.name}: {trivial}"))
         row = difference(peer.name, label, result, expected, graph)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.onnx import write as onnx_write
+from sparse_icnet.network.faces import Faces
 from sparse_icnet.network.graph import Convolution, Graph, Op, Quantize, Relu, Size
 
 Model = Graph | str | os.PathLike[str]
@@ -51,8 +52,8 @@ class OnnxRuntimeModel:
             self.inputs = tuple(value.name for value in self._session.get_inputs())
             self.outputs = tuple(value.name for value in self._session.get_outputs())
 
-    def __call__(self, blob: NDArray[np.float32]) -> NDArray[Any]:
-        """1x3xHxW float32 -> the first output, 1xCxHxW float32 (uint8 for a class map)."""
+    def __call__(self, blob: NDArray[Any]) -> NDArray[Any]:
+        """1x3xHxW float32 -> the first output, 1xCxHxW float32 (uint8 for a class map), or as the model declares them."""
         first: NDArray[Any] = self._session.run(None, {self._session.get_inputs()[0].name: blob})[0]
         return first
 
@@ -182,6 +183,7 @@ def _session(model: bytes | str, threads: int | None, int8: bool = True, exact: 
 def with_image_and_classes(graph: Graph, size: Size | None) -> bytes:
     onnx = onnx_write.import_onnx()
     helper, types = onnx.helper, onnx.TensorProto
+    graph = replace(graph, faces=Faces())
     model = onnx.load_from_string(onnx_write.serialize(graph))
     network = model.graph
     channels, height, width = graph.input.shape

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.formats.openvino import write as openvino_write
+from sparse_icnet.network.faces import Faces
 from sparse_icnet.network.graph import Graph, Normalization, Size
 
 Model = Graph | str | os.PathLike[str]
@@ -45,8 +47,8 @@ class OpenVinoModel:
         )
         self._request = self._compiled.create_infer_request()
 
-    def __call__(self, blob: NDArray[np.float32]) -> NDArray[Any]:
-        """1x3xHxW float32 -> the first output, 1xCxHxW float32 (uint8 for a class map)."""
+    def __call__(self, blob: NDArray[Any]) -> NDArray[Any]:
+        """1x3xHxW float32 -> the first output, 1xCxHxW float32 (uint8 for a class map), or as the model declares them."""
         return self._infer([blob])[0]
 
     def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
@@ -54,7 +56,7 @@ class OpenVinoModel:
         results = self._infer([np.ascontiguousarray(values[name], np.float32)[None] for name in self.inputs])
         return {name: result[0] for name, result in zip(self.outputs, results, strict=True)}
 
-    def _infer(self, blobs: list[NDArray[np.float32]]) -> list[NDArray[Any]]:
+    def _infer(self, blobs: list[NDArray[Any]]) -> list[NDArray[Any]]:
         self._request.infer(blobs)
         return [np.array(tensor.data) for tensor in self._request.output_tensors]
 
@@ -103,6 +105,8 @@ def image_to_classes(
     Returns a function uint8 (H, W, 3) RGB -> uint8 (H, W); its result is overwritten by the next call.
     """
     openvino = import_openvino()
+    if isinstance(model, Graph):
+        model = replace(model, faces=Faces())
     if normalization is None:
         normalization = model.normalization if isinstance(model, Graph) else Normalization()
     network = _with_classes(openvino, _read(model), size)

@@ -344,10 +344,6 @@ LAYERS = {
         with_layer("MaxPool", (1, 3, 4, 4), "opset8", kernel="2,2", strides="2,2", dilations="2,2"),
         "without dilation",
     ),
-    "transposed": (
-        with_layer("Transpose", (1, 8, 8, 3), inputs=[[0, 2, 3, 1]]),
-        "order channels, height, width",
-    ),
     "order twice": (
         with_layer("Transpose", (1, 3, 8, 8), inputs=[[0, 1, 1, 2]]),
         "expected an order of 4 axes",

@@ -25,6 +25,7 @@ import numpy as np
 
 import sparse_icnet
 from sparse_icnet import formats
+from sparse_icnet.blobs import file_input, file_output, from_file_input, graph_input
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.graph import Convolution, Graph
 from sparse_icnet.reference.oracle import Oracle
@@ -192,14 +193,21 @@ def _compared(net: sparse_icnet.Model, wanted: str | None = None) -> Verdict:
     rng = np.random.default_rng(0)
     blob = _blob(net.graph, rng)
     with np.errstate(all="ignore"):
-        found = net(blob[None])[0]
+        found = net.session.output(blob)
         picture = rng.integers(0, 256, (*net.size, 3), dtype=np.uint8)
         classes, probabilities = net.segment(picture, smooth=False), net.probabilities(picture)
         if classes.shape != net.size or not np.isfinite(probabilities).all():
             return Verdict("differs", f"class map of {classes.shape}, or probabilities that are not finite")
         same = not (net.graph.returns_classes or net.graph.returns_logits)
-        if same and not np.array_equal(probabilities, net(net.blob(picture))[0]):
+        given = graph_input(net.graph, picture)
+        if same and not np.array_equal(probabilities, net.session.output(given)):
             return Verdict("differs", "an image gives other probabilities than its blob")
+        if net.graph.faces.input.picture is None:
+            taken = file_input(net.graph, picture)
+            result = net(taken[None] if "N" in net.graph.faces.input.axes else taken)
+            faced = file_output(net.graph, net.session.output(from_file_input(net.graph, taken)))
+            if not np.array_equal(result.reshape(faced.shape), faced) or result.dtype != faced.dtype:
+                return Verdict("differs", _difference("output as the file gives it", result, faced))
         if _too_large(net.graph):
             return Verdict("large")
         keeping = Session(net.graph, THREADS, keep_tensors=True)

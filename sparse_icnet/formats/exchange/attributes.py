@@ -22,9 +22,10 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class ParameterAttributes(Attributes):
-    """shape (n, c, h, w) or (n, h, w, c), -1 where the file leaves a size free."""
+    """shape (n, c, h, w) or (n, h, w, c), -1 where the file leaves a size free; dtype: its name in NumPy, or another."""
 
     shape: Numbers
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,8 +154,11 @@ class ArgmaxAttributes(Attributes):
 
 @dataclass(frozen=True, slots=True)
 class TopKAttributes(Attributes):
+    """mode max or min; indices: the name of their type."""
+
     axis: int
-    mode: str  # max or min
+    mode: str
+    indices: str = "int64"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,12 @@ from sparse_icnet.formats.exchange.attributes import ConstantAttributes, Convert
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, AnyNode, Key, Model, Result, in_order
 from sparse_icnet.formats.exchange.operations import TABLE, Operation
+from sparse_icnet.formats.exchange.pictures import picture_resize
 from sparse_icnet.formats.exchange.quantizers import CODE_RANGES
 from sparse_icnet.formats.exchange.repair import quantize_before_codes
 from sparse_icnet.formats.exchange.tail import normalized
-from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, is_ordered
+from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value
+from sparse_icnet.network.faces import PLANAR, REAL_TYPES, Faces, OutputFace
 from sparse_icnet.network.graph import Graph, GraphError, pruned
 from sparse_icnet.network.meta import MAX_TEXT, Meta
 
@@ -87,12 +89,14 @@ class _Walk:
             if isinstance(node.attributes, ConvertAttributes) and node.attributes.dtype in CODE_RANGES
             for key in node.inputs.values()
         )
+        self.builder.resize = resize = picture_resize(self.model)
         for index in in_order(self.model, result.source):
             node = self.model.nodes[index]
             values = self._values(node)
             for port, (key, value) in enumerate(zip(node.outputs, values, strict=False)):
                 if value is not None:
-                    _check_declared(node, value, port)
+                    if resize is None or node.name not in resize.nodes:
+                        _check_declared(node, value, port)
                     self.values[key] = value
         value = self._read(result.where, result.source)
         if not isinstance(value, Tensor) or value.codes is not None:
@@ -103,13 +107,31 @@ class _Walk:
             raise FormatError(
                 f"{result.where}: expected a result that a convolution computes, found channels of the input"
             )
-        if not is_ordered(value):
-            raise FormatError(f"{result.where}: expected a result in the order channels, height, width")
+        face = self._output_face(result, value)
         output = self.builder.operand(value)
         ended, output, notes = normalized(self.builder.ops, output)
         ops = pruned(ended.values(), output)
         ops = pruned(quantize_before_codes(ops, self.model, self.builder.unique), output)
-        return Graph(ops, output, self.builder.normalization(), self.builder.size_is_free, _meta(notes))
+        faces = Faces(self.builder.face, face)
+        normalization = self.builder.normalization()
+        return Graph(
+            ops, output, normalization, self.builder.size_is_free, _meta([*self.builder.notes, *notes]), faces
+        )
+
+    def _output_face(self, result: Result, value: Tensor) -> OutputFace:
+        """What the file declares of its result: for real values also half precision that it computes in."""
+        dtype = value.dtype
+        if not self.builder.holds_classes(value):
+            dtype = (
+                result.dtype if result.dtype in REAL_TYPES else dtype if dtype in REAL_TYPES else "float32"
+            )
+        axes = f"N{value.axes[1:]}" if value.axes.startswith("1") else value.axes
+        own = "uint8" if self.builder.holds_classes(value) else "float32"
+        full = axes if len(axes) != 4 else _with_sizes_of_one(axes)
+        try:
+            return OutputFace("" if dtype == own else dtype, full)
+        except ValueError as error:
+            raise FormatError(f"{result.where}: {error}") from None
 
     def _read(self, where: str, key: Key) -> Value:
         if key not in self.values:
@@ -141,6 +163,11 @@ class _Walk:
         if self.elements > MAX_ELEMENTS:
             raise FormatError(f"{node.where}: expected at most {MAX_ELEMENTS} elements in all constants")
         return constant
+
+
+def _with_sizes_of_one(axes: str) -> str:
+    """The axes of a planar tensor by name, also those of size 1."""
+    return PLANAR if all(found in (axis, "1") for found, axis in zip(axes, PLANAR, strict=True)) else axes
 
 
 def _meta(notes: list[str]) -> Meta:

@@ -54,11 +54,15 @@ AnyNode = Node[Attributes]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """One output of the network: its name in the file, the start of messages about it, and what it returns."""
+    """One output of the network: its name in the file, the start of messages about it, and what it returns.
+
+    dtype  as the file declares it, its name in NumPy, or another; "" where it says nothing
+    """
 
     name: str
     where: str
     source: Key
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

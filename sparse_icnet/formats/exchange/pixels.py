@@ -25,7 +25,8 @@ from sparse_icnet.formats.exchange.constants import Constant, integers
 from sparse_icnet.formats.exchange.geometry import MAX_LENGTH
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
 from sparse_icnet.formats.exchange.tensors import Builder, PendingInput, Tensor, Value, required
-from sparse_icnet.network.graph import Add, Argmax, Input, Quantize, Quantizer, Relu, Resize, Softmax
+from sparse_icnet.network.faces import PLANAR, InputFace
+from sparse_icnet.network.graph import Add, Argmax, Input, Quantize, Quantizer, Relu, Resize, Size, Softmax
 from sparse_icnet.network.icnet import DEFAULT_SIZE
 
 
@@ -35,7 +36,8 @@ def parameter(g: Builder, node: Node[ParameterAttributes]) -> Tensor:
         raise FormatError(f"{node.where}: expected one input of the network, found a second")
     shape = list(node.attributes.shape)
     if len(shape) == 4:
-        free = (1, *DEFAULT_SIZE, 3) if shape[3] == 3 else (1, 3, *DEFAULT_SIZE)
+        size = DEFAULT_SIZE if g.resize is None else g.resize.size
+        free = (1, *size, 3) if shape[3] == 3 else (1, 3, *size)
         g.size_is_free = -1 in (shape[1:3] if shape[3] == 3 else shape[2:])
         shape = [default if size == -1 else size for size, default in zip(shape, free, strict=True)]
     if len(shape) != 4 or shape[0] != 1 or not all(1 <= size <= MAX_LENGTH for size in shape):
@@ -45,15 +47,34 @@ def parameter(g: Builder, node: Node[ParameterAttributes]) -> Tensor:
         )
     interleaved = shape[3] == 3 and shape[1] != 3
     channels, height, width = (shape[3], shape[1], shape[2]) if interleaved else shape[1:]
-    size = (channels, height, width)
-    g.input = Input(node.name, size)
+    dtype = node.attributes.dtype or "float32"
+    try:
+        g.face = _input_face(g, dtype, "NHWC" if interleaved else PLANAR, (height, width))
+    except ValueError as error:
+        raise FormatError(f"{node.where}: {error}") from None
+    if g.face.picture is not None and g.resize is not None:
+        height, width = g.resize.size
+        shape = [1, height, width, channels] if interleaved else [1, channels, height, width]
+    taken = (channels, height, width)
+    g.input = Input(node.name, taken)
     g.emit(g.input)
     axes = "".join(
         label if length > 1 else "1"
         for label, length in zip("1HWC" if interleaved else "1CHW", shape, strict=True)
     )
     pending = PendingInput(np.ones(channels), np.zeros(channels), node.name)
-    return Tensor(node.name, size, axes, pending)
+    return Tensor(node.name, taken, axes, pending, dtype=dtype)
+
+
+def _input_face(g: Builder, dtype: str, axes: str, size: Size) -> InputFace:
+    """How the file takes pictures; one that resizes pictures of any size takes those of the size behind the resize."""
+    resize = g.resize
+    if resize is not None and g.size_is_free:
+        g.size_is_free = False
+        g.notes.append(f"pictures of any size are resized by Pillow, not by the file's own {resize.mode}")
+    elif resize is not None and resize.mode == "bilinear_pillow" and size != resize.size:
+        return InputFace(dtype, axes, picture=size, whole=not resize.floats)
+    return InputFace(dtype, axes)
 
 
 def fake_quantize(
@@ -253,22 +274,23 @@ def softmax(g: Builder, node: Node[SoftmaxAttributes], x: Value) -> Tensor:
 
 def argmax(g: Builder, node: Node[ArgmaxAttributes], x: Value) -> Tensor:
     """Index of the largest channel."""
-    return _argmax(g, node, x, node.attributes.axis, node.attributes.keep_dims)
+    return _argmax(g, node, x, node.attributes.axis, node.attributes.keep_dims, "int64")
 
 
-def _argmax(g: Builder, node: AnyNode, x: Value, channel: int, keep_dims: bool) -> Tensor:
+def _argmax(g: Builder, node: AnyNode, x: Value, channel: int, keep_dims: bool, indices: str) -> Tensor:
     """Of codes as well: their order is that of the values."""
     tensor = g.activation(node, x, codes_allowed=True)
     axis = _channel_axis(node, channel, tensor)
     axes = tensor.axes[:axis] + ("1" if keep_dims else "") + tensor.axes[axis + 1 :]
-    return g.tensor(Argmax(node.name, g.operand(tensor)), (1, *tensor.shape[1:]), axes)
+    result = g.tensor(Argmax(node.name, g.operand(tensor)), (1, *tensor.shape[1:]), axes)
+    return replace(result, dtype=indices)
 
 
 def topk(g: Builder, node: Node[TopKAttributes], x: Value, k: Value) -> tuple[None, Tensor]:
     """TopK that is an argmax: its second output, the indices."""
     if integers(required(node, k, "k"), node.where, "k", 1) != [1] or node.attributes.mode != "max":
         raise FormatError(f"{node.where}: expected TopK to be an argmax (k 1, mode max)")
-    return None, _argmax(g, node, x, node.attributes.axis, True)
+    return None, _argmax(g, node, x, node.attributes.axis, True, node.attributes.indices)
 
 
 def _channel_axis(node: AnyNode, axis: int, tensor: Tensor) -> int:

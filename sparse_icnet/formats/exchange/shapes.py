@@ -53,11 +53,11 @@ def convert(g: Builder, node: Node[ConvertAttributes], x: Value) -> Tensor:
                 f"{node.where}: expected codes within {low}..{high}, found {x.codes.low}..{x.codes.high}"
             )
         return x
-    if (dtype is None or dtype.kind != "f") and not g.holds_classes(x):
+    if dtype is None or (dtype.kind != "f" and not g.holds_classes(x)):
         raise FormatError(
             f"{node.where}: expected a conversion to a float type, found {node.attributes.type!r}"
         )
-    return x
+    return replace(x, dtype=dtype.name)
 
 
 def transpose(g: Builder, node: Node[TransposeAttributes], x: Value, order: Value | None = None) -> Tensor:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import AnyNode, Key, UniqueNames
+from sparse_icnet.formats.exchange.pictures import PictureResize
+from sparse_icnet.network.faces import InputFace
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -73,6 +75,7 @@ class Tensor:
     shape    (channels, height, width)
     axes     what each dimension of the file's tensor is: C, H or W, and 1 wherever the size is 1
     codes    its quantizer, between QuantizeLinear and DequantizeLinear
+    dtype    its type in the file, where that is not float32: of the network input, a class map, what is cast
     centred  whether the zero point is subtracted from the codes already (OpenVINO dequantizes in two steps)
     channels which of the operation's channels these are, None for all in order; a convolution takes them over
     """
@@ -84,6 +87,7 @@ class Tensor:
     codes: Quantizer | None = None
     channels: Channels | None = None
     centred: bool = False
+    dtype: str = ""
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -103,11 +107,6 @@ Value = Constant | Tensor
 def planar(shape: Shape) -> str:
     """The axes of a (1, channels, height, width) tensor."""
     return "1" + "".join(axis if size != 1 else "1" for axis, size in zip("CHW", shape, strict=True))
-
-
-def is_ordered(tensor: Tensor) -> bool:
-    """Whether the file's tensor keeps the order channels, height, width, whatever axes of size 1 it has."""
-    return tensor.axes.replace("1", "") == planar(tensor.shape).replace("1", "")
 
 
 def weights_of_all(tensor: Tensor, weight: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -134,6 +133,9 @@ class Builder:
     input    the network input, once met
     integers  outputs that the file converts to integers of 8 bits: codes, not values
     size_is_free  whether the file leaves its height or width open
+    face     types and axes of the network input
+    resize   the resize of pictures that the file begins with
+    notes    what was left out or read as something else, in sentences
     means    average pools along one axis, made of a product with a matrix -> that axis
     """
 
@@ -143,6 +145,9 @@ class Builder:
         self.input: Input | None = None
         self.integers: frozenset[Key] = frozenset()
         self.size_is_free = False
+        self.face = InputFace()
+        self.resize: PictureResize | None = None
+        self.notes: list[str] = []
         self.means: dict[str, int] = {}
         self._emitted: dict[object, str] = {}  # pending value -> its operation
         self._affines: list[Affine] = []
@@ -319,8 +324,11 @@ class Builder:
         """How an image becomes the input: as the model card says, unless the file normalizes by itself.
 
         y = (x - mean) / std in the file: mean and std of the size of pixel values (0..255) expect the raw
-        image, small ones expect image / 255.
+        image, small ones expect image / 255.  Integers are pixel values.
         """
+        if self.face.takes_bytes and self.input is not None:
+            count = self.input.shape[0]
+            return Normalization(1.0, (0.0,) * count, (1.0,) * count)
         if not self._affines or not self._affines[0].scale.all():
             return Normalization()
         scale, shift = self._affines[0].scale, self._affines[0].shift

@@ -37,6 +37,11 @@ from sparse_icnet.network.shapes import convolution_output_size
 
 MAX_CHANNELS = 1 << 16
 
+PICTURES = """\
+{where}: expected pictures of the size of the network, found a resize ({mode}) from {0[1]}x{0[2]} to {1[0]}x{1[1]} inside \
+the file: save the model without it, as `segment` resizes pictures by itself, with the height and width of its input free, \
+or with RESIZE_BILINEAR_PILLOW"""
+
 
 def convolution(
     g: Builder,
@@ -157,6 +162,13 @@ def interpolate(
     axes: Value | None = None,
 ) -> Tensor:
     """Nearest or bilinear resize of height and width to constant sizes or by constant scales."""
+    if isinstance(x, Tensor) and g.resize is not None and node.name in g.resize.nodes:
+        if x.shape[1:] == g.resize.size:  # the graph begins behind it
+            return x
+        if node.attributes.mode != "nearest":
+            raise FormatError(
+                PICTURES.format(x.shape, g.resize.size, where=node.where, mode=node.attributes.mode)
+            )
     tensor = g.planar_activation(node, x, codes_allowed=True, classes_allowed=True, any_channels=True)
     if any(node.attributes.pads):
         raise FormatError(f"{node.where}: expected a resize without padding, found {node.attributes.pads}")

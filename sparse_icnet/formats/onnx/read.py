@@ -27,7 +27,7 @@ from sparse_icnet.formats.exchange.nodes import (
 )
 from sparse_icnet.formats.onnx import qoperators  # noqa: F401  (enters its operations)
 from sparse_icnet.formats.onnx.operations import READERS, OnnxNode, unsupported
-from sparse_icnet.formats.onnx.tensors import Beside, tensor_value
+from sparse_icnet.formats.onnx.tensors import TYPES, Beside, tensor_value
 from sparse_icnet.network.graph import Graph
 
 MAX_BYTES = 1 << 30
@@ -110,7 +110,7 @@ class _Reader:
         shape = _declared_shape(entry)
         if shape is None:
             raise FormatError(f"{where}: expected an input of known shape")
-        self._source_node("parameter", entry.name, where, ParameterAttributes(shape))
+        self._source_node("parameter", entry.name, where, ParameterAttributes(shape, _declared_type(entry)))
 
     def _prepared(self, position: int, node: Any) -> tuple[Any, str, str]:
         name = node.name or (node.output[0] if node.output else node.op_type)
@@ -153,7 +153,7 @@ class _Reader:
         self.nodes.append(
             Node("identity", self.names("result"), where, (key,), Attributes(), inputs, declared)
         )
-        return Result(output.name, where, key)
+        return Result(output.name, where, key, _declared_type(output))
 
 
 def _opset(path: Path, model: Any) -> int:
@@ -163,6 +163,12 @@ def _opset(path: Path, model: Any) -> int:
             f"{path}: expected an ONNX model of opset {OPSETS[0]} or later, found opsets {sorted(versions)}"
         )
     return int(versions.pop())
+
+
+def _declared_type(entry: Any) -> str:
+    """Type of a graph input or output; "" if the file does not state it."""
+    number = entry.type.tensor_type.elem_type if entry.type.HasField("tensor_type") else 0
+    return "" if number == 0 else TYPES[number][0] if number in TYPES else f"data type {number}"
 
 
 def _declared_shape(entry: Any) -> tuple[int, ...] | None:

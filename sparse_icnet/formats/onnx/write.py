@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from sparse_icnet.files import replacing
 from sparse_icnet.formats.exchange.geometry import mean_matrix
+from sparse_icnet.formats.onnx.faces import give_output, read_input
+from sparse_icnet.network.faces import InputFace, OutputFace
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -77,10 +79,17 @@ def serialize(
               of a quantized tensor is called "<name>/given", takes real values and passes its quantizer.
     outputs   tensors to return, float32 (uint8 for Argmax); the network output by default.  A tensor may be
               input and output: then the value computed goes out, the value given is what the consumers read.
+
+    Input and output have the types and axes of `graph.faces`, unless they are named here.
     """
-    given = (graph.input.name,) if inputs is None else tuple(inputs)
     wanted = (graph.output,) if outputs is None else tuple(outputs)
-    return bytes(_Writer(graph, given).model(name, wanted).SerializeToString())
+    if inputs is None and graph.faces.input != InputFace():
+        writer = _Writer(graph, ())
+        writer.read_input(graph.faces.input)
+    else:
+        writer = _Writer(graph, (graph.input.name,) if inputs is None else tuple(inputs))
+    face = graph.faces.output if outputs is None else OutputFace()
+    return bytes(writer.model(name, wanted, face).SerializeToString())
 
 
 def import_onnx() -> Any:
@@ -125,6 +134,12 @@ class _Writer:
         self.given = frozenset(inputs)
         for tensor in inputs:
             self.values[tensor] = self.parameter(tensor)
+
+    def read_input(self, face: InputFace) -> None:
+        name = self.graph.input.name
+        info, value = read_input(self, face, self.graph.input.shape, name)
+        self.inputs.append(info)
+        self.values[name] = value
 
     def node(
         self, kind: str, sources: Sequence[str], output: str, name: str | None = None, **attributes: Any
@@ -250,15 +265,15 @@ class _Writer:
             pads=op.padding,
         )
 
-    def model(self, name: str, outputs: tuple[str, ...]) -> Any:
-        helper, types = self.onnx.helper, self.onnx.TensorProto
+    def model(self, name: str, outputs: tuple[str, ...], face: OutputFace) -> Any:
+        helper = self.onnx.helper
         results = []
         for tensor in outputs:
             value = self.value(tensor)
             if tensor in self.given:  # computed afresh: its consumers read the input
                 value = self.converted(self.graph[tensor], tensor)
-            kind = types.UINT8 if _holds_classes(self.graph, tensor) else types.FLOAT
-            results.append(helper.make_tensor_value_info(value, kind, (1, *self.graph.shape(tensor))))
+            kind = "uint8" if _holds_classes(self.graph, tensor) else "float32"
+            results.append(give_output(self, face, self.graph.shape(tensor), kind, value)[0])
         graph = helper.make_graph(self.nodes, name, self.inputs, results, list(self.initializers.values()))
         return helper.make_model(
             graph,

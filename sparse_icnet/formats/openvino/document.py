@@ -8,8 +8,12 @@ from xml.etree import ElementTree
 
 from numpy.typing import NDArray
 
-PRECISION = {"f32": "FP32", "i8": "I8", "i32": "I32", "i64": "I64", "u8": "U8"}
-_ELEMENT_TYPE = {"float32": "f32", "int8": "i8", "int64": "i64"}
+ELEMENT_TYPES = {
+    **{"float16": "f16", "float32": "f32", "float64": "f64"},
+    **{"int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64"},
+    **{"uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64"},
+}
+PRECISION = {element: element.upper().replace("F", "FP") for element in ELEMENT_TYPES.values()}  # of ports
 _ALIGNMENT = 64  # of each constant in the .bin
 
 Value = tuple[int, int]  # (layer, output port)
@@ -60,7 +64,7 @@ class Document:
 
     def constant(self, name: str, array: NDArray[Any]) -> Value:
         content = array.tobytes()
-        element = _ELEMENT_TYPE[array.dtype.name]
+        element = ELEMENT_TYPES[array.dtype.name]
         key = (element, array.shape, content)
         if key not in self.known_constants:
             self.constants += bytes(-len(self.constants) % _ALIGNMENT)

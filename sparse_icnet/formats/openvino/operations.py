@@ -62,6 +62,12 @@ def reads(*types: str) -> Callable[[Reader], Reader]:
     return enter
 
 
+def type_name(name: str) -> str:
+    """An element type of OpenVINO, or a precision of a port, by its name in NumPy; "" for none."""
+    known = TYPES.get(name.lower())
+    return name[:40] if known is None else np.dtype(known).name
+
+
 @reads("Parameter")
 def _parameter(node: LayerNode) -> None:
     data, shape = node.data, tuple(node.layer.outputs[0].dims) if node.layer.outputs else ()
@@ -70,7 +76,10 @@ def _parameter(node: LayerNode) -> None:
         parts = [part.strip() for part in text.split(",")][:9]
         numbers = ",".join("-1" if "?" in part or ".." in part else part for part in parts)
         data = Attributes({"shape": numbers}, data.where)
-    node.gives("parameter", node.named(), a.ParameterAttributes(data.integers("shape") if text else shape))
+    sizes = data.integers("shape") if text else shape
+    node.gives(
+        "parameter", node.named(), a.ParameterAttributes(sizes, type_name(data.text("element_type", "")))
+    )
 
 
 @reads("Result")
@@ -196,7 +205,8 @@ def _softmax(node: LayerNode) -> None:
 
 @reads("TopK")
 def _topk(node: LayerNode) -> None:
-    attributes = a.TopKAttributes(node.data.integer("axis"), node.data.text("mode").lower())
+    indices = type_name(node.data.text("index_element_type", "i32"))
+    attributes = a.TopKAttributes(node.data.integer("axis"), node.data.text("mode").lower(), indices)
     node.gives("topk", node.named("x", "k"), attributes)
 
 

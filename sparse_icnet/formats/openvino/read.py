@@ -27,7 +27,7 @@ from sparse_icnet.formats.exchange.nodes import (
     UniqueNames,
 )
 from sparse_icnet.formats.openvino import read_v7
-from sparse_icnet.formats.openvino.operations import READERS, TYPES, LayerNode, unsupported
+from sparse_icnet.formats.openvino.operations import READERS, TYPES, LayerNode, type_name, unsupported
 from sparse_icnet.formats.openvino.xml import Layer, Network, read_network
 from sparse_icnet.network.graph import Graph
 
@@ -73,17 +73,18 @@ def _translate(path: Path, network: Network, constants: _Constants) -> Model:
         else:
             READERS.get(kind, unsupported)(node)
         if is_result:
-            results.append(Result(_output_name(layer, network), layer.where, outputs[0]))
+            name, dtype = _output(layer, network)
+            results.append(Result(name, layer.where, outputs[0], dtype))
     return Model(str(path), tuple(nodes), tuple(results))
 
 
-def _output_name(layer: Layer, network: Network) -> str:
-    """What a Result returns: the tensor by its first name, or the layer that it comes from."""
+def _output(layer: Layer, network: Network) -> tuple[str, str]:
+    """What a Result returns: the tensor by its first name, or the layer that it comes from; and its type."""
     if not layer.inputs:
-        return layer.name
-    source, port = layer.inputs[0]
-    names = network.layers[source].outputs[port].names
-    return names[0] if names else network.layers[source].name
+        return layer.name, ""
+    source, number = layer.inputs[0]
+    port = network.layers[source].outputs[number]
+    return port.names[0] if port.names else network.layers[source].name, type_name(port.precision)
 
 
 def _constant(node: LayerNode, constants: _Constants) -> None:

@@ -25,7 +25,9 @@ import numpy as np
 
 from sparse_icnet.files import replacing
 from sparse_icnet.formats.openvino.document import PRECISION, Document, Value, numbers
+from sparse_icnet.formats.openvino.faces import give_output, read_input
 from sparse_icnet.formats.openvino.ranges import activation_range
+from sparse_icnet.network.faces import InputFace, OutputFace
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -67,6 +69,8 @@ def save(
     outputs   tensors to return, in order; the network output by default.  A tensor may be input and output:
               then the value computed goes out, the value given is what the consumers read.
 
+    Input and output have the types and axes of `graph.faces`, unless they are named here.
+
     Raises FileExistsError for a .bin that is there without its .xml.
     """
     path = Path(xml_path)
@@ -103,9 +107,14 @@ def serialize(
     """The two files that `save` writes, as bytes: (xml, bin)."""
     if weights not in ("int8", "fake_quantize"):
         raise ValueError(f"weights must be 'int8' or 'fake_quantize', found {weights!r}")
-    given = (graph.input.name,) if inputs is None else tuple(inputs)
     wanted = (graph.output,) if outputs is None else tuple(outputs)
-    return _Writer(graph, weights, given).document(name, wanted)
+    face = graph.faces.input
+    if inputs is None and face != InputFace():
+        writer = _Writer(graph, weights, ())
+        writer.read_input(face)
+    else:
+        writer = _Writer(graph, weights, (graph.input.name,) if inputs is None else tuple(inputs))
+    return writer.document(name, wanted, graph.faces.output if outputs is None else OutputFace())
 
 
 class _Writer(Document):
@@ -118,6 +127,10 @@ class _Writer(Document):
         self.given = frozenset(inputs)
         for tensor in inputs:
             self.values[tensor] = self.parameter(tensor)
+
+    def read_input(self, face: InputFace) -> None:
+        name = self.graph.input.name
+        self.values[name] = read_input(self, face, self.graph.input.shape, name)
 
     def parameter(self, tensor: str) -> Value:
         shape = (1, *self.graph.shape(tensor))
@@ -267,10 +280,12 @@ class _Writer(Document):
             "Convert", f"{op.name}/u8", ((number, 3),), shape, data, element="u8", tensor=op.name
         )
 
-    def document(self, name: str, outputs: tuple[str, ...]) -> tuple[bytes, bytes]:
+    def document(self, name: str, outputs: tuple[str, ...], face: OutputFace) -> tuple[bytes, bytes]:
         for tensor in outputs:
             # An output that is also an input is computed afresh: its consumers read the parameter.
             value = self.operation(self.graph[tensor]) if tensor in self.given else self.value(tensor)
+            if face != OutputFace():
+                value = give_output(self, face, self.graph.shape(tensor), value)
             self.layer("Result", f"{tensor}/result", (value,), None)
         return self.files(name)
 
