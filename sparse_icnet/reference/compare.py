@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.blobs import from_file_input, from_file_output, input_shape
+from sparse_icnet.network.faces import Faces, InputFace
 from sparse_icnet.network.graph import (
     Argmax,
     Convolution,
@@ -356,7 +357,14 @@ class _Peer:
     graph64: Graph
 
 
+def _peer_faces(graph: Graph) -> Faces:
+    """Those of the file, but for a resize of pictures, in which runtimes round as they like."""
+    faces = graph.faces
+    return faces if faces.input.picture is None else Faces(InputFace(), faces.output)
+
+
 def _peers(graph: Graph, against: Against, threads: int | None) -> tuple[_Peer, ...]:
+    graph = replace(graph, faces=_peer_faces(graph))
     if against == "openvino":
         return tuple(
             _Peer(f"OpenVINO {label}", OpenVinoModel(graph, threads, int8), graph)
@@ -378,7 +386,9 @@ def _against_peers(
     result: NDArray[Any],
     peers: Sequence[_Peer],
 ) -> Report:
-    blob = from_file_input(graph, given)
+    blob, faces = from_file_input(graph, given), _peer_faces(graph)
+    if faces.input == InputFace():
+        given = blob
     single = classes(graph, evaluate_float(graph, blob, np.float32, (graph.output,))[graph.output])
     doubles: dict[int, NDArray[Any]] = {}
     rows = []
@@ -387,8 +397,8 @@ def _against_peers(
         if key not in doubles:
             values = evaluate_float(peer.graph64, blob, np.float64, (graph.output,))
             doubles[key] = classes(graph, values[graph.output])
-        returned = peer.run(given[None] if "N" in graph.faces.input.axes else given)
-        expected = from_file_output(graph, returned[0] if "N" in graph.faces.output.axes else returned)
+        returned = peer.run(given[None] if "N" in faces.input.axes else given)
+        expected = from_file_output(graph, returned[0] if "N" in faces.output.axes else returned)
         if (trivial := triviality(graph, expected)) is not None:
             report = replace(report, trivial=(*report.trivial, f"{label}: {peer.name}: {trivial}"))
         row = difference(peer.name, label, result, expected, graph)
