@@ -101,7 +101,9 @@ def segment_files(
     options = Options(
         output,
         model_name=bundled.short_name(net.path) if net.path else "model in memory",
-        model_digest=model_digest(net.path) if net.path else f"network:{digest(net.graph)}",
+        model_digest=model_digest(net.path, net.output_name, net.bgr)
+        if net.path
+        else f"network:{digest(net.graph)}",
         save=kinds or ("classes", "overlay"),
         save_of_films=kinds or ("overlay",),
         smooth=smooth,

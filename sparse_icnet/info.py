@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparse_icnet.blobs import input_shape, output_shape, output_type
 from sparse_icnet.network.graph import Convolution, Graph, Normalization, Size
 from sparse_icnet.sparse.block_csr import block_density
 
@@ -79,6 +80,8 @@ class ModelInfo:
     size, output_shape  (height, width) of the input, (C, H, W) of the output
     size_is_free        whether the file leaves the size open
     output              name of the output
+    takes, gives        what the file takes and gives: type, shape, order of the channels
+    notes               origin and use; of a foreign file what was left out, folded or assumed when it was read
     class_names         in the order of the classes
     threads             of one inference
     weights, zeros      number of weights, share of them that are zero
@@ -101,6 +104,9 @@ class ModelInfo:
     macs: int
     filtered_macs: int
     layers: tuple[LayerInfo, ...]
+    takes: str
+    gives: str
+    notes: str
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -177,7 +183,15 @@ def model_info(graph: Graph, plan: Plan, class_names: tuple[str, ...]) -> ModelI
         macs=sum(step.macs for step in steps.values()),
         filtered_macs=sum(step.macs for step in steps.values() if step.filtered),
         layers=tuple(_layer(graph, op, steps.get(op.name)) for op in graph.convolutions),
+        takes=f"{_shaped(graph.faces.input.dtype, input_shape(graph), graph.faces.input.axes)}, "
+        f"{'BGR' if graph.faces.input.bgr else 'RGB'}",
+        gives=_shaped(output_type(graph).name, output_shape(graph), graph.faces.output.axes),
+        notes=graph.meta.notes,
     )
+
+
+def _shaped(dtype: str, shape: tuple[int, ...], axes: str) -> str:
+    return f"{dtype} ({', '.join(map(str, (1, *shape) if 'N' in axes else shape))})"
 
 
 def _layer(graph: Graph, op: Convolution, step: Report | None) -> LayerInfo:

@@ -45,6 +45,7 @@ examples:
 
 MODEL is a .npz, an OpenVINO .xml (its .bin beside it), an .onnx, or a bundled
 model by its name: sparse-60, block4x4 (`sparse-icnet models` compares them).
+`sparse_icnet/formats/README.md` lists which files of which tools are read.
 `sparse-icnet COMMAND --help` tells more of each command.
 
 exit codes:
@@ -192,7 +193,7 @@ code is 2.""",
         metavar="I/N",
         help="the I-th of N parts, for array jobs: each N-th source; all find the same ones",
     )
-    add_model(parser, positional=False)
+    add_model(parser, positional=False, short=False)
     add_size_and_threads(parser)
     add_talk(parser)
 

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None and (arguments.command == "convert" or output.exists()):
         # One name alone: rather the model with OUT forgotten than a file to replace by the default model.
         raise ValueError(f"{arguments.command}: expected a model and a file to write, found {output} alone")
-    graph = load(arguments.model, arguments.size).graph
+    graph = load(arguments.model, arguments.size, output=arguments.model_output, bgr=arguments.bgr).graph
     check_writable(output)
     if output.suffix.lower() == ".xml":
         check_writable(output.with_suffix(".bin"))

@@ -43,12 +43,14 @@ def _print(path: Path, info: ModelInfo) -> None:
     say(f"{path} ({path.stat().st_size:,} bytes)")
     say_wrapped(
         f"input {_times((3, *info.size))} RGB{free}, output {_times(info.output_shape)}: {info.output}",
+        f"the file takes {info.takes}, and gives {info.gives}",
         f"classes: {', '.join(info.class_names)}",
         f"{len(info.layers)} convolutions, {info.weights:,} weights, {100 * info.zeros:.2f} % "
         f"zeros, {info.macs_as_written / 1e9:.2f} GMAC an inference as written",
         f"{info.dense_macs / 1e9:.2f} GMAC after the rewrites; {info.macs / 1e9:.2f} "
         "executed, blocks of zeros skipped and input channels filled up to fours; "
         f"{info.filtered_macs / 1e9:.2f} of these of int16, by Winograd's filtering",
+        *([f"notes: {info.notes}"] if info.notes else []),
     )
     say()
     print_table(COLUMNS, [_row(layer) for layer in info.layers])

@@ -27,7 +27,11 @@ def model_of(arguments: argparse.Namespace) -> Model:
     file = getattr(arguments, "classes", None)
     names = None if file is None else read_class_names(file)
     try:
-        return load(arguments.model, arguments.size, arguments.threads, names)
+        return load(
+            *(arguments.model, arguments.size, arguments.threads, names),
+            output=arguments.model_output,
+            bgr=arguments.bgr,
+        )
     except ValueError as error:
         if names is not None and "class names" in str(error):
             raise ValueError(f"{file}: {error}") from error

@@ -14,8 +14,12 @@ def add_model(
     positional: bool = True,
     metavar: str = "MODEL",
     text: str = "see --model",
+    short: bool = True,
 ) -> None:
-    """--model, and the place for it that some commands have as well: `parse` makes one of both."""
+    """--model, and the place for it that some commands have as well (`parse` makes one of both); how it is read.
+
+    short  whether --output names an output of the model, not a place for results
+    """
     default = " (default)" if metavar == "MODEL" else ""
     if positional:
         parser.add_argument("model_here", nargs="?", metavar=metavar, help=text)
@@ -23,6 +27,18 @@ def add_model(
         "--model",
         metavar="MODEL",
         help=f"a file, or a bundled model by its name: sparse-60{default} or block4x4",
+    )
+    parser.add_argument(
+        *(("--output",) if short else ()),
+        "--model-output",
+        dest="model_output",
+        metavar="NAME",
+        help="of a MODEL with several outputs, such as auxiliary heads, the one to compute",
+    )
+    parser.add_argument(
+        "--bgr",
+        action="store_true",
+        help="MODEL expects blue, green, red, as OpenCV reads pictures, which no file says",
     )
 
 

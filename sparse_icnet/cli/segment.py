@@ -160,7 +160,7 @@ def _options(arguments: argparse.Namespace, output: Path, model: Model, single: 
     return Options(
         output,
         model_name=bundled.short_name(path),
-        model_digest=model_digest(path),
+        model_digest=model_digest(path, arguments.model_output, arguments.bgr),
         save=save or ("classes", "overlay"),
         save_of_films=save or ("overlay",),
         smooth=not arguments.blocks,

@@ -11,6 +11,7 @@ from sparse_icnet.floats import standard_floats
 from sparse_icnet.formats.errors import FormatError, check_regular
 from sparse_icnet.network.constants import check_constants
 from sparse_icnet.network.graph import Graph, GraphError
+from sparse_icnet.suggest import did_you_mean
 
 SUFFIXES = (".npz", ".xml", ".onnx")
 
@@ -53,8 +54,11 @@ def _reader(path: Path) -> Callable[[Path, str | None], Graph]:
 def _native(load: Callable[[Path], Graph], path: Path, output: str | None) -> Graph:
     """A native file, which has one output."""
     graph = load(path)
-    if output not in (None, graph.output):
-        raise FormatError(f"{path}: expected an output of the file, {graph.output!r}, found {output!r:.80}")
+    if output is not None and output != graph.output:
+        hint = did_you_mean(output[:80], [graph.output])
+        raise FormatError(
+            f"{path}: expected an output of the file, {graph.output!r}, found {output!r:.80}{hint}"
+        )
     return graph
 
 

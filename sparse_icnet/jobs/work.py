@@ -315,10 +315,12 @@ def grid_confidence(logits: NDArray[np.float32]) -> float:
     return float((1 / powers.sum(0, dtype=np.float64)).mean())
 
 
-def model_digest(path: Path) -> str:
-    """'sha256:...' of a model file; of an .xml and its .bin together."""
+def model_digest(path: Path, output: str | None = None, bgr: bool = False) -> str:
+    """'sha256:...' of a model file; of an .xml and its .bin together; and of how it is loaded, unless that is as usual."""
     digest = hashlib.sha256()
     for part in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
         if part.is_file():
             digest.update(part.read_bytes())
+    if output is not None or bgr:
+        digest.update(repr((output, bgr)).encode())
     return f"sha256:{digest.hexdigest()}"

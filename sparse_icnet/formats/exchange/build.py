@@ -22,6 +22,7 @@ from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value
 from sparse_icnet.network.faces import PLANAR, REAL_TYPES, Faces, OutputFace
 from sparse_icnet.network.graph import Graph, GraphError, pruned
 from sparse_icnet.network.meta import MAX_TEXT, Meta
+from sparse_icnet.suggest import did_you_mean
 
 
 def to_graph(model: Model, output: str | None = None) -> Graph:
@@ -44,11 +45,16 @@ def _chosen(model: Model, output: str | None) -> Result:
     if output is None:
         if len(names) == 1:
             return model.results[0]
-        choose = f" {shown}: choose one by its name, output={names[0]!r}" if names else ""
+        choose = (
+            f" {shown}: choose one by its name, output={names[0]!r} or --output {names[0]}" if names else ""
+        )
         raise FormatError(f"{model.label}: expected one network output, found {len(names)}{choose}")
     chosen = [result for result in model.results if result.name == output]
     if len(chosen) != 1:
-        raise FormatError(f"{model.label}: expected an output of the file, {shown}, found {output!r:.80}")
+        hint = did_you_mean(output[:80], names)
+        raise FormatError(
+            f"{model.label}: expected an output of the file, {shown}, found {output!r:.80}{hint}"
+        )
     return chosen[0]
 
 
