@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled
@@ -57,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Blobs(Sequence[NDArray[Any]]):
-    """The network inputs of pictures, as the file takes them, each made when it is asked for: a folder of them would fill memory."""
+    """Inputs of the network as the file takes them, each made when it is asked for: those of a folder would fill memory."""
 
     def __init__(self, net: Model, pictures: Sequence[Path]) -> None:
         self._net, self._pictures = net, pictures
