@@ -9,7 +9,9 @@ from typing import Any
 from sparse_icnet import bundled
 from sparse_icnet.cli.terminal import say
 
-_FILES = frozenset({"FILE", "LIST", "IN", "OUT", "OUT.xml|OUT.onnx", "FILE.json", "IMAGE|FOLDER|PATTERN"})
+_FILES = frozenset(
+    {"FILE", "LIST", "IN", "OUT", "OUT.xml|OUT.onnx", "FILE.json", "FILE.html", "IMAGE|FOLDER|PATTERN"}
+)
 _MODELS = frozenset({"MODEL", "MODEL, IMAGE|FOLDER"})
 _PALETTES = "NAME|FILE"
 

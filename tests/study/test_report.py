@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import doctest
 import hashlib
 import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from hostile import SCRIPT
 from PIL import Image
 
 from sparse_icnet.network.graph import Convolution
+from sparse_icnet.operators.storage import PlanError
 from sparse_icnet.study.report import html_of, report_of, write_report
 from sparse_icnet.study.report.histograms import histogram
 from sparse_icnet.study.report.icnet_drawing import is_icnet
+from sparse_icnet.study.report.layered_drawing import drawings as layered_drawings
 from sparse_icnet.study.report.pictures import MOST_WEIGHTS, zeros_picture
 
 VOID = {"br", "hr", "img", "input", "link", "meta"}
@@ -212,6 +216,34 @@ def test_layers_that_are_too_many_are_counted(monkeypatch, hostile):
     assert isinstance(last, Convolution)
     tree = check_page(html_of(report), report)
     assert "1 further convolutions, those of the fewest products, are not shown." in tree.text["li"]
+
+
+def test_what_is_too_much_is_left_out_and_said(monkeypatch, hostile):
+    def refuse(*arguments):
+        raise PlanError("expected less <memory>")
+
+    monkeypatch.setattr("sparse_icnet.study.report.collect.MOST_GATHERED", 10)
+    monkeypatch.setattr("sparse_icnet.study.report.collect.activation_histograms", refuse)
+    report = report_of(hostile, timing=False)
+    tree = check_page(html_of(report), report)
+    assert "Zeros were not gathered: the network has more than 10 weights." in tree.text["li"]
+    assert "Activations were not counted: expected less <memory>." in tree.text["li"]
+    assert all(layer.activations is None for layer in report.layers)
+
+
+def test_sums_of_layers_that_are_not_drawn_are_not_drawn(hostile):
+    first, second, _ = (op.name for op in hostile.graph.convolutions)
+    for layers, sums in (({first, second}, 1), ({first}, 1), ({second}, 1), (set(), 0)):
+        for drawing in layered_drawings(hostile.graph, frozenset(layers)):
+            assert [mark.text for mark in drawing.marks].count("+") == sums
+            assert {box.layer for box in drawing.boxes} == layers
+
+
+@pytest.mark.parametrize("module", ["markup", "charts", "network_svg", "histograms"])
+def test_examples(module):
+    result = doctest.testmod(import_module(f"sparse_icnet.study.report.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_pictures_have_a_bound(monkeypatch, hostile):

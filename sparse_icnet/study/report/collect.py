@@ -10,6 +10,7 @@ from sparse_icnet.image import ImageLike
 from sparse_icnet.info import LayerInfo
 from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Convolution, Graph
+from sparse_icnet.plan import PlanError
 from sparse_icnet.sparse.block_csr import block_density
 from sparse_icnet.sparse.gather import ROWS, block_work, gather_zeros, scatter_zeros
 from sparse_icnet.study.forms import DirectForm, LayerForms, forms_of
@@ -25,9 +26,10 @@ from sparse_icnet.target import TARGET, target_cpu
 
 MOST_LAYERS = 160  # with a part of their own: those of the most products
 MOST_PICTURES = 1_500_000  # characters of all pictures of zeros
-ALREADY = (
-    0.98  # a file whose stored blocks gathering brings to no less than this share of them is gathered already
-)
+# Weights of a network whose zeros are gathered, which takes a second or more a million.
+MOST_GATHERED = 1 << 24
+# A file is gathered already if gathering leaves at least this share of the work of its stored blocks.
+ALREADY = 0.98
 
 Pair = tuple[Picture, Picture]
 
@@ -43,8 +45,15 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
     icnet = icnet_drawing.is_icnet(graph)
     found = measured(model, image, [op.name for op in shown]) if timing else None
     before, after, gathered = _orders(graph)
+    notes = _notes(model, timing)
+    if before is after:
+        notes.append(f"Zeros were not gathered: the network has more than {MOST_GATHERED:,} weights.")
     pictures = _pictures(shown, before, after)
-    codes = activation_histograms(model, image, [op.name for op in shown])
+    try:
+        codes = activation_histograms(model, image, [op.name for op in shown])
+    except PlanError as error:  # every tensor kept at once may be more than a plan may have
+        codes = {}
+        notes.append(f"Activations were not counted: {clean(str(error), 400)}.")
     reports = {report.name: report for report in plan.convolutions()}
     roles = icnet_drawing.roles() if icnet else {}
     figures = {row.name: row for row in info.layers}
@@ -97,7 +106,7 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
         models=rows,
         frame=frame_of(model.predict(image), render.palette("camvid", len(model.class_names))),
         disturbed=tuple(found.notes) if found else (),
-        notes=_notes(model, timing),
+        notes=tuple(notes),
     )
 
 
@@ -122,6 +131,9 @@ def _orders(graph: Graph) -> tuple[Mapping[str, Convolution], Mapping[str, Convo
 
     Of such a file "before" has the channels in a random order.
     """
+    if sum(op.weight.size for op in graph.convolutions) > MOST_GATHERED:
+        same = {op.name: op for op in graph.convolutions}
+        return same, same, False
     gathered = gather_zeros(graph, rounds=1)  # a second one finds little more and takes as long
     already = block_work(gathered) >= ALREADY * block_work(graph)
     pair = (scatter_zeros(graph), graph) if already else (graph, gathered)
@@ -227,17 +239,19 @@ def _rewrites(steps: Sequence[Step], name: str) -> Iterable[str]:
 
 def _machine(model: Model) -> tuple[tuple[str, str], ...]:
     threads = model.plan.threads
+    stated = "; ".join(f"{clean(name)}: {figure:g}" for name, figure in model.meta.accuracy.items())
     return (
         ("CPU", f"{target_cpu()}, kernels for {TARGET.name}"),
         ("threads", f"{threads} for one inference"),
         ("input", f"{model.size[0]} x {model.size[1]}"),
         ("classes", ", ".join(map(clean, model.class_names))),
+        ("accuracy", stated or "the file states none"),
     )
 
 
-def _notes(model: Model, timing: bool) -> tuple[str, ...]:
+def _notes(model: Model, timing: bool) -> list[str]:
     """What could not be measured, and why."""
     notes = [] if timing else ["Not measured, as was asked for: times, rates, the roofline."]
     if not any("miou" in name.casefold() for name in model.meta.accuracy):
         notes.append("The model's file states no accuracy.")
-    return tuple(notes)
+    return notes

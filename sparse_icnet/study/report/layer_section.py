@@ -82,7 +82,7 @@ def _zeros(layer: Layer, report: Report) -> Markup:
             "p", "No picture of its zeros: the network has too many weights for all of them.", class_="none"
         )
     before, after = (
-        ("channels in a random order", "gathered, as the file has them")
+        ("channels in a random order", "as the file has them, which gathering does not better")
         if report.gathered
         else ("as the file has them", "channels gathered")
     )
@@ -121,7 +121,6 @@ def _picture(picture: Picture, title: str, empty: float) -> Markup:
             width=picture.width,
             height=picture.height,
             class_=f"pixels {room}",
-            loading="lazy",
         ),
     )
 

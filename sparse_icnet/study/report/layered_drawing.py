@@ -32,9 +32,21 @@ def drawings(graph: Graph, layers: frozenset[str]) -> tuple[Drawing, ...]:
 
 
 def _shown(graph: Graph, layers: frozenset[str]) -> dict[str, Op]:
-    """The operations that are drawn: `layers`, and as many of the others as there is room for."""
-    others = [op.name for op in graph if isinstance(op, Input | Add | MaxPool | AveragePool)]
-    drawn = layers | set(others[: max(0, MOST_DRAWN - len(layers))])
+    """The operations that are drawn: `layers`, pools and, of the sums, those that add what one of `layers` computes.
+
+    Of pools and sums as many as there is room for.
+    """
+    computed = {graph.input.name, *layers}  # what holds the image or the result of one of `layers`, unsummed
+    others = []
+    for op in graph:
+        if op.name in computed:
+            continue
+        read = not computed.isdisjoint(op.inputs)
+        if isinstance(op, MaxPool | AveragePool) or (isinstance(op, Add) and read):
+            others.append(op.name)
+        if read and not isinstance(op, Convolution | Add):
+            computed.add(op.name)
+    drawn = {graph.input.name, *layers, *others[: max(0, MOST_DRAWN - len(layers))]}
     return {op.name: op for op in graph if op.name in drawn}
 
 

@@ -9,7 +9,7 @@ from sparse_icnet.study.report.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing, Fr
 from sparse_icnet.study.report.markup import Markup, clean, tag
 
 RADIUS = 7.0  # of the corners of lines
-LABEL_LETTERS = 12  # that fit into a box
+LABEL_LETTERS = 11  # that fit into a box
 PATTERNS = 6
 
 
@@ -127,13 +127,17 @@ def _box(layer: Shown, label: str, x: float, y: float, first: int, metric: Colou
 
 
 def fitting(label: str) -> str:
-    """A label as it fits into a box: the end of a name says more than its beginning.
+    """A label as it fits into a box: the last parts of a path, else the end of a name, which says more than its beginning.
 
-    >>> fitting("conv1_sub1"), fitting("model/stage3/conv1")
-    ('conv1_sub1', '…tage3/conv1')
+    >>> fitting("conv1_sub1"), fitting("model/stage3/block1/conv1"), fitting("convolution_17")
+    ('conv1_sub1', '…/conv1', '…olution_17')
     """
     shown = clean(label)
-    return shown if len(shown) <= LABEL_LETTERS else f"…{shown[1 - LABEL_LETTERS :]}"
+    if len(shown) <= LABEL_LETTERS:
+        return shown
+    parts = shown.split("/")
+    ends = ("…/" + "/".join(parts[first:]) for first in range(1, len(parts)))
+    return next((end for end in ends if len(end) <= LABEL_LETTERS), f"…{shown[1 - LABEL_LETTERS :]}")
 
 
 def _frame(frame: Frame) -> Markup:

@@ -48,7 +48,7 @@ def header(report: Report) -> Markup:
         figures.append((milliseconds(report.seconds.median), "image to smooth class map"))
     smooth = accuracy(shown_model(report), "smooth")
     if smooth is not None:
-        figures.append((percent(smooth), "mean IoU, CamVid, as its file states"))
+        figures.append((percent(smooth), "mean IoU, as its file states"))
     return tag(
         "header",
         tag("p", f"sparse-icnet {report.version}", class_="kicker"),

@@ -38,8 +38,8 @@ def models(report: Report) -> Markup:
         tag("h2", "Accuracy and speed"),
         tag(
             "p",
-            "Accuracy is what the files state of CamVid's validation frames; times were measured for this page, the models "
-            "in turns: median, and the quartiles.",
+            "Accuracy is what each file states, the bundled ones of CamVid's validation frames. Times are measured for "
+            "this page, the models in turns: median, and the quartiles.",
         ),
         tag(
             "div",
