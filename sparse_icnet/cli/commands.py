@@ -16,6 +16,7 @@ from sparse_icnet.cli.options import (
     folder,
     html_page,
     kinds,
+    place,
     positive,
     shard,
     share,
@@ -41,6 +42,7 @@ examples:
   sparse-icnet verify --against openvino      and OpenVINO's? (extra `reference`)
   sparse-icnet convert model.xml model.npz    OpenVINO IR or ONNX to the native
                                               file, or back
+  sparse-icnet explain conv3_1/3x3            one layer: zeros, kernel, machine code
   sparse-icnet eval --data CamVid             mIoU on CamVid/val, CamVid/valannot
 
 MODEL is a .npz, an OpenVINO .xml (its .bin beside it), an .onnx, or a bundled
@@ -70,7 +72,7 @@ def build_parser() -> Parser:
     )
     for add in (
         *(_segment, _models, _eval, _verify, _convert, _export),
-        *(_info, _profile, _report, _warmup, _completion),
+        *(_info, _explain, _profile, _report, _warmup, _completion),
     ):
         add(commands)
     return parser
@@ -281,6 +283,45 @@ kernel the engine chose; on a wider terminal also why, the size of its output,
 the bytes of its packed weights, the share of empty 1x4 blocks.""",
     )
     add_model(parser)
+    add_json(parser)
+    add_size_and_threads(parser)
+    add_talk(parser)
+
+
+def _explain(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "explain",
+        "the life of one layer, down to a value and to the instructions",
+        """\
+Prints of the operation LAYER what it is in the paper and in the file, which
+rewrites touched it and how many products each saved, in which forms its weights
+are stored, which kernel computes it, why and where its source is, and the
+equations that it computes.
+
+--at C,Y,X adds the arithmetic of that value of its output for a picture: the
+codes that are read, each product with a weight that is not zero, sum,
+multiplier, bias, residual, rounding, code; by the reference, and compared with
+what the engine has there.  -v lists all products.
+
+--machine-code adds the inner loop of its kernel as this CPU runs it, from the
+object code that is loaded, read by objdump or llvm-objdump; without one by
+compiling the kernels once more (15 to 60 s).
+
+examples:
+  sparse-icnet explain conv3_1/3x3
+  sparse-icnet explain conv3_1/increase --at 12,40,55 --image street.jpg
+  sparse-icnet explain conv3_1/3x3 --model block4x4 --machine-code""",
+    )
+    parser.add_argument(
+        "layer", metavar="LAYER", help="an operation, such as conv3_1/3x3 (`info` lists the layers)"
+    )
+    parser.add_argument(
+        "--at", type=place, metavar="C,Y,X", help="channel, row and column of a value, from 0"
+    )
+    parser.add_argument("--image", metavar="FILE", help="the picture for --at (default: the bundled sample)")
+    parser.add_argument("--machine-code", action="store_true", help="the inner loop of its kernel")
+    add_model(parser, positional=False)
     add_json(parser)
     add_size_and_threads(parser)
     add_talk(parser)

@@ -8,12 +8,14 @@ from typing import Any
 
 from sparse_icnet import bundled
 from sparse_icnet.cli.terminal import say
+from sparse_icnet.network.icnet import layer_specs
 
 _FILES = frozenset(
     {"FILE", "LIST", "IN", "OUT", "OUT.xml|OUT.onnx", "FILE.json", "FILE.html", "IMAGE|FOLDER|PATTERN"}
 )
 _MODELS = frozenset({"MODEL", "MODEL, IMAGE|FOLDER"})
 _PALETTES = "NAME|FILE"
+_LAYERS = "LAYER"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,9 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
             action.complete = shtab.DIRECTORY
         elif metavar in _MODELS:
             action.complete = {"bash": "_sparse_icnet_models", "zsh": "_sparse_icnet_models"}
+        elif metavar == _LAYERS:
+            action.complete = {"bash": "_sparse_icnet_layers", "zsh": "_sparse_icnet_layers"}
         elif metavar == _PALETTES:
             action.complete = {"bash": "_sparse_icnet_palettes", "zsh": "_sparse_icnet_palettes"}
-    words = {"models": bundled.names(), "palettes": ["camvid", "colour-blind"]}
+    words = {
+        "models": bundled.names(),
+        "palettes": ["camvid", "colour-blind"],
+        "layers": [layer.name for layer in layer_specs()],
+    }
     preamble: Any = {
         "bash": "".join(
             f'_sparse_icnet_{name}() {{ compgen -W "{" ".join(known)}" -- "$1"; compgen -f -- "$1"; }}\n'

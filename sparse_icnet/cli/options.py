@@ -93,6 +93,17 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def place(text: str) -> tuple[int, int, int]:
+    """'12,40,55' -> (12, 40, 55): channel, row and column, counted from 0."""
+    words = text.replace(" ", "").split(",")
+    if len(words) != 3 or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise argparse.ArgumentTypeError(
+            f"expected CHANNEL,ROW,COLUMN counted from 0, such as 12,40,55, found {text!r}"
+        )
+    channel, row, column = map(int, words)
+    return channel, row, column
+
+
 def positive(text: str) -> int:
     """A positive integer below 2^31."""
     if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 1 << 31):

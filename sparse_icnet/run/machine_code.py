@@ -101,7 +101,7 @@ def run_function() -> Callable[..., int]:
 
 
 def function_of(entry: Entry) -> Callable[..., int]:
-    """As `run_function`, of any entry; its attribute `address` is where the compiled function begins."""
+    """As `run_function`, of any entry; `address`, an attribute: where the compiled function begins, `code`: the object."""
     if entry not in _loaded:
         try:
             _lock.acquire()
@@ -114,6 +114,12 @@ def function_of(entry: Entry) -> Callable[..., int]:
             except RuntimeError:  # it was not
                 pass
     return _loaded[entry]
+
+
+def recompiled() -> tuple[bytes, str]:
+    """(object code of `run`, its assembly), compiled anew; in a process that has compiled nothing else always the same."""
+    texts: list[str] = []
+    return _compile(RUN, texts.append).partition(b"\0")[2], texts[0]
 
 
 def _machine_code(entry: Entry = RUN) -> bytes:
@@ -231,7 +237,8 @@ def _write(path: Path, code: bytes) -> bool:
     return True
 
 
-def _compile(entry: Entry = RUN) -> bytes:
+def _compile(entry: Entry = RUN, tell: Callable[[str], object] | None = None) -> bytes:
+    """The machine code, new; `tell` gets its assembly."""
     from numba import types
     from numba.core import compiler, config
     from numba.core.registry import cpu_target
@@ -259,7 +266,7 @@ def _compile(entry: Entry = RUN) -> bytes:
             )
     finally:
         config.DISABLE_JIT = disabled
-    code: bytes = result.fndesc.llvm_func_name.encode() + b"\0" + result.library.machine_code()
+    code: bytes = result.fndesc.llvm_func_name.encode() + b"\0" + result.library.machine_code(tell)
     return code
 
 
@@ -281,10 +288,12 @@ def _linking_only(codegen: Any) -> Iterator[None]:
             self._ensure_finalized()
             return 0  # nobody calls it from Python
 
-        def machine_code(self) -> bytes:
+        def machine_code(self, tell: Callable[[str], object] | None) -> bytes:
             self._ensure_finalized()
             self._optimize_final_module()
             self._final_module.verify()
+            if tell:  # of a copy: emitting changes a module
+                tell(self._codegen._tm.emit_assembly(self._final_module.clone()))
             code: bytes = self._codegen._tm.emit_object(self._final_module)
             return code
 
@@ -299,9 +308,8 @@ def _linking_only(codegen: Any) -> Iterator[None]:
 
 def _callable(machine_code: bytes) -> Callable[..., int]:
     name, _, code = machine_code.partition(b"\0")
-    engine = None
     try:
-        address = link(code, name.decode())
+        engine, address = None, link(code, name.decode())
     except (UnknownObjectError, OSError) as error:
         _log.info("compiled kernels are linked by LLVM: %s", error)
         engine, address = _linked_by_llvm(code, name.decode())
@@ -320,6 +328,7 @@ def _callable(machine_code: bytes) -> Callable[..., int]:
             raise RuntimeError(f"a kernel failed with status {status}")
         return result.value
 
+    call.code = code  # type: ignore[attr-defined]
     call.engine = engine  # type: ignore[attr-defined]  # the code lives as long as the function
     call.address = address  # type: ignore[attr-defined]
     return call

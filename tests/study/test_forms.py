@@ -16,6 +16,7 @@ from sparse_icnet.plan import LEAST_TIME
 from sparse_icnet.plan.layout import lay_out
 from sparse_icnet.plan.select import select
 from sparse_icnet.sparse.block_csr import block_density
+from sparse_icnet.study import forms as study_forms
 from sparse_icnet.study.forms import DirectForm, WinogradForm, block_forms, forms, forms_of
 from sparse_icnet.target import TARGET
 
@@ -67,7 +68,7 @@ def test_blocks(found, tiny_graph):
         assert found[op.name].of_rows(4).rows == 4
 
 
-def test_gathering_shows_in_the_blocks(tiny_net):
+def test_gathering_shows_in_the_blocks(tiny_net, monkeypatch):
     """Channels in stripes: every second input channel is empty, so gathered blocks are half of them."""
     op = tiny_net.graph["conv4_2/3x3"]
     weight = np.ones_like(op.weight)
@@ -79,7 +80,9 @@ def test_gathering_shows_in_the_blocks(tiny_net):
     assert form.of_rows(4).empty == 0
     assert form.gathered == block_forms(gathered)
     assert next(one for one in form.gathered if one.rows == 4).empty == form.of_rows(4).blocks // 2
-    assert all(form.gathered for form in forms(tiny_net.graph, tiny_net.plan))
+    monkeypatch.setattr(study_forms, "gather_zeros", lambda graph: graph)  # which takes seconds
+    for form in forms(tiny_net.graph, tiny_net.plan):
+        assert form.gathered == form.blocks
 
 
 def test_forms_become_json(found):
