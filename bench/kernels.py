@@ -38,6 +38,7 @@ from _common import (
 from sparse_icnet import bundled, formats
 from sparse_icnet.network.graph import Convolution, Graph, Quantizer, Size, resized
 from sparse_icnet.network.icnet import LayerWeights, activation_names, icnet, layer_specs
+from sparse_icnet.plan import plan_for
 
 # Numba reads its environment when it is imported, so whatever imports it stays inside the functions.
 
@@ -140,7 +141,7 @@ def layer_times(
     from sparse_icnet.run.session import Session
 
     sessions = {
-        kernel: Session(with_blocks(base, kernel.rows, density, largest), 1, policy=Only(kernel))
+        kernel: Session(plan_for(with_blocks(base, kernel.rows, density, largest), 1, policy=Only(kernel)))
         for kernel in kernels
     }
     profiles: dict[Any, list[Any]] = {kernel: [] for kernel in kernels}
@@ -184,7 +185,7 @@ def filtered_times(base: Graph, rounds: int) -> list[LayerTime]:
             return Choice(TARGET.filtering, "chosen by the benchmark")
 
     # Heavy sums would not be filtered.
-    session = Session(with_blocks(base, 4, 1.0, LIGHT), 1, policy=Filtered())
+    session = Session(plan_for(with_blocks(base, 4, 1.0, LIGHT), 1, policy=Filtered()))
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
         for step in (profile := session.profile(3)):
@@ -231,7 +232,7 @@ def whole_network(graph: Graph, threads: int, repeats: int) -> dict[str, Any]:
     from sparse_icnet.study.peak import Peak
 
     peak, pairs = Peak(threads), Peak(threads, pairs=True)
-    session = Session(graph, threads)
+    session = Session(plan_for(graph, threads))
     rng = np.random.default_rng(0)
     channels, height, width = session.input_shape
     image = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)

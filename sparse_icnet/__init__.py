@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from sparse_icnet.bundled import DEFAULT_WEIGHTS
     from sparse_icnet.image import ImageError
-    from sparse_icnet.model import Model, load
+    from sparse_icnet.loading import load
+    from sparse_icnet.model import Model
     from sparse_icnet.network.icnet import CLASSES, PALETTE
     from sparse_icnet.result import Result
 
@@ -33,7 +34,7 @@ _HOMES = {
     "Model": "sparse_icnet.model",
     "PALETTE": "sparse_icnet.network.icnet",
     "Result": "sparse_icnet.result",
-    "load": "sparse_icnet.model",
+    "load": "sparse_icnet.loading",
 }
 
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Graph, Quantizer
 from sparse_icnet.network.rewrite import sampled
+from sparse_icnet.plan import plan_for
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.run.session import Session
+from sparse_icnet.run.session import Session, default_threads
 from sparse_icnet.suggest import did_you_mean
 
 
@@ -57,7 +58,7 @@ class Activations:
 
     def __init__(self, graph: Graph, threads: int | None) -> None:
         self.graph = graph
-        self.session = Session(graph, threads, keep_tensors=True)
+        self.session = Session(plan_for(graph, threads or default_threads(), keep_tensors=True))
         self._lock = PerProcess(threading.RLock)
         known = {op.name for op in graph}
         self._same = tuple(

@@ -41,7 +41,8 @@ from sparse_icnet.jobs.manifest import Manifest
 from sparse_icnet.jobs.outputs import SUFFIX_OF_KIND
 from sparse_icnet.jobs.sources import expand, folders_of
 from sparse_icnet.jobs.work import Options, model_digest
-from sparse_icnet.model import Model, load
+from sparse_icnet.loading import load
+from sparse_icnet.model import Model
 from sparse_icnet.network.digest import digest
 from sparse_icnet.network.graph import Size
 from sparse_icnet.render import ALPHA, PaletteLike

@@ -15,7 +15,6 @@ Model(size=(192, 256), classes=12, threads=1)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet import bundled, formats
-from sparse_icnet.arguments import check_out, checked_blob, checked_size, checked_threads
+from sparse_icnet import bundled
+from sparse_icnet.arguments import check_out, checked_blob, checked_threads
 from sparse_icnet.blobs import (
     file_input,
     file_output,
@@ -36,26 +35,18 @@ from sparse_icnet.blobs import (
     output_shape,
     output_type,
 )
-from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
-from sparse_icnet.network.bgr import for_rgb
+from sparse_icnet.network.bilinear import bilinear
+from sparse_icnet.network.class_names import class_names_of
 from sparse_icnet.network.constants import check_constants
 from sparse_icnet.network.digest import digest
 from sparse_icnet.network.faces import OutputFace
 from sparse_icnet.network.graph import (
-    Argmax,
-    Bilinear,
     Graph,
     GraphError,
-    Resize,
     Size,
-    Softmax,
-    resized,
 )
-from sparse_icnet.network.icnet import CLASSES
-from sparse_icnet.network.meta import checked_class_names
 from sparse_icnet.processes import Once
-from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.result import Result
 
 if TYPE_CHECKING:
@@ -67,84 +58,6 @@ if TYPE_CHECKING:
 Picture = TypeVar("Picture", bound=ImageLike)  # of a list: list[Path] is one of images, too
 
 
-def load(
-    path: str | os.PathLike[str] | None = None,
-    size: Size | None = None,
-    threads: int | None = None,
-    class_names: Sequence[str] | None = None,
-    output: str | None = None,
-    bgr: bool = False,
-) -> Model:
-    """Load a network.
-
-    path     native .npz, OpenVINO IR (.xml) or ONNX file; the name of a bundled model
-             (`sparse_icnet.bundled.names()`); None: the default bundled weights, DEFAULT_WEIGHTS
-    size     (height, width) of the network input, multiples of 32 for ICNet; None: as the file says, and 768x960
-             where it leaves them free (`Graph.size_is_free`); the bundled weights say 768x960
-    threads  of one inference; None: one for each core this process may use
-    class_names  one for each class; None: as the file says, else those of CamVid for 12 classes, else "class 0" ...
-    output   name of the output to compute, of a file with several, such as a network with auxiliary heads
-    bgr      whether the file expects pictures as blue, green, red, as OpenCV reads them: no file says so.  Pictures stay
-             RGB for `segment` and `predict`; `net(blob)` keeps the order of the file
-
-    Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
-    FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
-    impossible size or threads.
-    """
-    from sparse_icnet.plan import PlanError
-
-    file = bundled.resolve(path)
-    bundled.check_digest(file)
-    stated = formats.load(file, output)
-    graph = _at_size(stated, size)
-    try:
-        model = Model(for_rgb(graph) if bgr else graph, threads, class_names)
-    except (GraphError, PlanError) as error:
-        raise FormatError(f"{file}: {error}") from error
-    model.path, model.output_name, model.bgr = file.resolve(), output, bgr
-    model.stated_size = None if stated.size_is_free else stated.input.shape[1:]
-    return model
-
-
-def _reloaded(
-    path: str,
-    size: Size,
-    threads: int | None,
-    classes: tuple[str, ...],
-    expected: str,
-    output: str | None,
-    bgr: bool,
-) -> Model:
-    """What a pickled model becomes: the same network from the same file, or FormatError."""
-    model = load(path, size, threads, classes, output, bgr)
-    if (found := digest(model.graph)) != expected:
-        raise FormatError(
-            f"{model.path}: expected the network that was pickled (SHA-256 {expected}), found another one ({found})"
-        )
-    return model
-
-
-def _at_size(graph: Graph, size: Size | None) -> Graph:
-    return graph if size is None else resized(graph, checked_size(size))
-
-
-def _class_count(graph: Graph) -> int:
-    op = graph[graph.output]
-    while isinstance(op, Resize | Bilinear | Softmax | Argmax):
-        op = graph[op.input]
-    return graph.shape(op.name)[0]
-
-
-def _class_names(graph: Graph, given: Sequence[str] | None) -> tuple[str, ...]:
-    """Those `given`, else those of the file, else CamVid's for as many classes."""
-    count, stated = _class_count(graph), graph.meta.class_names
-    if given is not None:
-        return checked_class_names(given, count)
-    if stated and len(stated) != count:
-        raise GraphError(f"meta: expected {count} class names, one for each class, found {len(stated)}")
-    return stated or (CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count)))
-
-
 def _planned(graph: Graph, threads: int | None) -> Plan:
     from sparse_icnet.plan import plan_for
     from sparse_icnet.run.session import default_threads
@@ -152,10 +65,10 @@ def _planned(graph: Graph, threads: int | None) -> Plan:
     return plan_for(graph, threads or default_threads())
 
 
-def _session(graph: Graph, plan: Plan) -> Session:
+def _session(plan: Plan) -> Session:
     from sparse_icnet.run.session import Session
 
-    return Session(graph, plan.threads, plan=plan)
+    return Session(plan)
 
 
 def _activations(graph: Graph, threads: int | None) -> Activations:
@@ -196,9 +109,9 @@ class Model:
         self.size: Size = (height, width)
         self.output_size: Size = graph.shape(graph.output)[1:]
         self.stated_size: Size | None = None if graph.size_is_free else self.size
-        self.class_names = _class_names(graph, class_names)
+        self.class_names = class_names_of(graph, class_names)
         self.plan: Plan = _planned(graph, self.threads)
-        self._session = Once(partial(_session, graph, self.plan))
+        self._session = Once(partial(_session, self.plan))
         self._activations = Once(partial(_activations, graph, self.threads))
 
     def __repr__(self) -> str:
@@ -215,8 +128,10 @@ class Model:
         a bundled model by its name; a graph made in memory by content."""
         if self.path is None:
             return Model, (self.graph, self.threads, self.class_names)
+        from sparse_icnet.loading import reloaded
+
         path = bundled.name_of(self.path) or str(self.path)
-        return _reloaded, (
+        return reloaded, (
             path,
             self.size,
             self.threads,

@@ -10,7 +10,7 @@ from sparse_icnet.cli.terminal import Column, print_table, say
 from sparse_icnet.files import check_writable
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.openvino import write
-from sparse_icnet.model import load
+from sparse_icnet.loading import load
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.sparse.gather import gains, gather_zeros
 

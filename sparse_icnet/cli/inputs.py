@@ -13,7 +13,8 @@ from sparse_icnet import bundled, formats
 from sparse_icnet.cli.terminal import note
 from sparse_icnet.files import check_writable
 from sparse_icnet.jobs import sources
-from sparse_icnet.model import Model, load
+from sparse_icnet.loading import load
+from sparse_icnet.model import Model
 from sparse_icnet.render import read_class_names
 from sparse_icnet.run import machine_code
 from sparse_icnet.suggest import did_you_mean

@@ -8,7 +8,8 @@ from typing import Any
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import check_json
 from sparse_icnet.cli.terminal import Column, print_table, say, say_wrapped, write_json
-from sparse_icnet.model import Model, load
+from sparse_icnet.loading import load
+from sparse_icnet.model import Model
 
 COLUMNS = (
     Column("name"),

@@ -16,6 +16,8 @@ from sparse_icnet.cli.inputs import check_json, expand, model_of, ready, split_m
 from sparse_icnet.cli.terminal import Progress, say, say_wrapped, write_json
 from sparse_icnet.model import Model
 from sparse_icnet.reference import compare
+from sparse_icnet.reference.engines import SessionEngine
+from sparse_icnet.reference.report import Report
 
 OK, MISMATCH = 0, 1
 
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             net.graph,
             blobs,
             arguments.against,
-            compare.SessionEngine(net.graph, net.session, net.threads),
+            SessionEngine(net.graph, net.session, net.threads),
             names=[picture.name for picture in pictures],
             threads=arguments.threads,
             progress=lambda _: progress.advance(1 if next(started) else 0),  # said when a picture begins
@@ -74,7 +76,7 @@ class _Blobs(Sequence[NDArray[Any]]):
         return self._net.blob(self._pictures[index])
 
 
-def _figures(report: compare.Report, arguments: argparse.Namespace) -> dict[str, Any]:
+def _figures(report: Report, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": bundled.short_name(bundled.resolve(arguments.model)),
         "against": report.against,

@@ -1,10 +1,12 @@
 """From a graph to a plan: each stage a module, with its input and its output.
 
+formats.load      file -> Graph                          called by `sparse_icnet.load`
 rewrite.optimize  Graph -> Graph
 select            Graph, Policy, threads -> Program      operators and storages, no address yet
 layout.lay_out    Program -> Placement                   demands folded, lifetimes, addresses
 encode            Program, Placement -> Plan             one record a step
 proof.prove       Plan                                   no step leaves its memory
+run.Session       Plan -> arrays                         made by `sparse_icnet.Model`
 """
 
 from __future__ import annotations
@@ -34,8 +36,11 @@ def plan_for(graph: Graph, threads: int = 1, keep_tensors: bool = False, policy:
     keep_tensors  every tensor has memory of its own and can be read after an inference
     policy        chooses the kernel of every convolution
 
-    Raises PlanError for what this engine cannot run; a plan that is returned is proven to stay inside its memory.
+    Raises PlanError for what this engine cannot run, ValueError for fewer threads than one; a plan that is returned is
+    proven to stay inside its memory.
     """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, found {threads}")
     check_graph(graph)
     rewritten: Graph = optimize(graph)
     program: Program = select(rewritten, policy, threads)

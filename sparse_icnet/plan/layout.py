@@ -81,4 +81,4 @@ def lay_out(program: Program, keep_tensors: bool) -> Placement:
         storage: piece.address + (0 if isinstance(storage, Block) else layouts[storage].slack)
         for storage, piece in pieces.items()
     }
-    return Placement(Memory(layouts, addresses), arena, pieces, memory)
+    return Placement(Memory(layouts, addresses), arena, pieces, memory, keep_tensors)

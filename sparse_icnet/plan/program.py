@@ -68,12 +68,14 @@ class Placement:
 
     pieces  memory of each storage
     shared  the memory of storages that others use before or after them
+    keeps_tensors  whether every tensor has memory of its own
     """
 
     memory: Memory
     arena: Arena
     pieces: Mapping[Storage, Piece]
     shared: NDArray[np.uint8]
+    keeps_tensors: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,11 @@ class Plan:
     threads: int
 
     @property
+    def keeps_tensors(self) -> bool:
+        """Whether every tensor has memory of its own and can be read after an inference."""
+        return self.placement.keeps_tensors
+
+    @property
     def class_map_size(self) -> Size:
         """(height, width) of what End.CLASSES gives: that of the logits, or what the network enlarges them to."""
         return self.upsampling.size if self.upsampling else self.logits_shape[1:]
@@ -155,8 +162,9 @@ class Plan:
 
     def __repr__(self) -> str:
         kernels = Counter(report.kernel for report in self.convolutions())
+        kept = ", keeps its tensors" * self.keeps_tensors
         return (
             f"Plan({'x'.join(map(str, self.graph.input.shape))} -> {'x'.join(map(str, self.output_shape))}, "
             f"{len(self.body)} steps of the body, {self.threads} thread{'s' * (self.threads > 1)}, convolutions by "
-            f"{', '.join(f'{count} {kernel}' for kernel, count in kernels.most_common())})"
+            f"{', '.join(f'{count} {kernel}' for kernel, count in kernels.most_common())}{kept})"
         )

@@ -13,9 +13,9 @@ three standard deviations of the difference of two such counts, sqrt(2 * floor),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,208 +27,16 @@ from sparse_icnet.network.graph import (
     Convolution,
     Graph,
     Quantize,
-    Quantizer,
     Relu,
     Resize,
-    Size,
     Softmax,
 )
+from sparse_icnet.reference.engines import Blob, Engine, SessionEngine, SmoothEngine, TracedEngine
+from sparse_icnet.reference.evaluate import evaluate_float
 from sparse_icnet.reference.onnxruntime_peer import OnnxRuntimeModel, with_int32_biases
 from sparse_icnet.reference.openvino_peer import OpenVinoModel
-from sparse_icnet.reference.oracle import Oracle, evaluate_float
-
-if TYPE_CHECKING:
-    from sparse_icnet.run.session import Session
-
-Against = Literal["oracle", "openvino", "onnxruntime"]
-Blob = NDArray[np.float32]
-Output = NDArray[np.float32 | np.uint8]
-
-FLOOR_FACTOR = 1.5
-
-
-class Engine(Protocol):
-    """What is verified: anything that turns one blob into the output of the graph."""
-
-    def output(self, blob: Blob) -> Output:
-        """float32 (3, H, W) -> probabilities float32 (classes, H, W) or a class map uint8 (1, H, W), as the graph ends."""
-
-
-@runtime_checkable
-class TracedEngine(Protocol):
-    """An engine that shows its intermediate tensors, so that a divergence gets a name."""
-
-    executed: Graph  # the graph as the engine runs it, after its rewrites
-
-    def output(self, blob: Blob) -> Output: ...
-
-    def trace(self, blob: Blob) -> Mapping[str, NDArray[np.integer]]:
-        """One inference: name -> codes (C, H, W) of quantized tensors of `executed`; some may be absent."""
-
-
-@runtime_checkable
-class SmoothEngine(Protocol):
-    """An engine that makes smooth class maps of `executed`."""
-
-    executed: Graph
-
-    def smooth_class_map(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
-        """float32 (3, H, W) -> the class map of equation (Q11), uint8 of `size` (height, width)."""
-
-
-class SessionEngine:
-    """The engine of this package as a TracedEngine: results from a session as everybody uses it, tensors from one
-    that keeps them (only that differs), made when first asked for.
-
-    session  what computes the results; None: a new one
-    """
-
-    def __init__(self, graph: Graph, session: Session | None = None, threads: int | None = None) -> None:
-        from sparse_icnet.run.session import Session
-
-        self._graph, self._threads = graph, threads
-        self._session = session or Session(graph, threads)
-        self._keeping: Session | None = None
-        self.executed = self._session.graph
-
-    def output(self, blob: Blob) -> Output:
-        return self._session.output(blob)
-
-    def smooth_class_map(self, blob: Blob, size: Size) -> NDArray[np.uint8]:
-        return self._session.smooth_class_map(blob, size)
-
-    def trace(self, blob: Blob) -> dict[str, NDArray[np.int16]]:
-        from sparse_icnet.run.session import Session
-
-        if self._keeping is None:
-            self._keeping = Session(self._graph, self._threads, keep_tensors=True)
-        self._keeping.output(blob)
-        return {name: self._keeping.tensor(name) for name in self._keeping.tensors()}
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How two results of one image differ.
-
-    runtime     which execution the engine was compared with
-    pixels      of the class map
-    differing   pixels whose class differs
-    largest, mean  absolute difference of the probabilities; NaN if the network returns classes
-    equal       the same bits
-    floor       pixels that differ between float32 and float64 evaluation; None against the oracle
-    """
-
-    runtime: str
-    image: str
-    pixels: int
-    differing: int
-    largest: float
-    mean: float
-    equal: bool
-    floor: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """The first tensor, in the order of execution, that differs from the oracle."""
-
-    image: str
-    tensor: str
-    codes: int
-    differing: int
-    largest: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.image}: first diverges at {self.tensor!r}: {self.differing} of {self.codes} codes "
-            f"differ, by up to {self.largest}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What `verify` found; `str(report)` is the table that the command line prints.
-
-    cell        pixels that share one decision, because the network enlarges its class scores
-    trivial     results that prove nothing, one line each
-    traced      intermediate tensors that were compared with the oracle and equal, before any divergence
-    """
-
-    against: Against
-    cell: int
-    differences: tuple[Difference, ...]
-    trivial: tuple[str, ...] = ()
-    divergences: tuple[Divergence, ...] = ()
-    traced: int = 0
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def passed(self) -> bool:
-        """Whether there was something to compare, nothing was trivial, and every runtime agrees."""
-        return bool(self.differences) and not self.problems
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Why the report does not pass, one line each."""
-        problems = list(self.trivial)
-        problems += map(str, self.divergences)
-        for runtime in self.runtimes:
-            rows = [row for row in self.differences if row.runtime == runtime]
-            if self.against == "oracle":
-                unequal = [row.image for row in rows if not row.equal]
-                if unequal:
-                    problems.append(f"not the bits of the oracle: {', '.join(unequal)}")
-                continue
-            differing, allowed = sum(row.differing for row in rows), self.allowed(runtime)
-            if differing > allowed:
-                problems.append(f"{runtime}: {differing} pixels differ in class, at most {allowed} may")
-        return tuple(problems)
-
-    @property
-    def runtimes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.runtime for row in self.differences))
-
-    def allowed(self, runtime: str) -> int:
-        """Pixels of all images together that may differ in class from `runtime`."""
-        rows = [row for row in self.differences if row.runtime == runtime]
-        return allowed_pixels(sum(row.floor or 0 for row in rows), self.cell)
-
-    def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        header = ("", "image", "argmax agreement", "noise floor", "largest", "mean difference")
-        table = [header, *(self._row(row) for row in self.differences)]
-        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-        for line in table:
-            yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        yield ""
-        if self.against == "oracle":
-            if self.traced:
-                yield f"{self.traced} intermediate tensors equal the oracle bit for bit"
-        else:
-            for runtime in self.runtimes:
-                rows = [row for row in self.differences if row.runtime == runtime]
-                differing, floor = sum(row.differing for row in rows), sum(row.floor or 0 for row in rows)
-                rule = f"{FLOOR_FACTOR} x floor"
-                if self.allowed(runtime) > FLOOR_FACTOR * floor:
-                    rule = "the floor and three standard deviations of chance"
-                yield (
-                    f"{runtime}: {differing} of {sum(row.pixels for row in rows)} pixels differ in class; "
-                    f"float32 and float64 differ in {floor}, {self.allowed(runtime)} are allowed ({rule})"
-                )
-        yield from self.notes
-        yield from (f"problem: {problem}" for problem in self.problems)
-        yield "PASSED" if self.passed else "FAILED"
-
-    @staticmethod
-    def _row(row: Difference) -> tuple[str, ...]:
-        floor = "" if row.floor is None else f"{100 * (1 - row.floor / row.pixels):.4f} %"
-        agreement = f"{100 * (1 - row.differing / row.pixels):.4f} %"
-        if row.equal:
-            agreement = "bit for bit"
-        numbers = ("", "") if math.isnan(row.largest) else (f"{row.largest:.2e}", f"{row.mean:.2e}")
-        return row.runtime, row.image, agreement, floor, *numbers
+from sparse_icnet.reference.oracle import Oracle
+from sparse_icnet.reference.report import Against, Difference, Divergence, Report
 
 
 def verify(
@@ -412,12 +220,6 @@ def _against_peers(
     return replace(report, differences=(*report.differences, *rows), notes=notes)
 
 
-def allowed_pixels(floor: int, cell: int) -> int:
-    """Pixels that may differ in class if `floor` do between float32 and float64, `cell` at a time."""
-    cells = floor / cell
-    return math.floor(cell * max(FLOOR_FACTOR * cells, cells + 3 * math.sqrt(2 * cells) + 3))
-
-
 def cell_size(graph: Graph) -> int:
     """Pixels of the output that always share one class, because the network enlarges its class scores."""
     name, size = graph.output, 1
@@ -473,57 +275,3 @@ def triviality(graph: Graph, output: NDArray[Any]) -> str | None:
     if len(found) < 2:
         return f"class {found[0]} everywhere: too little variety to compare"
     return None
-
-
-# Layer by layer
-
-
-@dataclass(frozen=True, slots=True)
-class LayerDifference:
-    """Codes of one quantizer as another runtime computed them from the oracle's own inputs."""
-
-    tensor: str
-    codes: int
-    differing: int
-    largest: int
-
-
-class LayerPeer(Protocol):
-    """Makes a runtime of a graph cut into layers: OpenVinoModel, OnnxRuntimeModel or a partial of these."""
-
-    def __call__(self, graph: Graph, /, *, inputs: Sequence[str], outputs: Sequence[str]) -> LayerRunner: ...
-
-
-class LayerRunner(Protocol):
-    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]: ...
-
-
-def layer_by_layer(graph: Graph, blob: Blob, peer: LayerPeer) -> tuple[LayerDifference, ...]:
-    """Every quantizer computed by another runtime, each from the oracle's codes, so that nothing accumulates.
-
-    The graph is cut behind each quantizer: its codes are an output of the runtime, and its consumers read the
-    oracle's codes, given as an input.  All layers run in one inference.
-    """
-    oracle = Oracle(graph, blob)
-    quantizers = {op.name: op.quantizer for op in graph.ops if isinstance(op, Quantize)}
-    readers = graph.consumers()
-    given = [graph.input.name, *(name for name in quantizers if readers[name])]
-    values = {name: real_values(oracle.codes(name), quantizers[name]) for name in given[1:]}
-    results = peer(graph, inputs=given, outputs=tuple(quantizers)).run({graph.input.name: blob, **values})
-    differences = []
-    for name, quantizer in quantizers.items():
-        distance = np.abs(nearest_codes(results[name], quantizer) - oracle.codes(name))
-        differences.append(
-            LayerDifference(name, distance.size, int(np.count_nonzero(distance)), int(distance.max()))
-        )
-    return tuple(differences)
-
-
-def real_values(codes: NDArray[np.integer], quantizer: Quantizer) -> NDArray[np.float32]:
-    """(Q2) in unit 1."""
-    return (codes.astype(np.int32) - quantizer.zero_point).astype(np.float32) * np.float32(quantizer.scale)
-
-
-def nearest_codes(values: NDArray[np.float32], quantizer: Quantizer) -> NDArray[np.int32]:
-    """The code nearest to each value; not clipped, so that a value outside the range shows."""
-    return np.rint(values.astype(np.float64) / quantizer.scale).astype(np.int32) + quantizer.zero_point

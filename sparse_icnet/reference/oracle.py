@@ -1,19 +1,18 @@
 """The oracle: a plain NumPy interpreter of a graph, equation by equation.
 
-`Oracle` is the definition that every kernel must equal bit for bit.  `evaluate_float` is an independent
-second reading of the same graph, as FakeQuantize in float64 (or float32): it checks the oracle, and the distance
-between its two precisions is the noise floor of any comparison with another runtime.
+`Oracle` is the definition that every kernel must equal bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.network import arithmetic
+from sparse_icnet.network.bilinear import bilinear
 from sparse_icnet.network.graph import (
     Add,
     Affine,
@@ -26,15 +25,14 @@ from sparse_icnet.network.graph import (
     MaxPool,
     Op,
     Quantize,
-    Quantizer,
     Relu,
     Resize,
     Size,
     Softmax,
     assert_never,
 )
-from sparse_icnet.network.shapes import pool_windows
-from sparse_icnet.reference.smooth import bilinear, smooth_class_map
+from sparse_icnet.reference.equations import convolve, max_pool, nearest, pooled_windows, softmax
+from sparse_icnet.reference.smooth import smooth_class_map
 
 
 class Oracle:
@@ -226,147 +224,3 @@ class Oracle:
             sums = window.sum((1, 2)).astype(np.float32)
             result[:, i, j] = sums * arithmetic.mean_multiplier(quantizer, count, unit)
         return result
-
-
-def pooled_windows(x: NDArray[Any], bins: tuple[int, int]) -> Iterator[tuple[int, int, NDArray[Any]]]:
-    """(row, column, window (C, h, w)) of every bin of an average pool over (C, H, W)."""
-    for i, (top, bottom) in enumerate(pool_windows(x.shape[1], bins[0])):
-        for j, (left, right) in enumerate(pool_windows(x.shape[2], bins[1])):
-            yield i, j, x[:, top:bottom, left:right]
-
-
-def convolve(codes: NDArray[np.int16], op: Convolution, quantizer: Quantizer) -> NDArray[np.int32]:
-    """(Q3): codes (I, H, W) -> exact int32 sums (O, H', W').
-
-    Sums run as float64 matrix products, exact because every partial sum is an integer below 2**31.
-    """
-    top, left, bottom, right = op.padding
-    zero_based = codes.astype(np.float64) - quantizer.zero_point
-    padded = np.pad(zero_based, ((0, 0), (top, bottom), (left, right)))
-    outputs, inputs, kernel_height, kernel_width = op.weight.shape
-    span_y, span_x = op.dilation[0] * (kernel_height - 1), op.dilation[1] * (kernel_width - 1)
-    rows = (padded.shape[1] - span_y - 1) // op.stride[0] + 1
-    columns = (padded.shape[2] - span_x - 1) // op.stride[1] + 1
-    total = np.zeros((outputs, rows * columns))
-    for y in range(kernel_height):
-        for x in range(kernel_width):
-            top_y, left_x = y * op.dilation[0], x * op.dilation[1]
-            window = padded[
-                :,
-                top_y : top_y + op.stride[0] * (rows - 1) + 1 : op.stride[0],
-                left_x : left_x + op.stride[1] * (columns - 1) + 1 : op.stride[1],
-            ]
-            total += op.weight[:, :, y, x].astype(np.float64) @ window.reshape(inputs, -1)
-    return total.astype(np.int32).reshape(outputs, rows, columns)
-
-
-def nearest(x: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """(Q7): (C, H, W) -> (C, *size)."""
-    rows = np.arange(size[0]) * x.shape[1] // size[0]
-    columns = np.arange(size[1]) * x.shape[2] // size[1]
-    return x[:, rows[:, None], columns[None, :]]
-
-
-def max_pool(x: NDArray[Any], op: MaxPool) -> NDArray[Any]:
-    """Largest value of each window; padding holds the lowest value of the dtype, which never wins."""
-    top, left, bottom, right = op.padding
-    lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=lowest)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, op.kernel, (1, 2))
-    largest: NDArray[Any] = windows[:, :: op.stride[0], :: op.stride[1]].max((3, 4))
-    return largest
-
-
-def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(Q8): (C, H, W) float32 -> probabilities over axis 0, summed in ascending channel order."""
-    exponentials = arithmetic.exp(x - x.max(0))
-    total = exponentials[0].copy()
-    for row in exponentials[1:]:
-        total = total + row
-    shares: NDArray[np.float32] = exponentials * (np.float32(1.0) / total)
-    return shares
-
-
-def evaluate_float(
-    graph: Graph,
-    blob: NDArray[Any],
-    dtype: type[np.floating] = np.float64,
-    keep: Collection[str] | None = None,
-) -> dict[str, NDArray[np.floating]]:
-    """Tensors of `graph` as real values, quantizers as FakeQuantize, in `dtype`: name -> (C, H, W).
-
-    keep  names to return, None for all; the others are dropped after their last reader, which saves gigabytes
-    """
-    values: dict[str, NDArray[Any]] = {}
-    last_reader = {source: op.name for op in graph.ops for source in op.inputs}
-    for op in graph.ops:
-        values[op.name] = _float_value(op, values, blob, dtype)
-        if keep is not None:
-            for source in {*op.inputs, op.name}.difference(keep):
-                if last_reader.get(source, op.name) == op.name:
-                    del values[source]
-    return values
-
-
-def _float_value(
-    op: Op, values: dict[str, NDArray[Any]], blob: NDArray[Any], dtype: type[np.floating]
-) -> NDArray[Any]:
-    match op:
-        case Input():
-            return blob.astype(dtype)
-        case Affine(input=source, scale=scale, shift=shift):
-            return values[source] * scale.astype(dtype)[:, None, None] + shift.astype(dtype)[:, None, None]
-        case Quantize(input=source, quantizer=q):
-            unit: Any = dtype(q.scale)
-            code = np.clip(np.rint(values[source] / unit) + q.zero_point, q.low, q.high)
-            real: NDArray[Any] = (code - dtype(q.zero_point)) * unit
-            return real
-        case Convolution(input=source):
-            return _float_convolution(values[source], op, dtype)
-        case Add(left=left, right=right):
-            total: NDArray[Any] = values[left] + values[right]
-            return total
-        case Relu(input=source):
-            positive: NDArray[Any] = np.maximum(values[source], dtype(0))
-            return positive
-        case MaxPool(input=source):
-            return max_pool(values[source], op)
-        case AveragePool(input=source, bins=bins):
-            result = np.empty((values[source].shape[0], *bins), dtype)
-            for i, j, window in pooled_windows(values[source], bins):
-                result[:, i, j] = window.mean((1, 2))
-            return result
-        case Resize(input=source, size=size):
-            return nearest(values[source], size)
-        case Bilinear(input=source, size=size, align_corners=align_corners):
-            return bilinear(values[source], size, align_corners)
-        case Softmax(input=source):
-            e = np.exp(values[source] - values[source].max(0))
-            shares: NDArray[Any] = e / e.sum(0)
-            return shares
-        case Argmax(input=source):
-            best: NDArray[Any] = values[source].argmax(0).astype(np.uint8)[None]
-            return best
-        case _:
-            assert_never(op)
-
-
-def _float_convolution(x: NDArray[Any], op: Convolution, dtype: type[np.floating]) -> NDArray[Any]:
-    """Convolution of real values (I, H, W) in `dtype`: a matrix product for each tap, the bias last."""
-    weight = op.weight.astype(dtype) * op.weight_scale.astype(dtype)[:, None, None, None]
-    top, left, bottom, right = op.padding
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
-    outputs, inputs, kernel_height, kernel_width = weight.shape
-    rows = (padded.shape[1] - op.dilation[0] * (kernel_height - 1) - 1) // op.stride[0] + 1
-    columns = (padded.shape[2] - op.dilation[1] * (kernel_width - 1) - 1) // op.stride[1] + 1
-    total = np.zeros((outputs, rows * columns), dtype)
-    for y in range(kernel_height):
-        for x_tap in range(kernel_width):
-            first, left_x = y * op.dilation[0], x_tap * op.dilation[1]
-            window = padded[
-                :,
-                first : first + op.stride[0] * (rows - 1) + 1 : op.stride[0],
-                left_x : left_x + op.stride[1] * (columns - 1) + 1 : op.stride[1],
-            ]
-            total += weight[:, :, y, x_tap] @ window.reshape(inputs, -1)
-    return total.reshape(outputs, rows, columns) + op.bias.astype(dtype)[:, None, None]

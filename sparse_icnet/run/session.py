@@ -11,16 +11,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.network.bilinear import bilinear
 from sparse_icnet.network.graph import Graph, Size
 from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
-from sparse_icnet.plan import LEAST_TIME, plan_for
 from sparse_icnet.plan.encode import step_rows
-from sparse_icnet.plan.policy import Policy
 from sparse_icnet.plan.program import End, Plan, Start, Step
 from sparse_icnet.processes import PerProcess
-from sparse_icnet.reference.smooth import bilinear
 from sparse_icnet.run.arrays import aligned_empty, nearest
 from sparse_icnet.run.crew import Crew
 from sparse_icnet.run.machine_code import run_function
@@ -44,31 +42,17 @@ _ENDS: tuple[tuple[End, ...], ...] = (
 
 
 class Session:
-    """A graph, planned once and run many times.  Calls from several Python threads take turns.
+    """A plan that runs.  Calls from several Python threads take turns.
 
-    graph         any graph that ends in logits, a softmax or an argmax; it is optimized here
-    threads       CPU threads of one inference, by default all that the process may use
-    keep_tensors  make `tensor` possible: every tensor gets memory of its own, which takes more and is slower
-    plan          what `plan_for` makes of these, if it is there already; its memory serves this session alone
-    policy        chooses the kernel of every convolution, if there is no plan
+    plan     what `sparse_icnet.plan.plan_for` made of a graph; its memory serves this session alone
+    graph    as it is run, after its rewrites
+    threads  CPU threads of one inference
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        threads: int | None = None,
-        keep_tensors: bool = False,
-        plan: Plan | None = None,
-        policy: Policy = LEAST_TIME,
-    ) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, found {threads}")
-        self.threads = threads or default_threads()
-        if plan is None:
-            plan = plan_for(graph, self.threads, keep_tensors, policy)
-        self.plan: Plan = plan
-        self.graph = plan.graph
-        self.keep_tensors = keep_tensors
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.graph: Graph = plan.graph
+        self.threads = plan.threads
         self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = {
             (start, ends): [first, *plan.body, *(step for end in ends for step in plan.output_steps[end])]
             for start, first in plan.input_steps.items()
@@ -83,8 +67,7 @@ class Session:
         self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch))
 
     def __repr__(self) -> str:
-        kept = ", keep_tensors=True" if self.keep_tensors else ""
-        return f"Session({self.plan!r}{kept})"
+        return f"Session({self.plan!r})"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -192,15 +175,15 @@ class Session:
     def tensor(self, name: str) -> NDArray[np.int16]:
         """Codes (C, H, W) of a quantized tensor of `self.graph`, as the last inference left them.
 
-        Raises ValueError for a session without `keep_tensors`: there, tensors share memory.
+        Raises ValueError of a plan without `keep_tensors`: there, tensors share memory.
         """
-        if not self.keep_tensors:
-            raise ValueError(f"tensor {name!r} is not kept: make the session with keep_tensors=True")
+        if not self.plan.keeps_tensors:
+            raise ValueError(f"tensor {name!r} is not kept: plan with keep_tensors=True")
         return self.plan.tensor(name)
 
     def tensors(self) -> tuple[str, ...]:
         """Names that `tensor` knows."""
-        return tuple(self.plan.views) if self.keep_tensors else ()
+        return tuple(self.plan.views) if self.plan.keeps_tensors else ()
 
     def record(
         self, image: NDArray[np.uint8], size: Size | None = None, each_task: bool = False

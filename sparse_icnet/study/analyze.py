@@ -77,7 +77,7 @@ def here(
     twin = None
     if dense:
         graph = dense_twin(net.graph)
-        twin = Session(graph, net.session.threads, plan=plan_for(graph, net.session.threads))
+        twin = Session(plan_for(graph, net.session.threads))
     return Here(net.session, twin, pixels, name, label or name, peak)
 
 

@@ -17,6 +17,7 @@ from engine import WINOGRAD, Net, forced
 from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Convolution, Graph, Quantizer
+from sparse_icnet.plan import plan_for
 from sparse_icnet.plan.program import Plan
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
@@ -74,7 +75,9 @@ class Epilogue:
         net.ops.append(Convolution(name, op.input, weight, scale, zeros, op.stride, op.dilation, op.padding))
         self.codes = net.codes(name, quantizer)
         self.quantizer = quantizer
-        self.session = Session(net.classify(self.codes), 1, keep_tensors=True, policy=forced(kernel))
+        self.session = Session(
+            plan_for(net.classify(self.codes), 1, keep_tensors=True, policy=forced(kernel))
+        )
         step = next(step for step in self.session.plan.body if step.name == name)
         epilogue = step.record[0]["epilogue"]
         self.saturates = bool(epilogue["output"]["saturates"])
@@ -253,7 +256,7 @@ def _pairs_of_codes(quick: bool, counts: Counter[str], faults: list[str]) -> Non
         mixed = net.codes(net.sum(net.codes(name, Quantizer(unit / 3, 77)), maps[1]), Quantizer(unit, 100))
         graph: Graph = net.classify(total, mixed)
         session = Session(
-            graph, 1, keep_tensors=True, policy=forced(_kernels()[number % len(TARGET.kernels)])
+            plan_for(graph, 1, keep_tensors=True, policy=forced(_kernels()[number % len(TARGET.kernels)]))
         )
         session.class_map(blob)
         oracle = Oracle(session.graph, blob)
@@ -283,7 +286,7 @@ def _inputs(quick: bool, counts: Counter[str], faults: list[str]) -> None:
     ]
     for quantizer in quantizers:
         net = Net(size, quantizer)
-        session = Session(net.classify(net.image), 1, keep_tensors=True)
+        session = Session(plan_for(net.classify(net.image), 1, keep_tensors=True))
         for blob in values.reshape(-1, 3, *size):
             session.class_map(blob)
             with np.errstate(all="ignore"):

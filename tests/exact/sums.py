@@ -10,6 +10,7 @@ from engine import WINOGRAD, Net, forced
 
 from sparse_icnet.network.graph import Convolution, Quantizer
 from sparse_icnet.network.limits import MAX_CHANNELS
+from sparse_icnet.plan import plan_for
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET
@@ -70,7 +71,7 @@ def _largest(
     assert isinstance(op, Convolution)
     unit = taps * abs(weight) * float(np.abs(op.weight_scale).max()) * quantizer.scale
     graph = net.classify(net.codes(name, Quantizer(unit, 128)))
-    session = Session(graph, 1, keep_tensors=True, policy=forced(kernel))
+    session = Session(plan_for(graph, 1, keep_tensors=True, policy=forced(kernel)))
     blob = np.zeros(graph.input.shape, np.float32)
     session.class_map(blob)
     oracle = Oracle(session.graph, blob)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from sparse_icnet import CLASSES, Model, Result, render, result
 from sparse_icnet.image import ImageError, fitted
+from sparse_icnet.network.bilinear import bilinear
 from sparse_icnet.network.graph import Bilinear, Graph, Softmax
-from sparse_icnet.reference.smooth import bilinear
 
 SIZE = (192, 192)
 

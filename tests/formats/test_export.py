@@ -35,7 +35,9 @@ from sparse_icnet.network.graph import (
     resized,
 )
 from sparse_icnet.reference import compare, onnxruntime_peer, openvino_peer
-from sparse_icnet.reference.oracle import Oracle, nearest
+from sparse_icnet.reference.equations import nearest
+from sparse_icnet.reference.layers import layer_by_layer
+from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.target import TARGET
 
 FULL_SIZE = (768, 960)
@@ -363,7 +365,7 @@ def _assert_layers_agree(layers) -> None:
 @pytest.mark.parametrize("exporter", ["ours", "nncf-like"])
 def test_layer_by_layer_in_openvino(peer_graph, blob, int8, exporter):
     graph = peer_graph if exporter == "ours" else as_exported(peer_graph)
-    layers = compare.layer_by_layer(graph, blob, partial(openvino_peer.OpenVinoModel, threads=1, int8=int8))
+    layers = layer_by_layer(graph, blob, partial(openvino_peer.OpenVinoModel, threads=1, int8=int8))
     assert len(layers) == sum(isinstance(op, Quantize) for op in graph)
     _assert_layers_agree(layers)
 
@@ -373,7 +375,7 @@ def test_layer_by_layer_in_openvino(peer_graph, blob, int8, exporter):
 def test_layer_by_layer_in_onnxruntime(tiny_graph, blob, int8):
     graph = onnxruntime_peer.with_int32_biases(tiny_graph) if int8 else tiny_graph
     peer = partial(onnxruntime_peer.OnnxRuntimeModel, threads=1, int8=int8)
-    _assert_layers_agree(compare.layer_by_layer(graph, blob, peer))
+    _assert_layers_agree(layer_by_layer(graph, blob, peer))
 
 
 @openvino
@@ -393,7 +395,7 @@ def test_layer_by_layer_where_no_range_gives_the_scale(peer_graph, blob):
         for op in peer_graph
     )
     graph = replace(peer_graph, ops=ops)
-    _assert_layers_agree(compare.layer_by_layer(graph, blob, openvino_peer.OpenVinoModel))
+    _assert_layers_agree(layer_by_layer(graph, blob, openvino_peer.OpenVinoModel))
     _assert_int8(openvino_peer.OpenVinoModel(graph), graph)
 
 
@@ -442,7 +444,7 @@ def test_windows_of_the_pyramid_may_overlap(tiny_graph):
     for model in (openvino_peer.OpenVinoModel, onnxruntime_peer.OnnxRuntimeModel):
         (pyramid,) = (
             layer
-            for layer in compare.layer_by_layer(graph, blob, partial(model, threads=1))
+            for layer in layer_by_layer(graph, blob, partial(model, threads=1))
             if layer.tensor == "pyramid/codes"
         )
         assert pyramid.largest <= 1

@@ -20,7 +20,8 @@ from sparse_icnet.network.graph import (
     Quantizer,
     Resize,
 )
-from sparse_icnet.reference.oracle import Oracle, evaluate_float
+from sparse_icnet.reference.evaluate import evaluate_float
+from sparse_icnet.reference.oracle import Oracle
 
 
 def load(ir: Ir, folder) -> Graph:

@@ -28,7 +28,8 @@ from sparse_icnet.network.graph import (  # noqa: E402
     Resize,
     Softmax,
 )
-from sparse_icnet.reference.oracle import Oracle, evaluate_float  # noqa: E402
+from sparse_icnet.reference.evaluate import evaluate_float  # noqa: E402
+from sparse_icnet.reference.oracle import Oracle  # noqa: E402
 
 SIZE = (192, 192)
 TRAINED_SIZE = (384, 576)

@@ -16,7 +16,8 @@ from sparse_icnet import formats  # noqa: E402
 from sparse_icnet.formats.errors import FormatError  # noqa: E402
 from sparse_icnet.formats.openvino import read as openvino_read  # noqa: E402
 from sparse_icnet.network.graph import Argmax, Relu, Softmax  # noqa: E402
-from sparse_icnet.reference.oracle import Oracle, evaluate_float  # noqa: E402
+from sparse_icnet.reference.evaluate import evaluate_float  # noqa: E402
+from sparse_icnet.reference.oracle import Oracle  # noqa: E402
 
 ops = openvino.opset13
 CORE = openvino.Core()

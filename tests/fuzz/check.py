@@ -28,6 +28,7 @@ from sparse_icnet import formats
 from sparse_icnet.blobs import file_input, file_output, from_file_input, graph_input
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.graph import Convolution, Graph
+from sparse_icnet.plan import plan_for
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
 
@@ -210,7 +211,7 @@ def _compared(net: sparse_icnet.Model, wanted: str | None = None) -> Verdict:
                 return Verdict("differs", _difference("output as the file gives it", result, faced))
         if _too_large(net.graph):
             return Verdict("large")
-        keeping = Session(net.graph, THREADS, keep_tensors=True)
+        keeping = Session(plan_for(net.graph, THREADS, keep_tensors=True))
         kept, smooth = keeping.output(blob), keeping.smooth_class_map(blob, PICTURE)
         codes = {name: keeping.tensor(name) for name in sorted(keeping.tensors())}
         digest = _digest({"output": found, "kept": kept, "smooth": smooth, "image": probabilities} | codes)

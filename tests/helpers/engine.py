@@ -29,7 +29,7 @@ from sparse_icnet.network.graph import (
     Size,
     Softmax,
 )
-from sparse_icnet.plan import LEAST_TIME
+from sparse_icnet.plan import LEAST_TIME, plan_for
 from sparse_icnet.plan.policy import Choice, Geometry, Policy
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
@@ -182,7 +182,9 @@ def assert_equals_oracle(
     share memory, and find there what is not theirs, gives the same.
     """
     blob = random_blob(graph.input.shape, seed) if blob is None else blob
-    session = Session(graph, threads, keep_tensors=True, policy=policy) if session is None else session
+    session = (
+        Session(plan_for(graph, threads, keep_tensors=True, policy=policy)) if session is None else session
+    )
     session.class_map(np.sign(random_blob(graph.input.shape, seed + 1)) * np.float32(1e6))
     probabilities = session.probabilities(blob)
     oracle = Oracle(session.graph, blob)
@@ -192,7 +194,7 @@ def assert_equals_oracle(
     np.testing.assert_array_equal(bits(probabilities), bits(expected), err_msg="probabilities")
     classes = expected_classes(session.graph, blob)
     np.testing.assert_array_equal(session.class_map(blob), classes)
-    sharing = Session(graph, session.threads, policy=policy)
+    sharing = Session(plan_for(graph, session.threads, policy=policy))
     soil(sharing)
     np.testing.assert_array_equal(bits(sharing.probabilities(blob)), bits(expected), err_msg="shared memory")
     np.testing.assert_array_equal(sharing.class_map(blob), classes)

@@ -31,7 +31,7 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.network.icnet import CLASSES, LayerWeights, activation_names, icnet, layer_specs
 from sparse_icnet.network.shapes import convolution_output_size
-from sparse_icnet.reference import oracle
+from sparse_icnet.reference import evaluate
 
 MAX_SIDE = 24
 
@@ -315,14 +315,14 @@ def _balanced(graph: Graph, blob: NDArray[np.float32]) -> Graph:
             low, high = min(0.0, float(x.min())), float(x.max())
             scale = max(high - low, 1e-3) / 255
             op = replace(op, quantizer=Quantizer(scale, round(-low / scale)))
-        values[op.name] = x = oracle._float_value(op, values, blob, np.float32)
+        values[op.name] = x = evaluate.float_value(op, values, blob, np.float32)
         if isinstance(op, Convolution):
             deviation = x.std((1, 2)) / 2 if op.name == "conv6_cls" else x.std()
             mean = x.mean((1, 2)) if op.name == "conv6_cls" else 0
             factor = (0.5 if op.name.endswith("/increase") else 1) / np.maximum(deviation, 1e-6)
             scale, bias = op.weight_scale * factor, (op.bias - mean) * factor
             op = replace(op, weight_scale=scale.astype(np.float32), bias=bias.astype(np.float32))
-            values[op.name] = oracle._float_value(op, values, blob, np.float32)
+            values[op.name] = evaluate.float_value(op, values, blob, np.float32)
         ops.append(op)
     return replace(graph, ops=tuple(ops))
 

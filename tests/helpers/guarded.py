@@ -154,7 +154,7 @@ def lasts(plan: Plan) -> bool:
 
 def run(plan: Plan) -> list[np.ndarray]:
     """Every start and every end of `plan`, what comes in and goes out between forbidden pages as well; the results."""
-    session = Session(plan.graph, 1, keep_tensors=True, plan=plan)
+    session = Session(plan)
     inputs = GuardedArena()
 
     def between(array: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparse_icnet.network.graph import Graph, Quantize, Quantizer
 from sparse_icnet.network.icnet import LayerWeights, activation_names, icnet, layer_specs
-from sparse_icnet.reference import oracle
+from sparse_icnet.reference import evaluate
 
 
 def random_icnet(
@@ -65,5 +65,5 @@ def _float_values(graph: Graph, rng: np.random.Generator) -> tuple[dict[str, flo
             values[op.name] = values[op.input]
             limits[op.name.removesuffix("/codes")] = float(values[op.input].max())
         else:
-            values[op.name] = oracle._float_value(op, values, blob, np.float32)
+            values[op.name] = evaluate.float_value(op, values, blob, np.float32)
     return limits, values["conv6_cls"]

@@ -38,7 +38,7 @@ from sparse_icnet.network.graph import (
 from sparse_icnet.operators.elementwise.params import ExpandParams
 from sparse_icnet.operators.pooling.pack import bins_of
 from sparse_icnet.operators.pooling.params import AveragePoolParams
-from sparse_icnet.plan import PlanError
+from sparse_icnet.plan import PlanError, plan_for
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET, MicroKernel
@@ -134,7 +134,7 @@ def convolutions(draw: st.DrawFn) -> Graph:
 @given(graph=convolutions(), seed=st.integers(0, 1000), threads=st.sampled_from([1, 1, 1, 2]))
 def test_convolution_equals_oracle(kernel, graph, seed, threads):
     policy = forced(kernel)
-    session = Session(graph, threads, keep_tensors=True, policy=policy)
+    session = Session(plan_for(graph, threads, keep_tensors=True, policy=policy))
     used = {step.kernel for step in session.plan.convolutions()}
     assert used
     if isinstance(kernel, MicroKernel):
@@ -517,7 +517,7 @@ def test_blobs_with_nan_infinity_and_ties(name, affine):
 @given(graph=any_graphs(), seed=st.integers(0, 1000))
 def test_any_graph_equals_oracle_or_is_refused(graph, seed):
     try:
-        session = Session(graph, 1, keep_tensors=True)
+        session = Session(plan_for(graph, 1, keep_tensors=True))
     except PlanError:
         event("refused")
         return
@@ -626,5 +626,5 @@ def _sum_of_probabilities() -> Graph:
 )
 def test_what_the_engine_cannot_run_it_refuses(make, message):
     with pytest.raises(PlanError, match=message) as caught:
-        Session(make(), 1)
+        Session(plan_for(make(), 1))
     assert len(str(caught.value).splitlines()) == 1

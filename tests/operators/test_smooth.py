@@ -22,6 +22,7 @@ from sparse_icnet import formats
 from sparse_icnet.formats import native
 from sparse_icnet.image import MAX_PIXELS, enlarge, fitted
 from sparse_icnet.network import arithmetic
+from sparse_icnet.network.bilinear import bilinear
 from sparse_icnet.network.graph import (
     Argmax,
     Bilinear,
@@ -43,10 +44,10 @@ from sparse_icnet.operators.output.params import ArgmaxParams, LogitsParams
 from sparse_icnet.operators.output.plan import ArgmaxStep, LogitsStep
 from sparse_icnet.operators.record import written
 from sparse_icnet.operators.storage import Block, Grid, MapLayout, RealMap, View
-from sparse_icnet.plan import PlanError
+from sparse_icnet.plan import PlanError, plan_for
 from sparse_icnet.plan.arena import Arena, memory_at
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.reference.smooth import bilinear, smooth_class_map, unbeaten
+from sparse_icnet.reference.smooth import smooth_class_map, unbeaten
 from sparse_icnet.run.session import Session
 from sparse_icnet.simd.record import at
 
@@ -356,7 +357,7 @@ def oracle_logits(session: Session, blob: NDArray[np.float32]) -> NDArray[np.flo
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_session_equals_oracle(threads):
-    session = Session(small_graph(), threads)
+    session = Session(plan_for(small_graph(), threads))
     soil(session)
     for seed, size in enumerate([(24, 64), (1, 1), (11, 23), (12, 32), (101, 203), (300, 7)]):
         image = random_image(session.input_shape, seed)
@@ -374,14 +375,14 @@ def test_a_class_map_as_output_is_smoothed_too():
     """The logits are there before an argmax as they are before a softmax."""
     graph = small_graph()
     ops = tuple(Argmax(op.name, op.input) if isinstance(op, Softmax) else op for op in graph)
-    classes = Session(Graph(ops, graph.output), 1)
+    classes = Session(plan_for(Graph(ops, graph.output), 1))
     image = random_image(graph.input.shape, 9)
-    expected = Session(graph, 1).smooth_class_map_of_image(image, (50, 70))
+    expected = Session(plan_for(graph, 1)).smooth_class_map_of_image(image, (50, 70))
     np.testing.assert_array_equal(classes.smooth_class_map_of_image(image, (50, 70)), expected)
 
 
 def test_python_threads_share_a_session_at_many_sizes():
-    session = Session(small_graph(), 2)
+    session = Session(plan_for(small_graph(), 2))
     image = random_image(session.input_shape)
     logits = oracle_logits(session, blob_of(session.graph, image))
     wanted = {size: smooth_class_map(logits, size) for size in [(9, 9), (40, 70), (70, 40), (200, 1)]}
@@ -395,7 +396,7 @@ def test_python_threads_share_a_session_at_many_sizes():
 
 
 def test_tables_live_as_long_as_the_run():
-    session = Session(small_graph(), 1)
+    session = Session(plan_for(small_graph(), 1))
     image = random_image(session.input_shape)
     long = (2, (1 << 16) + 5)  # whose tables nobody else keeps
     first = session.smooth_class_map_of_image(image, long)
@@ -405,7 +406,7 @@ def test_tables_live_as_long_as_the_run():
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (1, (1 << 30) + 1)])
 def test_impossible_sizes(size):
-    session = Session(small_graph(), 1)
+    session = Session(plan_for(small_graph(), 1))
     with pytest.raises(ValueError, match=r"the size of a picture must lie within 1\.\.\d+, found"):
         session.smooth_class_map_of_image(random_image(session.input_shape), size)
 
@@ -451,7 +452,7 @@ def upsampled(
 )
 def test_probabilities_of_interpolated_logits_equal_the_oracle(size, align_corners):
     graph = upsampled(size, align_corners)
-    session = Session(graph, 2)
+    session = Session(plan_for(graph, 2))
     soil(session)
     image = random_image(graph.input.shape, 3)
     blob = blob_of(graph, image)
@@ -477,7 +478,7 @@ def test_probabilities_of_interpolated_logits_equal_the_oracle(size, align_corne
 @pytest.mark.parametrize("classes", [2, 19])
 def test_interpolated_class_maps_equal_the_oracle(threads, classes):
     graph = upsampled((50, 130), last=Argmax, classes=classes)
-    session = Session(graph, threads)
+    session = Session(plan_for(graph, threads))
     blob = blob_of(graph, random_image(graph.input.shape, threads))
     np.testing.assert_array_equal(session.output(blob), Oracle(graph, blob).output())
     np.testing.assert_array_equal(session.class_map(blob), Oracle(graph, blob).output()[0])
@@ -487,7 +488,7 @@ def test_interpolated_class_maps_equal_the_oracle(threads, classes):
 
 def test_probabilities_into_memory_of_any_alignment():
     graph = upsampled((24, 64))
-    session = Session(graph, 1)
+    session = Session(plan_for(graph, 1))
     blob = blob_of(graph, random_image(graph.input.shape))
     expected = Oracle(graph, blob).output()
     memory = np.zeros(expected.size + 32, np.float32)
@@ -531,12 +532,12 @@ def test_what_the_engine_cannot_run_is_refused():
     graph = upsampled((48, 128))
     behind = Graph((*graph.ops, Resize("twice", "end", (96, 256))), "twice")
     with pytest.raises(PlanError, match="expected no resize behind the bilinear one, 'up'"):
-        Session(behind)
+        Session(plan_for(behind))
     early = [*graph.ops[:-1], Relu("relu", "up"), Softmax("end", "relu")]
     with pytest.raises(
         PlanError, match="'up': a bilinear upsampling must be read by the last softmax or argmax"
     ):
-        Session(Graph(tuple(early), "end"))
+        Session(plan_for(Graph(tuple(early), "end")))
 
 
 @settings(deadline=None, max_examples=40)

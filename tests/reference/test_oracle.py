@@ -26,7 +26,9 @@ from sparse_icnet.network.graph import (
     Resize,
     Softmax,
 )
-from sparse_icnet.reference.oracle import Oracle, convolve, evaluate_float, max_pool, nearest, softmax
+from sparse_icnet.reference.equations import convolve, max_pool, nearest, softmax
+from sparse_icnet.reference.evaluate import evaluate_float
+from sparse_icnet.reference.oracle import Oracle
 
 seeds = st.integers(0, 2**32 - 1)
 

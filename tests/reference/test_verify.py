@@ -11,11 +11,14 @@ import pytest
 from networks import random_blob
 
 from sparse_icnet.network.graph import Argmax, Convolution, Graph, Resize, rename_inputs
-from sparse_icnet.reference import compare
-from sparse_icnet.reference.compare import Difference, Report, allowed_pixels, cell_size, verify
+from sparse_icnet.reference import compare, engines
+from sparse_icnet.reference.compare import cell_size, verify
+from sparse_icnet.reference.evaluate import evaluate_float
+from sparse_icnet.reference.layers import layer_by_layer
 from sparse_icnet.reference.onnxruntime_peer import OnnxRuntimeModel, with_int32_biases
 from sparse_icnet.reference.openvino_peer import OpenVinoModel
-from sparse_icnet.reference.oracle import Oracle, evaluate_float
+from sparse_icnet.reference.oracle import Oracle
+from sparse_icnet.reference.report import Difference, Report, allowed_pixels
 
 PEERS = [
     pytest.param(
@@ -171,7 +174,7 @@ def class_map(graph: Graph, enlarged: bool) -> Graph:
 
 
 def test_a_wrong_smooth_map_is_found(tiny_graph, blob):
-    engine = compare.SessionEngine(tiny_graph, threads=1)
+    engine = engines.SessionEngine(tiny_graph, threads=1)
     right = engine.smooth_class_map
 
     def wrong(blob, size):
@@ -318,7 +321,7 @@ def test_layer_by_layer_finds_the_wrong_layer(tiny_graph, blob):
     def peer(graph, **cut):
         return OpenVinoModel(wrong, 1, **cut)
 
-    layers = compare.layer_by_layer(tiny_graph, blob, peer)
+    layers = layer_by_layer(tiny_graph, blob, peer)
     differing = [layer.tensor for layer in layers if layer.differing > 1e-3 * layer.codes]
     assert differing == ["conv3_2/3x3/codes"]
 
@@ -334,8 +337,7 @@ def test_onnxruntime_int8_rounds_biases(tiny_graph, blob):
     assert unrounded == len([op for op in tiny_graph.convolutions if op.name.endswith(NOT_FUSED)])
     peer = partial(OnnxRuntimeModel, threads=1)
     exact, floating = (
-        sum(layer.differing for layer in compare.layer_by_layer(graph, blob, peer))
-        for graph in (rounded, tiny_graph)
+        sum(layer.differing for layer in layer_by_layer(graph, blob, peer)) for graph in (rounded, tiny_graph)
     )
     assert exact * 5 < floating
 

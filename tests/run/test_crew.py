@@ -24,6 +24,7 @@ import pytest
 from engine import bits, random_blob
 from test_session import expected, native_threads, small_graph
 
+from sparse_icnet.plan import plan_for
 from sparse_icnet.processes import Once, PerProcess
 from sparse_icnet.run import control as c
 from sparse_icnet.run import crew as crew_module
@@ -118,10 +119,10 @@ def interrupt() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_interruption_before_any_instruction_does_no_harm(threads, fresh):
     """The next call gives the right bits, nobody is left inside, and there are no more workers than there should be."""
-    session = Session(GRAPH, threads)
+    session = Session(plan_for(GRAPH, threads))
     for position in itertools.count():
         if fresh:
-            session = Session(GRAPH, threads)
+            session = Session(plan_for(GRAPH, threads))
         out = np.empty(session.plan.output_shape, np.float32)
         try:
             with at(position, interrupt) as tracer:
@@ -142,7 +143,7 @@ def test_an_interruption_before_any_instruction_does_no_harm(threads, fresh):
 
 def test_an_inference_may_begin_between_any_two_instructions_of_another():
     """As one in a signal handler, or in a finalizer that the garbage collector calls."""
-    session = Session(GRAPH, 2)
+    session = Session(plan_for(GRAPH, 2))
     assert right(session, 0)
     inner: list[bool] = []
     for position in itertools.count():
@@ -158,7 +159,7 @@ def test_an_inference_may_begin_between_any_two_instructions_of_another():
 
 def test_interrupted_between_asking_for_help_and_the_own_run(monkeypatch):
     """A real SIGINT: the workers come, the caller never does, and the memory of the call is gone."""
-    session = Session(GRAPH, 4)
+    session = Session(plan_for(GRAPH, 4))
     assert right(session, 0)
     ask = Crew._ask_for_help
 
@@ -181,9 +182,9 @@ def test_interrupted_between_asking_for_help_and_the_own_run(monkeypatch):
 _STORM = """
 import os, random, signal, sys, threading, time
 import numpy as np
-from test_crew import BLOBS, GRAPH, WANTED, Session, bits
+from test_crew import BLOBS, GRAPH, WANTED, Session, bits, plan_for
 threads, callers, interruptions = map(int, sys.argv[1:])
-sessions, done, wrong = [Session(GRAPH, threads) for _ in range(5)], [], []
+sessions, done, wrong = [Session(plan_for(GRAPH, threads)) for _ in range(5)], [], []
 armed = False  # one exception for each time it is set: none comes while the last is dealt with
 
 def interrupt(number, frame):
@@ -240,7 +241,7 @@ def test_many_interruptions_at_random(threads, callers):
 
 
 def test_threads_that_cannot_start_are_not_missed(monkeypatch, caplog):
-    session = Session(GRAPH, 4)
+    session = Session(plan_for(GRAPH, 4))
 
     def refuse(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -260,8 +261,8 @@ def test_threads_that_cannot_start_are_not_missed(monkeypatch, caplog):
 
 _NO_MEMORY = """
 import resource
-from test_crew import GRAPH, Session, crew_of, native_threads, right
-session = Session(GRAPH, 8)
+from test_crew import GRAPH, Session, crew_of, native_threads, plan_for, right
+session = Session(plan_for(GRAPH, 8))
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + (24 << 20)  # room for some stacks of 8 MiB
 resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
@@ -288,7 +289,7 @@ def test_too_little_memory_for_stacks():
 @pytest.mark.parametrize("threads", [16, 64])
 def test_more_threads_than_cores(threads):
     before = native_threads()
-    session = Session(GRAPH, threads)
+    session = Session(plan_for(GRAPH, threads))
     assert all(right(session, seed) for seed in (0, 1, 2) * 5)
     assert wait_for(lambda: native_threads() == before + threads - 1)
     assert all(right(session, seed) for seed in (0, 1, 2) * 5)
@@ -301,7 +302,7 @@ def test_more_threads_than_cores(threads):
 
 
 def test_a_caller_waits_while_another_is_inside(monkeypatch):
-    session = Session(GRAPH, 2)
+    session = Session(plan_for(GRAPH, 2))
     assert right(session, 0)
     control = crew_of(session)._control
     control[c.TURN] = 1  # as while another thread is inside
@@ -319,7 +320,7 @@ def test_a_caller_waits_while_another_is_inside(monkeypatch):
 
 def test_a_late_helper_reads_nothing():
     """An address that nobody may read stands where the steps were."""
-    session = Session(GRAPH, 2)
+    session = Session(plan_for(GRAPH, 2))
     assert right(session, 0)
     crew = crew_of(session)
     crew._control[[c.STEPS, c.SCRATCH]] = 8
@@ -329,7 +330,7 @@ def test_a_late_helper_reads_nothing():
 
 
 def test_a_helper_beyond_the_number_of_threads_leaves():
-    session = Session(GRAPH, 2)
+    session = Session(plan_for(GRAPH, 2))
     crew = crew_of(session)
     control = crew._control
     control[c.STEPS] = control[c.SCRATCH] = 8
@@ -340,7 +341,7 @@ def test_a_helper_beyond_the_number_of_threads_leaves():
 
 def test_an_early_helper_waits_for_its_inference(tiny_graph):
     """It was asked for, the caller was not yet scheduled: it looks again instead of going back to sleep."""
-    session = Session(tiny_graph, 2)
+    session = Session(plan_for(tiny_graph, 2))
     blob = random_blob(tiny_graph.input.shape)
     wanted = session.probabilities(blob)
     crew = crew_of(session)
@@ -358,7 +359,7 @@ def test_an_early_helper_waits_for_its_inference(tiny_graph):
 
 
 def test_a_helper_whose_inference_never_begins_gives_up():
-    session = Session(GRAPH, 2)
+    session = Session(plan_for(GRAPH, 2))
     assert right(session, 0)
     crew = crew_of(session)
     crew._control[c.ANNOUNCED] = next(crew._tickets)
@@ -370,8 +371,8 @@ def test_a_helper_whose_inference_never_begins_gives_up():
 
 _FORK_WHILE_INFERRING = """
 import os, signal, sys, threading
-from test_crew import GRAPH, Session, right
-session, stop = Session(GRAPH, int(sys.argv[1])), []
+from test_crew import GRAPH, Session, plan_for, right
+session, stop = Session(plan_for(GRAPH, int(sys.argv[1]))), []
 
 def call():
     while not stop:
@@ -478,7 +479,10 @@ atexit.register(lambda: print(right(session, 0)))
 
 @pytest.mark.parametrize("how", list(_EXIT))
 def test_the_interpreter_exits(how):
-    text = "from test_crew import GRAPH, Session, right\nsession = Session(GRAPH, 4)\n" + _EXIT[how]
+    text = (
+        "from test_crew import GRAPH, Session, plan_for, right\nsession = Session(plan_for(GRAPH, 4))\n"
+        + _EXIT[how]
+    )
     assert script(text) == ("True\n" if how == "at exit" else "")
 
 

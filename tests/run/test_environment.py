@@ -11,6 +11,7 @@ from test_session import small_graph
 
 from sparse_icnet import bundled, floats, formats
 from sparse_icnet.network.digest import digest
+from sparse_icnet.plan import plan_for
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
 from sparse_icnet.simd import environment
@@ -53,7 +54,7 @@ def test_the_settings_of_this_test_have_an_effect():
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_foreign_settings_change_no_bit(name, threads):
     graph = small_graph()
-    session = Session(graph, threads)
+    session = Session(plan_for(graph, threads))
     blob = small_numbers(graph.input.shape)
     wanted = Oracle(graph, blob).output()
     out = np.empty_like(wanted)
@@ -111,10 +112,10 @@ def test_what_is_standard_is_seen_by_calculating(name):
 def test_models_are_read_and_planned_alike(name, tiny_graph):
     file = bundled.resolve(None)
     graph, blob = formats.load(file), random_network_blob(tiny_graph)
-    wanted = Session(tiny_graph, 1).probabilities(blob)
+    wanted = Session(plan_for(tiny_graph, 1)).probabilities(blob)
     before = floats.exchange()(SETTINGS[name])
     try:
-        other, session = formats.load(file), Session(tiny_graph, 1)
+        other, session = formats.load(file), Session(plan_for(tiny_graph, 1))
     finally:
         floats.exchange()(before)
     assert digest(other) == digest(graph)

@@ -22,6 +22,7 @@ from sparse_icnet.formats import native
 from sparse_icnet.network.graph import Graph, resized
 from sparse_icnet.network.icnet import layer_specs
 from sparse_icnet.network.rewrite import sampled
+from sparse_icnet.plan import plan_for
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET, is_x86
@@ -54,7 +55,7 @@ def blob(graph, image) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def session(graph) -> Session:
-    return Session(graph, threads=1, keep_tensors=True)
+    return Session(plan_for(graph, threads=1, keep_tensors=True))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_image_equals_blob(session, image, blob):
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing(graph, session, oracle, expected_digest, blob, threads):
     expected = session.probabilities(blob)
-    threaded = Session(graph, threads, keep_tensors=True)
+    threaded = Session(plan_for(graph, threads, keep_tensors=True))
     for _ in range(5):
         np.testing.assert_array_equal(bits(threaded.probabilities(blob)), bits(expected))
         assert digest(threaded, expected, threaded.class_map(blob)) == expected_digest
@@ -144,7 +145,7 @@ def test_threads_change_nothing(graph, session, oracle, expected_digest, blob, t
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tensors_that_share_memory_give_the_same(graph, session, blob, threads):
-    sharing = Session(graph, threads)
+    sharing = Session(plan_for(graph, threads))
     assert 3 * sharing.plan.placement.shared.size < session.plan.placement.arena.bytes
     soil(sharing)
     for other in (blob, np.zeros_like(blob), blob):  # what the image before left lies in the shared memory
@@ -194,7 +195,7 @@ from sparse_icnet.target import TARGET
 from test_digest import DIGESTS, digests
 graph, blob = native.load(sys.argv[1]), np.load(sys.argv[2])
 for threads in (1, 2):
-    session = Session(graph, threads, keep_tensors=True)
+    session = Session(plan_for(graph, threads, keep_tensors=True))
     print(TARGET.name, digest(session, session.probabilities(blob), session.class_map(blob)))
 print(all(digests(name) == sizes[192, 192] for name, sizes in DIGESTS.items()))
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[3:]]))

@@ -17,7 +17,9 @@ import pytest
 from engine import Net, assert_equals_oracle, bits, expected_classes, random_blob, random_image
 from networks import random_blob as random_network_blob
 
+from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Argmax, Graph, Resize
+from sparse_icnet.plan import plan_for
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session, default_threads
 
@@ -38,7 +40,7 @@ def graph() -> Graph:
 
 @pytest.fixture
 def session(graph) -> Session:
-    return Session(graph, 1)
+    return Session(plan_for(graph, 1))
 
 
 def expected(graph: Graph, seed: int) -> np.ndarray:
@@ -55,18 +57,18 @@ def test_any_number_of_threads_gives_the_same_bits(tiny_graph, threads):
 
 
 def test_threads_by_default_are_those_of_the_process(graph):
-    assert Session(graph).threads == default_threads() >= 1
+    assert Model(graph).session.threads == default_threads() >= 1
 
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_fewer_than_one_thread_is_refused(graph, threads):
     with pytest.raises(ValueError, match=f"threads must be at least 1, found {threads}"):
-        Session(graph, threads)
+        plan_for(graph, threads)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_python_threads_share_a_session(graph, threads):
-    session = Session(graph, threads)
+    session = Session(plan_for(graph, threads))
     wanted = [expected(graph, seed) for seed in range(8)]
     blobs = [random_blob(graph.input.shape, seed) for seed in range(8)]
 
@@ -83,7 +85,7 @@ def test_python_threads_share_a_session(graph, threads):
 
 def test_two_sessions_run_at_once():
     graphs = [small_graph(1), small_graph(2, (12, 48))]
-    sessions = [Session(graph, 2) for graph in graphs]
+    sessions = [Session(plan_for(graph, 2)) for graph in graphs]
     wanted = [[expected(graph, seed) for seed in range(4)] for graph in graphs]
 
     def use(job: int) -> bool:
@@ -96,7 +98,7 @@ def test_two_sessions_run_at_once():
 
 
 def test_one_plan_of_a_graph_does_not_touch_another(graph):
-    first, second = (Session(graph, 1, keep_tensors=True) for _ in range(2))
+    first, second = (Session(plan_for(graph, 1, keep_tensors=True)) for _ in range(2))
     blobs = [random_blob(graph.input.shape, seed) for seed in (1, 2)]
     one = first.probabilities(blobs[0])
     second.probabilities(blobs[1])
@@ -107,7 +109,7 @@ def test_one_plan_of_a_graph_does_not_touch_another(graph):
 
 
 def test_other_python_threads_run_during_an_inference(tiny_graph):
-    session = Session(tiny_graph, 1)
+    session = Session(plan_for(tiny_graph, 1))
     blob = random_network_blob(tiny_graph)
     session.probabilities(blob)
     ticks: list[float] = []
@@ -146,7 +148,7 @@ def test_sessions_leave_no_threads_and_no_memory_behind(graph):
 
     def use(times: int) -> None:
         for _ in range(times):
-            session = Session(graph, 3)
+            session = Session(plan_for(graph, 3))
             session.probabilities(blob)
 
     use(5)
@@ -181,9 +183,10 @@ _FORK = """
 import os, signal, sys
 from test_session import small_graph
 from engine import random_blob
+from sparse_icnet.plan import plan_for
 from sparse_icnet.run.session import Session
 graph = small_graph()
-session = Session(graph, int(sys.argv[1]))
+session = Session(plan_for(graph, int(sys.argv[1])))
 blobs = [random_blob(graph.input.shape, seed) for seed in range(3)]
 wanted = [session.probabilities(blob).tobytes() for blob in blobs]
 children = []
@@ -259,7 +262,7 @@ def test_strided_input_is_read_in_its_own_order(session, graph):
 
 
 def test_an_inference_allocates_nothing_but_its_result(tiny_graph):
-    session = Session(tiny_graph, 2)
+    session = Session(plan_for(tiny_graph, 2))
     blob = random_network_blob(tiny_graph)
     image = random_image(tiny_graph.input.shape)
     out = session.probabilities(blob)
@@ -290,7 +293,7 @@ def test_an_inference_allocates_nothing_but_its_result(tiny_graph):
 # --- wrong arguments ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["probabilities", "classes"])
+@pytest.mark.parametrize("call", ["probabilities", "class_map"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -370,7 +373,7 @@ def test_a_refused_call_leaves_the_session_usable(session, graph):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_profile_has_a_row_for_every_step(tiny_graph, threads):
-    session = Session(tiny_graph, threads)
+    session = Session(plan_for(tiny_graph, threads))
     blob = random_network_blob(tiny_graph)
     before = session.probabilities(blob)
     rows = session.profile(repeats=3)
@@ -393,7 +396,7 @@ def test_a_graph_of_classes_runs_as_well(graph):
     by_class = Graph(
         (*ops, Argmax("classes", logits), Resize("up", "classes", (2 * height, 2 * width))), "up"
     )
-    session = Session(by_class, 1)
+    session = Session(plan_for(by_class, 1))
     blob = random_blob(graph.input.shape, 4)
     np.testing.assert_array_equal(session.class_map(blob), Oracle(by_class, blob).value("classes")[0])
 
@@ -405,13 +408,14 @@ def test_only_a_session_that_keeps_its_tensors_shows_them(session):
 
 
 def test_tensors_share_memory_unless_they_are_kept(graph):
-    shared, kept = Session(graph, 1).plan, Session(graph, 1, keep_tensors=True).plan
+    shared, kept = plan_for(graph, 1), plan_for(graph, 1, keep_tensors=True)
+    assert (shared.keeps_tensors, kept.keeps_tensors) == (False, True)
     assert kept.placement.shared.size == 0 < shared.placement.shared.size
     assert shared.placement.arena.bytes < kept.placement.arena.bytes
 
 
 def test_tensors_are_known_and_unknown_names_are_refused(graph):
-    session = Session(graph, 1, keep_tensors=True)
+    session = Session(plan_for(graph, 1, keep_tensors=True))
     names = session.tensors()
     order = [op.name for op in session.graph if op.name in set(names)]
     assert len(set(names)) == len(names) >= 4

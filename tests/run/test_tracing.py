@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from networks import random_picture
 
+from sparse_icnet.plan import plan_for
 from sparse_icnet.run import machine_code
 from sparse_icnet.run.session import Session
 from sparse_icnet.run.tracing import RUN_TRACED, Recording, step_times
@@ -17,7 +18,7 @@ PICTURE = random_picture(192, 192, seed=3)
 
 @pytest.fixture(scope="module", params=[1, 3])
 def session(request, tiny_graph) -> Session:
-    return Session(tiny_graph, request.param)
+    return Session(plan_for(tiny_graph, request.param))
 
 
 def assert_consistent(recording: Recording, threads: int) -> None:
@@ -70,7 +71,7 @@ def test_every_task_is_recorded_once(session):
 
 @pytest.mark.parametrize("each_task", [False, True])
 def test_a_recorded_inference_computes_the_same_bits(tiny_graph, each_task):
-    usual, recorded = (Session(tiny_graph, 2, keep_tensors=True) for _ in range(2))
+    usual, recorded = (Session(plan_for(tiny_graph, 2, keep_tensors=True)) for _ in range(2))
     usual.smooth_class_map_of_image(PICTURE, (192, 192))
     recorded.record(PICTURE, each_task=each_task)
     assert len(usual.tensors()) > 40
@@ -79,7 +80,7 @@ def test_a_recorded_inference_computes_the_same_bits(tiny_graph, each_task):
 
 
 def test_recorded_and_usual_inferences_take_turns(tiny_graph):
-    session = Session(tiny_graph, 2)
+    session = Session(plan_for(tiny_graph, 2))
     pictures = [random_picture(192, 192, seed=seed) for seed in range(4)]
     expected = [session.class_map_of_image(picture) for picture in pictures]
 

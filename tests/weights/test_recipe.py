@@ -15,7 +15,8 @@ from sparse_icnet import formats
 from sparse_icnet.metrics import confusion_matrix, score
 from sparse_icnet.network.graph import Graph, resized
 from sparse_icnet.network.rewrite import optimize
-from sparse_icnet.reference.oracle import Oracle, evaluate_float
+from sparse_icnet.reference.evaluate import evaluate_float
+from sparse_icnet.reference.oracle import Oracle
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra 'train'")
 

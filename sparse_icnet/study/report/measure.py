@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sparse_icnet import bundled
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike
-from sparse_icnet.model import Model, load
+from sparse_icnet.loading import load
+from sparse_icnet.model import Model
 from sparse_icnet.study.analyze import analyze
 from sparse_icnet.study.report.data import Kind, Layer, LayerTime, ModelRow, Point, Roofline
 from sparse_icnet.study.report.markup import clean
