@@ -90,7 +90,7 @@ accuracy and speed of the models; a picture with its classes and confidence.
 Any model that the engine runs has such a page; it says what it could not
 measure.""",
     )
-    add_model(parser)
+    add_model(parser, short=False)
     parser.add_argument(
         "-o",
         "--output",
