@@ -17,6 +17,7 @@ import numpy as np
 
 from sparse_icnet.files import replacing
 from sparse_icnet.network.graph import Size
+from sparse_icnet.study.isa import ISA_ENVIRONMENT as NUMBA_ENVIRONMENT
 
 # The features that decide which dot product an engine uses, as /proc/cpuinfo spells them.
 FEATURES = (
@@ -32,17 +33,11 @@ FEATURES = (
     "i8mm",
 )
 PACKAGES = ("sparse-icnet", "numpy", "numba", "llvmlite", "openvino", "onnxruntime", "nncf")
-# What makes the engines believe that the CPU has no AVX-512: Numba's variables and oneDNN's, for OpenVINO.  Without the
-# empty list of features Numba lets LLVM use all that the host has: vpdpwssd and 512-bit registers in "AVX2" code.
+# What makes the engines believe that the CPU has no AVX-512: Numba's variables and oneDNN's, for OpenVINO.
+_ONEDNN = {"avx512bw": "AVX512_CORE", "avx2": "AVX2", "generic": "SSE41"}
 ISA_ENVIRONMENT = {
-    "native": {},
-    "avx512bw": {
-        "NUMBA_CPU_NAME": "skylake-avx512",
-        "NUMBA_CPU_FEATURES": "",
-        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
-    },
-    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "generic": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    isa: {**numba, **({"ONEDNN_MAX_CPU_ISA": _ONEDNN[isa]} if isa in _ONEDNN else {})}
+    for isa, numba in NUMBA_ENVIRONMENT.items()
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from sparse_icnet.sparse.block_csr import block_density
 if TYPE_CHECKING:
     from sparse_icnet.operators.operator import Report
     from sparse_icnet.plan.program import Plan
-    from sparse_icnet.run.tracing import StepTime
+    from sparse_icnet.run.tracing import Recording, StepTime
+    from sparse_icnet.study.timing import Noise, Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +134,32 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where the time of image -> class map goes: each step alone, median of the runs.
+    """Where the time of image -> class map goes: each step within the inference, median and quartiles of the runs.
 
     threads  of the inference
     steps    in order
+    total    seconds of the inference
     """
 
     threads: int
     steps: tuple[StepTime, ...]
+    total: Spread
+
+    @classmethod
+    def of(cls, recordings: Sequence[Recording]) -> Profile:
+        """Of inferences that ran the same steps."""
+        from sparse_icnet.run.tracing import step_times
+        from sparse_icnet.study.timing import Spread
+
+        total = Spread.of(recording.seconds().sum() for recording in recordings)
+        return cls(recordings[0].taken.shape[1], tuple(step_times(recordings)), total)
+
+    @property
+    def noise(self) -> Noise:
+        """How quiet the machine was."""
+        from sparse_icnet.study.timing import Noise
+
+        return Noise.of(self.total)
 
     @property
     def seconds(self) -> float:
@@ -152,7 +171,7 @@ class Profile:
         shares = ", ".join(f"{step.name} {100 * step.seconds / self.seconds:.0f} %" for step in slowest)
         return (
             f"Profile({1e3 * self.seconds:.2f} ms in {len(self.steps)} steps on {self.threads} "
-            f"thread{'s' * (self.threads > 1)}: {shares})"
+            f"thread{'s' * (self.threads > 1)}{', noisy' * self.noise.noisy}: {shares})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,6 +179,8 @@ class Profile:
         return {
             "threads": self.threads,
             "seconds": self.seconds,
+            "total": asdict(self.total),
+            "noise": asdict(self.noise),
             "steps": [asdict(step) for step in self.steps],
         }
 

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from sparse_icnet.info import ModelInfo, ModelMeta, Profile
     from sparse_icnet.plan.program import Plan
     from sparse_icnet.run.session import Session
+    from sparse_icnet.run.tracing import Recording
+    from sparse_icnet.study.timing import Analysis
 
 Picture = TypeVar("Picture", bound=ImageLike)  # of a list: list[Path] is one of images, too
 
@@ -163,13 +165,40 @@ class Model:
 
         return model_info(self.graph, self.plan, self.class_names)
 
-    def profile(self, repeats: int = 20) -> Profile:
-        """Where the time of image -> class map goes: the median of `repeats` runs of each step, alone."""
+    def profile(self, repeats: int = 20, image: ImageLike | None = None) -> Profile:
+        """Where the time of image -> class map goes: of each step median and quartiles of `repeats` inferences.
+
+        image  as for `segment`; None: the bundled photo
+        """
         from sparse_icnet.info import Profile
 
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, found {repeats}")
-        return Profile(self.session.threads, tuple(self.session.profile(repeats)))
+        pixels, _ = fitted(bundled.SAMPLE_IMAGE if image is None else image, self.size)
+        recordings = [self.session.record(pixels, self.size) for _ in range(repeats + 1)]
+        return Profile.of(recordings[1:])
+
+    def analyze(
+        self, other: Model | None = None, image: ImageLike | None = None, rounds: int = 15
+    ) -> Analysis:
+        """`profile` with what zeros buy and the share of the CPU's peak; of two models in turns.
+
+        As `sparse_icnet.study.analyze.analyze`, which takes more arguments.
+        """
+        from sparse_icnet.study.analyze import analyze
+
+        return analyze(self, other, image, rounds)
+
+    def trace(
+        self, image: ImageLike, file: str | os.PathLike[str] | None = None, smooth: bool = True
+    ) -> Recording:
+        """One inference, every task of every thread, written into `file` for Perfetto or chrome://tracing.
+
+        As `sparse_icnet.study.trace.trace`.
+        """
+        from sparse_icnet.study.trace import trace
+
+        return trace(self, image, file, smooth)
 
     def activations(self, image: ImageLike, names: Sequence[str] | None = None) -> dict[str, Activation]:
         """Tensors of the network for one image: name -> Activation, with the codes and their quantizer or real values.

@@ -58,6 +58,15 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trace(parser: argparse._ActionsContainer, what: str = "one inference") -> None:
+    parser.add_argument(
+        "--trace",
+        type=trace_file,
+        metavar="FILE.json",
+        help=f"{what} as trace events, every task of every thread, for ui.perfetto.dev or chrome://tracing",
+    )
+
+
 def add_talk(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="errors and results alone")
     parser.add_argument(
@@ -148,6 +157,13 @@ def html_page(text: str) -> str:
     """A file for a page."""
     if not text.lower().endswith((".html", ".htm")):
         raise argparse.ArgumentTypeError(f"expected a name that ends in .html, found {text!r}")
+    return text
+
+
+def trace_file(text: str) -> str:
+    """A file for trace events."""
+    if not text.lower().endswith(".json"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .json, found {text!r}")
     return text
 
 

@@ -14,7 +14,7 @@ from sparse_icnet import bundled, render, video
 from sparse_icnet.cli.entry import complain
 from sparse_icnet.cli.inputs import expand, model_of, ready
 from sparse_icnet.cli.terminal import Progress, duration, flush, note, say
-from sparse_icnet.files import remove_dead
+from sparse_icnet.files import check_writable, remove_dead
 from sparse_icnet.jobs.batch import Batch, Summary, manifest_name, shard_of
 from sparse_icnet.jobs.manifest import Manifest
 from sparse_icnet.jobs.overlap import StoppedError, in_order
@@ -30,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     found = _sources(arguments, output)
     many = arguments.workers is not None or arguments.scheduler is not None
+    if arguments.trace is not None:
+        _check_trace(arguments, found.sources)
     if arguments.workers is not None and arguments.scheduler is not None:
         raise ValueError("segment: expected --workers or --scheduler, found both")
     if many and arguments.threads is None:
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
                 Batch(model, options, manifest, report.add, tick=report.tick).run(sources, executor)
         else:
             ready(model, arguments.quiet)
+            if arguments.trace is not None:
+                model.trace(found.sources[0].path, arguments.trace, not arguments.blocks)
             if arguments.workers is not None:
                 batch = Batch(model, options, manifest, report.add, tick=report.tick)
                 batch.run(sources, workers=arguments.workers)
@@ -54,6 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
                 _segment_here(model, sources, options, manifest, report)
     report.end()
     return BAD_INPUT if report.summary.failures else DONE
+
+
+def _check_trace(arguments: argparse.Namespace, sources: Sequence[Source]) -> None:
+    """Raise now what --trace would raise after the work."""
+    if arguments.scheduler is not None:
+        raise ValueError("--trace: expected an inference of this process, found --scheduler")
+    if sources[0].is_film:
+        raise ValueError(f"--trace: expected a picture as the first source, found the film {sources[0].path}")
+    check_writable(Path(arguments.trace))
 
 
 @contextmanager

@@ -188,15 +188,15 @@ class Session:
     def record(
         self, image: NDArray[np.uint8], size: Size | None = None, each_task: bool = False
     ) -> Recording:
-        """Run `smooth_class_map_of_image` and write down when each thread did what.
+        """Run `smooth_class_map_of_image` of `size`, None: `class_map_of_image`, and write down when each thread did what.
 
-        size       of the class map; None: that of the network
         each_task  record every task as well, which takes some 0.15 us of each
         """
-        size = self.input_shape[1:] if size is None else size
-        start, end, out = Start.IMAGE, End.SMOOTH_CLASSES, np.empty(size, np.uint8)
-        call = self._call(start, self._checked_image(image), {end: out}, self._stretch(size))
-        return self._recorder.get().record(self._programs[start, (end,)], call.rows, each_task)
+        out = np.empty(self.plan.class_map_size if size is None else size, np.uint8)
+        end = End.CLASSES if size is None else End.SMOOTH_CLASSES
+        stretch = None if size is None else self._stretch(size)
+        call = self._call(Start.IMAGE, self._checked_image(image), {end: out}, stretch)
+        return self._recorder.get().record(self._programs[Start.IMAGE, (end,)], call.rows, each_task)
 
     def profile(self, repeats: int = 20, image: NDArray[np.uint8] | None = None) -> list[StepTime]:
         """Times of every step of image -> smooth class map, of `repeats` inferences after one that warms the caches.
@@ -209,7 +209,7 @@ class Session:
             pixels = np.random.default_rng(0).integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
         else:
             pixels = image
-        return step_times([self.record(pixels) for _ in range(repeats + 1)][1:])
+        return step_times([self.record(pixels, self.input_shape[1:]) for _ in range(repeats + 1)][1:])
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

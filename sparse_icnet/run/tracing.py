@@ -160,7 +160,11 @@ class Recorder:
 
 
 def _recording(steps: tuple[Step, ...], visits: NDArray[np.int64], events: NDArray[np.int64]) -> Recording:
-    begin, seconds = visits[0, 0, 0], tick()
+    first = visits[0, :, 0]
+    begin, seconds = (
+        first[first > 0].min(),
+        tick(),
+    )  # of the caller, or a helper that saw the inference open before it went on
     taken = visits[..., 3]
     done = np.where(taken > 0, visits[..., 1], 0).max(axis=1)
     times = (visits[..., :3] - begin) * seconds

@@ -5,7 +5,7 @@
 >>> net = sparse_icnet.load(size=(96, 96), threads=1)
 >>> analysis = analyze(net, rounds=3, peak=False)
 >>> analysis.first["conv3_1/3x3"].dense_macs
-331776
+1327104
 >>> analysis.first.time.median > 0
 True
 """
@@ -24,7 +24,6 @@ from sparse_icnet.bundled import SAMPLE_IMAGE, short_name
 from sparse_icnet.image import ImageLike, fitted
 from sparse_icnet.study.measure import RUNS, Facts, Here, Layer, Round, Subject, dense_twin
 from sparse_icnet.study.timing import (
-    NOISY,
     Analysis,
     Difference,
     KindTiming,
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from sparse_icnet.model import Model
 
 ROUNDS = 15
-# A peak that is mostly reached by less than this share of its best: other work takes the cores.
-STEADY = 0.9
 
 
 def analyze(
@@ -188,7 +185,7 @@ def _timing(facts: Facts, rounds: Sequence[Round], load: float | None) -> Timing
         best_peak_of_pairs=best[1],
         layers=tuple(layers),
         kinds=_kinds(facts.layers, own, total, twins, best),
-        noise=_noise(Spread.of(total), dense_total, peaks[0], best[0], load),
+        noise=Noise.of(Spread.of(total), dense_total, peaks[0], best[0], load),
     )
 
 
@@ -231,19 +228,3 @@ def _kinds(
             )
         )
     return tuple(sorted(kinds, key=lambda kind: -kind.time.median))
-
-
-def _noise(
-    time: Spread, dense: Spread | None, peak: Spread | None, best: float | None, load: float | None
-) -> Noise:
-    reasons = [
-        f"{what} took {1e3 * spread.low:.2f} to {1e3 * spread.high:.2f} ms between its quartiles, "
-        f"{100 * spread.width:.0f} % of the median"
-        for what, spread in (("an inference", time), ("one with dense weights", dense))
-        if spread is not None and spread.width > NOISY
-    ]
-    if peak is not None and best is not None and peak.median < STEADY * best:
-        reasons.append(
-            f"the dot product reached {peak.median / 1e9:.0f} of its best {best / 1e9:.0f} GMAC/s in the median"
-        )
-    return Noise(bool(reasons), tuple(reasons), load)

@@ -187,15 +187,16 @@ class Here:
         peak: bool = True,
     ) -> None:
         self._session, self._twin, self._image = session, twin, image
-        self._layers = layers_of(session.record(image).steps)
-        self._twin_layers = layers_of(twin.record(image).steps) if twin else ()
+        self._size = session.input_shape[1:]
+        self._layers = layers_of(session.record(image, self._size).steps)
+        self._twin_layers = layers_of(twin.record(image, self._size).steps) if twin else ()
         self._peak = Peak(session.threads) if peak else None
         filtered = any(layer.filtered for layer in self._layers)
         self._pairs = Peak(session.threads, pairs=True) if peak and filtered else None
         self.facts = Facts(
             model,
             label,
-            session.input_shape[1:],
+            self._size,
             session.threads,
             TARGET.name,
             target_cpu(),
@@ -216,7 +217,7 @@ class Here:
         return Round(own, waiting, total, twin, peak, pairs)
 
     def _times(self, session: Session, layers: Sequence[Layer]) -> tuple[list[float], list[float], float]:
-        recordings = [session.record(self._image) for _ in range(RUNS + 1)][1:]
+        recordings = [session.record(self._image, self._size) for _ in range(RUNS + 1)][1:]
         times = np.array([_by_layer(one.seconds(), layers) for one in recordings])
         busy = np.array([_by_layer(one.busy(), layers) for one in recordings])
         idle = np.clip(1 - busy / (session.threads * np.maximum(times, 1e-12)), 0, 1)

@@ -16,6 +16,8 @@ from sparse_icnet.network.graph import Size
 
 # Quartiles of a total that lie further apart than this share of its median: the machine is busy with something else.
 NOISY = 0.10
+# A peak whose median is less than this share of its best.
+STEADY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,28 @@ class Noise:
     noisy: bool
     reasons: tuple[str, ...]
     load: float | None
+
+    @classmethod
+    def of(
+        cls,
+        time: Spread,
+        dense: Spread | None = None,
+        peak: Spread | None = None,
+        best_peak: float | None = None,
+        load: float | None = None,
+    ) -> Noise:
+        """What the spreads of an analysis say: see NOISY and STEADY."""
+        reasons = [
+            f"{what} took {1e3 * spread.low:.2f} to {1e3 * spread.high:.2f} ms between its quartiles, "
+            f"{100 * spread.width:.0f} % of the median"
+            for what, spread in (("an inference", time), ("one with dense weights", dense))
+            if spread is not None and spread.width > NOISY
+        ]
+        if peak is not None and best_peak is not None and peak.median < STEADY * best_peak:
+            reasons.append(
+                f"the dot product reached {peak.median / 1e9:.0f} of its best {best_peak / 1e9:.0f} GMAC/s in the median"
+            )
+        return cls(bool(reasons), tuple(reasons), load)
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,8 +163,8 @@ class TestErrors:
         assert "exit codes" in out
         commands = re.findall(r"^    (\w+) ", out, re.M)
         assert commands[:2] == ["segment", "models"]
-        assert set(commands) >= {"info", "explain", "report", "profile"}
-        assert len(commands) == len(set(commands)) >= 12
+        assert set(commands) >= {"info", "explain", "report", "profile", "analyze"}
+        assert len(commands) == len(set(commands)) >= 13
         for command in commands:
             code, text, _ = run(command, "--help")
             assert code == 0

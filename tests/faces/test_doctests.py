@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 
 
-@pytest.mark.parametrize("name", ["", ".model", ".result", ".render"])
+@pytest.mark.parametrize("name", ["", ".model", ".result", ".render", ".study.analyze"])
 def test_examples(name):
     module = import_module(f"sparse_icnet{name}")
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)

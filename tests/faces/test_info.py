@@ -11,6 +11,7 @@ import pytest
 import sparse_icnet
 from sparse_icnet.network.graph import Quantizer
 from sparse_icnet.sparse.block_csr import block_density
+from sparse_icnet.study.timing import NOISY
 
 
 def test_info(tiny_net):
@@ -53,7 +54,10 @@ def test_profile(tiny_net):
     assert profile.seconds == pytest.approx(sum(step.seconds for step in profile.steps))
     assert all(step.seconds > 0 for step in profile.steps)
     assert sum(step.macs for step in profile.steps) == tiny_net.info().macs
-    assert re.fullmatch(r"Profile\([\d.]+ ms in \d+ steps on 1 thread: .* %\)", repr(profile))
+    assert re.fullmatch(r"Profile\([\d.]+ ms in \d+ steps on 1 thread(, noisy)?: .* %\)", repr(profile))
+    assert profile.total.low <= profile.total.median <= profile.total.high
+    assert all(step.low <= step.seconds <= step.high for step in profile.steps)
+    assert profile.noise.noisy == (profile.total.width > NOISY)
     for repeats in (0, -1):
         with pytest.raises(ValueError, match=f"repeats must be at least 1, found {repeats}"):
             tiny_net.profile(repeats)

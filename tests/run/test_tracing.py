@@ -41,8 +41,10 @@ def assert_consistent(recording: Recording, threads: int) -> None:
     assert (recording.busy() <= threads * recording.seconds() + 1e-12).all()
 
 
-def test_what_threads_did_in_each_step(session):
-    recording = session.record(PICTURE)
+@pytest.mark.parametrize(("size", "last"), [(None, "argmax"), ((192, 192), "smooth classes")])
+def test_what_threads_did_in_each_step(session, size, last):
+    recording = session.record(PICTURE, size)
+    assert recording.steps[-1].name == last
     assert recording.tasks.shape == (0, 5)
     assert_consistent(recording, session.threads)
 
@@ -73,7 +75,7 @@ def test_every_task_is_recorded_once(session):
 def test_a_recorded_inference_computes_the_same_bits(tiny_graph, each_task):
     usual, recorded = (Session(plan_for(tiny_graph, 2, keep_tensors=True)) for _ in range(2))
     usual.smooth_class_map_of_image(PICTURE, (192, 192))
-    recorded.record(PICTURE, each_task=each_task)
+    recorded.record(PICTURE, (192, 192), each_task)
     assert len(usual.tensors()) > 40
     for name in usual.tensors():
         np.testing.assert_array_equal(recorded.tensor(name), usual.tensor(name))

@@ -136,7 +136,7 @@ def test_a_twin_has_no_zeros_and_keeps_the_rest(tiny_graph):
 
 
 def test_layers_hold_every_step_of_the_inference_once(tiny_net):
-    steps = tiny_net.session.record(random_picture(192, 192, seed=1)).steps
+    steps = tiny_net.session.record(random_picture(192, 192, seed=1), (192, 192)).steps
     layers = layers_of(steps)
     assert sorted(number for layer in layers for number in layer.numbers) == list(range(len(steps)))
     assert all(layer.steps == tuple(steps[number].name for number in layer.numbers) for layer in layers)

@@ -24,7 +24,8 @@ from sparse_icnet.image import Frame, frame_count, frames, to_rgb
 from sparse_icnet.info import LayerInfo, ModelInfo, ModelMeta, Profile
 from sparse_icnet.network.graph import Graph, Normalization, Quantizer
 from sparse_icnet.render import palette, read_class_names
-from sparse_icnet.run.tracing import StepTime
+from sparse_icnet.run.tracing import Recording, StepTime
+from sparse_icnet.study.timing import Analysis, Spread, Timing
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -106,6 +107,11 @@ def figures(net: Model) -> None:
     assert_type(profile, Profile)
     assert_type(profile.seconds, float)
     assert_type(profile.steps, tuple[StepTime, ...])
+    analysis = net.analyze(rounds=1)
+    assert_type(analysis, Analysis)
+    assert_type(analysis.first["conv1_1"].saved, Spread | None)
+    assert_type(analysis.second, Timing | None)
+    assert_type(net.trace(np.zeros((9, 9, 3), np.uint8)), Recording)
     meta = net.meta
     assert_type(meta, ModelMeta)
     assert_type(meta.input_size, tuple[int, int] | None)

@@ -21,6 +21,7 @@ COMMANDS = (
     models.info,
     study.explain,
     study.profile,
+    study.analyze,
     study.report,
     installation.warmup,
     installation.completion,

@@ -12,6 +12,7 @@ from sparse_icnet.cli.options import (
     add_model,
     add_size_and_threads,
     add_talk,
+    add_trace,
     folder,
     kinds,
     positive,
@@ -134,6 +135,7 @@ code is 2.""",
         metavar="I/N",
         help="the I-th of N parts, for array jobs: each N-th source; all find the same ones",
     )
+    add_trace(results, "the inference of the first picture")
     add_model(parser, positional=False, short=False)
     add_size_and_threads(parser)
     add_talk(parser)

@@ -8,12 +8,15 @@ from sparse_icnet.cli.commands.command import command
 from sparse_icnet.cli.options import (
     add_json,
     add_model,
+    add_size,
     add_size_and_threads,
     add_talk,
+    add_trace,
     html_page,
     place,
     positive,
 )
+from sparse_icnet.study.isa import ISAS
 
 if TYPE_CHECKING:
     from sparse_icnet.cli.commands.command import Commands
@@ -64,14 +67,71 @@ def profile(commands: Commands) -> None:
         "profile",
         "where the time of one inference goes",
         """\
-Times every step from an image (random pixels) to its class map by itself,
-median of N runs: milliseconds, share of the whole, multiply-accumulates a
-second (executed, and counting the zero blocks skipped).""",
+Times every step of the inference from the bundled photo to its class map:
+milliseconds (median and quartiles of N runs), share of the whole,
+multiply-accumulates a second (executed, and counting the zero blocks skipped).
+Says so where the machine is too busy for the figures to mean much.  What the
+zeros of a model save, `sparse-icnet analyze` measures.""",
     )
     add_model(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="default: 10")
+    add_trace(parser)
     add_json(parser)
     add_size_and_threads(parser)
+    add_talk(parser)
+
+
+def analyze(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "analyze",
+        "where the time goes and what zeros buy",
+        """\
+Times every layer of one model, or of two in turns (A B, B A, ...), and beside
+each the same network with no zero among its weights, planned anew: what its
+zeros save, in milliseconds.  Also products executed and skipped, and the share
+of the most that the CPU's dot product can do, which is measured in between.
+
+Two models, or one with two numbers of --threads or two classes of CPUs --isa:
+  sparse-icnet analyze sparse-60 block4x4
+  sparse-icnet analyze --threads 1 2
+  sparse-icnet analyze block4x4 --isa native avx2
+
+Every figure is the median of the rounds, with its quartiles.  A difference
+whose quartiles lie on both sides of 0 is marked ~: this run cannot tell.  Where
+whole inferences vary by more than a tenth between their quartiles, a warning
+says so.""",
+    )
+    parser.usage = "%(prog)s [options] [A] [B]"
+    parser.add_argument("models", nargs="*", metavar="A, B", help="models; default: the default one")
+    parser.set_defaults(many="models")
+    parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="default: 15")
+    parser.add_argument(
+        "--sort",
+        choices=("saved", "time", "order", "difference"),
+        help="layers by what their zeros save (default of one model), by time, in the order of the network, "
+        "by their difference (default of two)",
+    )
+    parser.add_argument(
+        "--no-dense", dest="dense", action="store_false", help="leave out the network without zeros: quicker"
+    )
+    parser.add_argument("--image", metavar="FILE", help="a picture; default: the bundled photo")
+    add_trace(parser, "one inference of A")
+    add_json(parser)
+    add_size(parser)
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="one or two numbers; default: one for each core",
+    )
+    parser.add_argument(
+        "--isa",
+        nargs="+",
+        choices=ISAS,
+        help="one or two of " + ", ".join(ISAS) + ": code for these CPUs, each in a process of its own",
+    )
     add_talk(parser)
 
 
