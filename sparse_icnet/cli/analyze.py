@@ -11,7 +11,7 @@ from pathlib import Path
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import check_json, ready
 from sparse_icnet.cli.profile import noise_text, quartiles
-from sparse_icnet.cli.terminal import Column, Progress, print_table, say, say_wrapped, write_json
+from sparse_icnet.cli.terminal import Column, Progress, note, print_table, say, say_wrapped, write_json
 from sparse_icnet.files import check_writable
 from sparse_icnet.model import load
 from sparse_icnet.study.analyze import compare, here
@@ -92,6 +92,10 @@ def _subjects(arguments: argparse.Namespace, stack: ExitStack) -> list[Subject]:
         parts += [isa] if arguments.isa else []
         label = ", ".join(parts)
         if arguments.isa:
+            if isa != "native" and not arguments.quiet:
+                note(
+                    f"{label}: a process of its own, which compiles its kernels if no folder has them (15 to 60 s)"
+                )
             other = Elsewhere(
                 file,
                 arguments.size,

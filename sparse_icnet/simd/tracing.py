@@ -28,7 +28,9 @@ def clock(typing):
             llvm.call(builder, "QueryPerformanceCounter", llvm.I32, [ticks])
             return builder.load(ticks)
         parts = cgutils.alloca_once(builder, ir.ArrayType(llvm.I64, 2))
-        identity = ir.Constant(llvm.I32, time.CLOCK_MONOTONIC)
+        # On macOS CLOCK_MONOTONIC counts microseconds.
+        which = getattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC)
+        identity = ir.Constant(llvm.I32, which)
         llvm.call(builder, "clock_gettime", llvm.I32, [identity, builder.bitcast(parts, cgutils.voidptr_t)])
         seconds, nanoseconds = (builder.extract_value(builder.load(parts), i) for i in (0, 1))
         return builder.add(builder.mul(seconds, ir.Constant(llvm.I64, 10**9)), nanoseconds)

@@ -24,8 +24,7 @@ def check_runnable(isa: str) -> None:
     """ValueError where this CPU cannot run the code of the class `isa`."""
     if isa == "native":
         return
-    from llvmlite import binding
-
+    from sparse_icnet.host import host
     from sparse_icnet.target import is_x86
 
     if not is_x86():
@@ -33,5 +32,5 @@ def check_runnable(isa: str) -> None:
             f"--isa {isa}: expected an x86-64 CPU, on which there is a choice; here there is native alone"
         )
     need = _NEEDS[isa]
-    if need and not binding.get_host_cpu_features().get(need):
+    if need and not host().features.get(need):
         raise ValueError(f"--isa {isa}: expected a CPU with {need}, this one has none")

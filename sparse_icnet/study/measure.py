@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.bundled import short_name
 from sparse_icnet.network.graph import Convolution, Graph, Size
 from sparse_icnet.operators import kernel_name
 from sparse_icnet.operators.storage import Block, RealMap, Storage
@@ -20,6 +21,9 @@ from sparse_icnet.plan.program import Step
 from sparse_icnet.run.session import Session
 from sparse_icnet.study.peak import Peak
 from sparse_icnet.target import TARGET, target_cpu
+
+if TYPE_CHECKING:
+    from sparse_icnet.model import Model
 
 # Inferences of a round that count, after one that brings weights and maps back into the caches.
 RUNS = 3
@@ -97,6 +101,11 @@ class Subject(Protocol):
 
     def round(self, number: int) -> Round:
         """Measure once more; in rounds of odd numbers the twin comes first."""
+
+
+def shown_name(net: Model) -> str:
+    """Of a bundled model its name, else that of its file or what the file calls it."""
+    return short_name(net.path) if net.path else net.graph.meta.name or "a network made in memory"
 
 
 def dense_twin(graph: Graph) -> Graph:

@@ -1,9 +1,9 @@
 """One inference as trace events: what Perfetto (https://ui.perfetto.dev) and chrome://tracing show.
 
 The file is JSON in the Trace Event Format: every event is complete ("ph": "X") with its begin `ts` and duration `dur` in
-microseconds, to the nanosecond.  Track 0 holds the steps of the inference, from the end of the step before to the end of
-their last task, without a gap.  Each thread has a track: a slice for each step that it took part in, in it the tasks that
-it ran and, at the end, "wait" until the others were done.  Arguments are the function and the kernel, products, bytes.
+microseconds, to the nanosecond.  The first track holds the steps of the inference, from the end of the step before to the
+end of their last task, without a gap.  Each thread has a track: a slice for each step that it took part in, in it the tasks
+that it ran and, at the end, "wait" until the others were done.  Arguments are the function and the kernel, products, bytes.
 
 Times are read from the system's monotonic clock (`sparse_icnet.simd.tracing`), before and after each task; that and the
 call in between take some 0.15 us a task, which the slices of steps contain and those of tasks hardly.
@@ -23,7 +23,7 @@ from sparse_icnet.files import replacing
 from sparse_icnet.operators import kernel_name
 from sparse_icnet.plan.program import Step
 from sparse_icnet.run.tracing import Recording
-from sparse_icnet.study.measure import storage_bytes
+from sparse_icnet.study.measure import shown_name, storage_bytes
 
 if TYPE_CHECKING:
     from sparse_icnet.image import ImageLike
@@ -48,7 +48,8 @@ def trace(
     net.session.record(pixels, wanted)
     recording = net.session.record(pixels, wanted, each_task=True)
     if file is not None:
-        write(recording, Path(file), repr(net))
+        (height, width), threads = net.size, f"threads: {net.session.threads}"
+        write(recording, Path(file), f"sparse-icnet, {shown_name(net)} at {height}x{width}, {threads}")
     return recording
 
 
@@ -73,14 +74,15 @@ def trace_events(recording: Recording, title: str) -> dict[str, Any]:
     }
 
 
-_PROCESS = 1
+# Viewers take thread 0 for the idle one.
+_PROCESS, _STEPS = 1, 1
 
 
 def _names(recording: Recording, title: str) -> Iterator[dict[str, Any]]:
     threads = recording.taken.shape[1]
     names = ["steps", *(f"thread {number}" for number in range(threads))]
-    yield {"ph": "M", "name": "process_name", "pid": _PROCESS, "tid": 0, "args": {"name": title}}
-    for track, name in enumerate(names):
+    yield {"ph": "M", "name": "process_name", "pid": _PROCESS, "tid": _STEPS, "args": {"name": title}}
+    for track, name in enumerate(names, _STEPS):
         place = {"ph": "M", "pid": _PROCESS, "tid": track}
         yield {**place, "name": "thread_name", "args": {"name": name}}
         yield {**place, "name": "thread_sort_index", "args": {"sort_index": track}}
@@ -120,7 +122,7 @@ def _steps(recording: Recording) -> Iterator[dict[str, Any]]:
     begins = np.concatenate([[0.0], ends[:-1]])
     for number, step in enumerate(recording.steps):
         arguments = {"step": number, **_arguments(step)}
-        yield _slice(step.name, "step", 0, float(begins[number]), float(ends[number]), arguments)
+        yield _slice(step.name, "step", _STEPS, float(begins[number]), float(ends[number]), arguments)
 
 
 def _threads(recording: Recording) -> Iterator[dict[str, Any]]:
@@ -130,8 +132,8 @@ def _threads(recording: Recording) -> Iterator[dict[str, Any]]:
             if np.isnan(arrived):
                 continue
             ran = {"step": number, "ran": int(recording.taken[number, thread])}
-            yield _slice(step.name, "thread", thread + 1, arrived, left, ran)
-            yield _slice("wait", "wait", thread + 1, finished, left, {"step": number})
+            yield _slice(step.name, "thread", _STEPS + 1 + thread, arrived, left, ran)
+            yield _slice("wait", "wait", _STEPS + 1 + thread, finished, left, {"step": number})
     arguments = [_arguments(step) for step in recording.steps]
     for thread, number, task, begin, end in recording.tasks:
         of = arguments[int(number)]
@@ -145,4 +147,4 @@ def _threads(recording: Recording) -> Iterator[dict[str, Any]]:
             "bytes": round(of["bytes"] / of["tasks"]),
         }
         name = f"{recording.steps[int(number)].name} {int(task)}"
-        yield _slice(name, "task", int(thread) + 1, float(begin), float(end), share)
+        yield _slice(name, "task", _STEPS + 1 + int(thread), float(begin), float(end), share)

@@ -39,7 +39,7 @@ def test_every_command_takes_the_size_of_the_file(tiny_file, tmp_path, capsys):
 
 
 def test_help_says_which_sizes(capsys):
-    for command in ("segment", "verify", "export", "info", "eval", "profile"):
+    for command in ("segment", "verify", "export", "info", "eval", "profile", "analyze"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         text = " ".join(capsys.readouterr().out.split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -113,6 +115,19 @@ def test_the_usual_loop_knows_nothing_of_it(compiled_kernels):
     assert b"clock" in traced or b"QueryPerformanceCounter" in traced
     assert len(traced) < len(usual) / 4, "the kernels are not compiled again"
     assert not [path for path in machine_code.sources() if "trace" in path.name and path.parent.name == "run"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_records_with_threads_of_its_own(tiny_graph):
+    session = Session(tiny_graph, 2)
+    session.record(PICTURE)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        assert_consistent(session.record(PICTURE, each_task=True), 2)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert_consistent(session.record(PICTURE), 2)
 
 
 def test_pictures_of_another_size_are_refused(session):

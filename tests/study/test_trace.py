@@ -49,7 +49,7 @@ def test_the_file_is_in_the_trace_event_format(traced):
             assert event["cat"] in ("step", "thread", "task", "wait")
     threads = recording.taken.shape[1]
     names = {e["tid"]: e["args"]["name"] for e in content["traceEvents"] if e["name"] == "thread_name"}
-    assert names == {0: "steps", **{1 + i: f"thread {i}" for i in range(threads)}}
+    assert names == {1: "steps", **{2 + i: f"thread {i}" for i in range(threads)}}
 
 
 def test_slices_of_a_track_nest(traced):
