@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparse_icnet.blobs import input_shape, output_shape, output_type
+from sparse_icnet.bundled import SAMPLE_IMAGE
 from sparse_icnet.network.graph import Convolution, Graph, Normalization, Size
 from sparse_icnet.sparse.block_csr import block_density
 
 if TYPE_CHECKING:
+    from sparse_icnet.image import ImageLike
+    from sparse_icnet.model import Model
     from sparse_icnet.operators.operator import Report
     from sparse_icnet.plan.program import Plan
     from sparse_icnet.run.tracing import Recording, StepTime
@@ -183,6 +186,17 @@ class Profile:
             "noise": asdict(self.noise),
             "steps": [asdict(step) for step in self.steps],
         }
+
+
+def profile(net: Model, repeats: int, image: ImageLike | None) -> Profile:
+    """`Model.profile`: of `repeats` inferences after one that warms the caches."""
+    from sparse_icnet.image import fitted
+
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, found {repeats}")
+    pixels, _ = fitted(SAMPLE_IMAGE if image is None else image, net.size)
+    recordings = [net.session.record(pixels, net.size) for _ in range(repeats + 1)]
+    return Profile.of(recordings[1:])
 
 
 def model_info(graph: Graph, plan: Plan, class_names: tuple[str, ...]) -> ModelInfo:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -170,32 +171,22 @@ class Model:
 
         image  as for `segment`; None: the bundled photo
         """
-        from sparse_icnet.info import Profile
+        from sparse_icnet.info import profile
 
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, found {repeats}")
-        pixels, _ = fitted(bundled.SAMPLE_IMAGE if image is None else image, self.size)
-        recordings = [self.session.record(pixels, self.size) for _ in range(repeats + 1)]
-        return Profile.of(recordings[1:])
+        return profile(self, repeats, image)
 
     def analyze(
         self, other: Model | None = None, image: ImageLike | None = None, rounds: int = 15
     ) -> Analysis:
-        """`profile` with what zeros buy and the share of the CPU's peak; of two models in turns.
-
-        As `sparse_icnet.study.analyze.analyze`, which takes more arguments.
-        """
+        """`profile` with what zeros buy and the share of the CPU's peak; of two models in turns: `study.analyze`."""
         from sparse_icnet.study.analyze import analyze
 
         return analyze(self, other, image, rounds)
 
     def trace(
-        self, image: ImageLike, file: str | os.PathLike[str] | None = None, smooth: bool = True
+        self, image: ImageLike, file: str | PathLike[str] | None = None, smooth: bool = True
     ) -> Recording:
-        """One inference, every task of every thread, written into `file` for Perfetto or chrome://tracing.
-
-        As `sparse_icnet.study.trace.trace`.
-        """
+        """One inference, every task of every thread, for Perfetto or chrome://tracing: `study.trace`."""
         from sparse_icnet.study.trace import trace
 
         return trace(self, image, file, smooth)

@@ -13,7 +13,7 @@ from sparse_icnet.cli.inputs import check_json, ready
 from sparse_icnet.cli.profile import noise_text, quartiles
 from sparse_icnet.cli.terminal import Column, Progress, note, print_table, say, say_wrapped, write_json
 from sparse_icnet.files import check_writable
-from sparse_icnet.model import load
+from sparse_icnet.loading import load
 from sparse_icnet.study.analyze import compare, here
 from sparse_icnet.study.isa import ISA_ENVIRONMENT, check_runnable
 from sparse_icnet.study.measure import Subject
@@ -102,12 +102,14 @@ def _subjects(arguments: argparse.Namespace, stack: ExitStack) -> list[Subject]:
                 count,
                 label,
                 ISA_ENVIRONMENT[isa],
+                output=arguments.model_output,
+                bgr=arguments.bgr,
                 image=arguments.image,
                 dense=arguments.dense,
             )
             subjects.append(stack.enter_context(other))
             continue
-        net = load(model, arguments.size, count)
+        net = load(model, arguments.size, count, output=arguments.model_output, bgr=arguments.bgr)
         ready(net, arguments.quiet)
         if arguments.trace is not None and not subjects:
             trace(net, arguments.image or bundled.SAMPLE_IMAGE, arguments.trace)

@@ -28,6 +28,11 @@ def add_model(
         metavar="MODEL",
         help=f"a file, or a bundled model by its name: sparse-60{default} or block4x4",
     )
+    add_reading(parser, short)
+
+
+def add_reading(parser: argparse.ArgumentParser, short: bool = True) -> None:
+    """How a model is read; `short` as for `add_model`."""
     parser.add_argument(
         *(("--output",) if short else ()),
         "--model-output",

@@ -21,7 +21,7 @@ from sparse_icnet.study.measure import Facts, Round
 class Elsewhere:
     """A model measured in another process; ValueError with its error where it fails.
 
-    model        as `sparse_icnet.load` takes it; size, threads too
+    model        as `sparse_icnet.load` takes it; size, threads, output, bgr too
     environment  what to change in that of this process
     image        a file; None: the bundled photo
     """
@@ -33,6 +33,8 @@ class Elsewhere:
         threads: int | None,
         label: str,
         environment: Mapping[str, str],
+        output: str | None = None,
+        bgr: bool = False,
         image: str | None = None,
         dense: bool = True,
         peak: bool = True,
@@ -46,8 +48,8 @@ class Elsewhere:
             env={**os.environ, **environment},
         )
         path = None if model is None else os.fspath(model)
-        wanted = {"path": path, "size": size, "threads": threads, "image": image}
-        wanted |= {"label": label, "dense": dense, "peak": peak}
+        wanted = {"path": path, "size": size, "threads": threads, "output": output, "bgr": bgr}
+        wanted |= {"image": image, "label": label, "dense": dense, "peak": peak}
         try:
             self.facts = Facts.of(self._ask(wanted))
         except BaseException:
@@ -93,7 +95,7 @@ class Elsewhere:
 
 def main() -> int:
     """The other process."""
-    from sparse_icnet.model import load
+    from sparse_icnet.loading import load
     from sparse_icnet.study.analyze import here
 
     replies, sys.stdout = sys.stdout, sys.stderr  # whatever prints would be taken for a reply
@@ -105,7 +107,7 @@ def main() -> int:
     try:
         wanted = json.loads(sys.stdin.readline())
         size = None if wanted["size"] is None else (wanted["size"][0], wanted["size"][1])
-        net = load(wanted["path"], size, wanted["threads"])
+        net = load(wanted["path"], size, wanted["threads"], output=wanted["output"], bgr=wanted["bgr"])
         subject = here(net, wanted["image"], wanted["dense"], wanted["peak"], wanted["label"])
         reply(asdict(subject.facts))
         for line in sys.stdin:

@@ -119,7 +119,7 @@ def test_the_usual_loop_knows_nothing_of_it(compiled_kernels):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_records_with_threads_of_its_own(tiny_graph):
-    session = Session(tiny_graph, 2)
+    session = Session(plan_for(tiny_graph, 2))
     session.record(PICTURE)
     child = os.fork()
     if not child:

@@ -8,6 +8,7 @@ from sparse_icnet.cli.commands.command import command
 from sparse_icnet.cli.options import (
     add_json,
     add_model,
+    add_reading,
     add_size,
     add_size_and_threads,
     add_talk,
@@ -116,6 +117,7 @@ says so.""",
         "--no-dense", dest="dense", action="store_false", help="leave out the network without zeros: quicker"
     )
     parser.add_argument("--image", metavar="FILE", help="a picture; default: the bundled photo")
+    add_reading(parser)
     add_trace(parser, "one inference of A")
     add_json(parser)
     add_size(parser)
