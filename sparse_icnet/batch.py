@@ -66,6 +66,7 @@ def segment_files(
     legend: bool = False,
     palette: PaletteLike = "camvid",
     dtype: str = "float16",
+    drawn: str = "png",
     skip_existing: bool = False,
     overwrite: bool = False,
     shard: tuple[int, int] | None = None,
@@ -112,6 +113,7 @@ def segment_files(
         legend=legend,
         palette=colours,
         dtype=dtype,
+        drawn=_checked_format(drawn),
         skip_existing=skip_existing,
         overwrite=overwrite,
     )
@@ -122,6 +124,12 @@ def segment_files(
     with Manifest(output, manifest_name(shard)) as manifest:
         batch = Batch(net, options, manifest, on_records, stretch)
         return batch.run(part, executor, workers, at_once)
+
+
+def _checked_format(drawn: str) -> str:
+    if drawn not in ("png", "jpeg"):
+        raise ValueError(f"drawn: expected png or jpeg, found {drawn!r}")
+    return drawn
 
 
 def _checked_kinds(save: Sequence[str]) -> tuple[str, ...]:

@@ -181,6 +181,7 @@ def _options(arguments: argparse.Namespace, output: Path, model: Model, single: 
         legend=single if arguments.legend is None else arguments.legend,
         palette=palette,
         dtype=arguments.dtype,
+        drawn=arguments.drawn,
         skip_existing=arguments.skip_existing,
         overwrite=arguments.overwrite,
     )

@@ -2,7 +2,7 @@
 
 A mark is text in the file itself: of a PNG in a text chunk, of a .npy in a comment behind its header (which ends in
 padding anyway; readers parse it as a Python literal, where a comment is nothing), of an MP4 in its comment.  It names the
-program, the kind of the result, and the source by name and digest.
+program, the kind of the result, and the source by name and digest.  Of a JPEG it is the comment.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import sparse_icnet
 from sparse_icnet.files import replacing
+from sparse_icnet.image import ImageError
 from sparse_icnet.png import save_png as write_png
 
 SUFFIX_OF_KIND: Mapping[str, str] = {
@@ -32,9 +33,13 @@ SUFFIX_OF_KIND: Mapping[str, str] = {
     "confidence": ".confidence.png",
     "probabilities": ".probabilities.npy",
 }
+DRAWN_KINDS = ("overlay", "side-by-side")  # pictures for the eye, which may be JPEG
 FILM_KINDS = ("overlay", "side-by-side")  # of a film a film, the others a file a frame
 _KEYWORD = "sparse-icnet"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_JPEG_QUALITY = 90
+_MOST_JPEG = 65500  # pixels a side
 _NPY = b"\x93NUMPY\x01\x00"
 _MOST_BOXES = 1000  # beside each other in an MP4
 _HEAD_BYTES = 1 << 15  # holds the longest mark: of 4096 bytes of name JSON makes up to six times as many
@@ -54,10 +59,13 @@ class Mark:
     digest: str
 
 
-def result_name(name: str, kind: str, frame: int | None = None) -> str:
-    """Name of the result of a source: street.jpg.classes.png; of a frame: walk.gif/00001.classes.png."""
+def result_name(name: str, kind: str, frame: int | None = None, drawn: str = "png") -> str:
+    """Name of the result of a source: street.jpg.classes.png; of a frame: walk.gif/00001.classes.png.
+
+    drawn  "png" or "jpeg", the format of DRAWN_KINDS
+    """
     stem = name if frame is None else f"{name}/{frame:05d}"
-    return stem + SUFFIX_OF_KIND[kind]
+    return stem + (f".{kind}.jpg" if drawn == "jpeg" and kind in DRAWN_KINDS else SUFFIX_OF_KIND[kind])
 
 
 def film_name(name: str, kind: str) -> str:
@@ -68,8 +76,8 @@ def film_name(name: str, kind: str) -> str:
 
 
 def is_result(path: Path) -> bool:
-    """Whether `path` is a PNG, .npy or MP4 that this program wrote.  False for what cannot be read."""
-    return path.suffix.lower() in (".png", ".npy", ".mp4") and read_mark(path) is not None
+    """Whether `path` is a PNG, JPEG, .npy or MP4 that this program wrote.  False for what cannot be read."""
+    return path.suffix.lower() in (".png", ".jpg", ".npy", ".mp4") and read_mark(path) is not None
 
 
 def read_mark(path: Path) -> Mark | None:
@@ -81,6 +89,8 @@ def read_mark(path: Path) -> Mark | None:
             head = file.read(_HEAD_BYTES)
             if head[4:8] == b"ftyp":
                 return comment_mark(_mp4_comment(file))
+            if head.startswith(_JPEG):
+                return comment_mark(_jpeg_comment(head))
     except (OSError, struct.error):
         return None
     return _mark(_png_text(head) if head.startswith(_PNG) else _npy_text(head))
@@ -117,6 +127,18 @@ def _png_text(head: bytes) -> str:
         if name == b"IDAT":
             break
         place += 12 + length
+    return ""
+
+
+def _jpeg_comment(head: bytes) -> str:
+    """The comment of a JPEG, if it lies in `head` whole and before the pixels; '' if none does."""
+    place = 2
+    while place + 4 <= len(head) and head[place] == 0xFF and head[place + 1] != 0xDA:
+        length = int.from_bytes(head[place + 2 : place + 4], "big")
+        content = head[place + 4 : place + 2 + length]
+        if head[place + 1] == 0xFE:
+            return content.decode("ascii", "replace") if len(content) == length - 2 else ""
+        place += 2 + max(length, 2)
     return ""
 
 
@@ -174,6 +196,16 @@ def save_png(picture: Image.Image, path: Path, mark: Mark, may_replace: MayRepla
     text.add_text("Software", f"sparse-icnet {sparse_icnet.__version__}")
     text.add_text(_KEYWORD, json.dumps(asdict(mark)))
     write_png(picture, path, text, may_replace)
+
+
+def save_jpeg(picture: Image.Image, path: Path, mark: Mark, may_replace: MayReplace = None) -> None:
+    """Write a JPEG with its mark, whole or not at all.  Raises ImageError for a picture that is too large for one."""
+    if max(picture.size) > _MOST_JPEG:
+        raise ImageError(
+            f"{path}: expected at most {_MOST_JPEG} pixels a side of a JPEG, found {picture.height} x {picture.width}"
+        )
+    with replacing(path, may_replace) as temporary:
+        picture.save(temporary, format="JPEG", quality=_JPEG_QUALITY, comment=mark_comment(mark).encode())
 
 
 def save_npy(array: NDArray[np.generic], path: Path, mark: Mark, may_replace: MayReplace = None) -> None:

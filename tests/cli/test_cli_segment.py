@@ -236,6 +236,25 @@ class TestSegment:
         assert run(*command, "--save", "probabilities", "--dtype", "float32")[0] == 0
         assert np.array_equal(np.load(out / "photo.png.probabilities.npy"), expected.probabilities())
 
+    def test_overlays_as_jpeg(self, run, tiny_file, photo, tmp_path):
+        """They are no input, and need not be made again."""
+        out = tmp_path / "out"
+        command = ["segment", photo, "-o", out, "--model", tiny_file, *SMALL, "--no-legend"]
+        command += ["--save", "classes,overlay,side-by-side", "--drawn"]
+        assert run(*command, "jpeg")[0] == 0
+        written = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+        kinds = ("photo.png.classes.png", "photo.png.overlay.jpg", "photo.png.side-by-side.jpg")
+        assert set(written) == {*kinds, "manifest.jsonl"}
+        assert run(*command, "jpeg", "--skip-existing")[0] == 0
+        assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == written
+        assert run(*command, "png", "--skip-existing")[0] == 0
+        with Image.open(out / kinds[1]) as jpeg, Image.open(out / "photo.png.overlay.png") as png:
+            assert jpeg.format == "JPEG"
+            assert jpeg.size == png.size
+        again = run("segment", out / kinds[1], "-o", tmp_path / "more", "--model", tiny_file, *SMALL)
+        assert_one_error_line(again, "only results of sparse-icnet")
+        assert_one_error_line(run(*command, "jpg"), "did you mean jpeg?")
+
     def test_legend_of_a_single_picture(self, run, tiny_file, photo, tmp_path):
         model = ["--model", tiny_file, *SMALL]
         other = photo.with_name("other.png")

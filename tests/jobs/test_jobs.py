@@ -11,6 +11,7 @@ import pytest
 from networks import random_picture
 from PIL import Image
 
+from sparse_icnet.image import ImageError
 from sparse_icnet.jobs import outputs, overlap, sources, work
 from sparse_icnet.jobs.outputs import Mark
 from sparse_icnet.processes import PerProcess
@@ -100,6 +101,30 @@ class TestMarks:
         with Image.open(path) as read:
             assert read.mode == mode
             assert read.text["Software"].startswith("sparse-icnet ")
+
+    def test_jpeg(self, tmp_path):
+        path = tmp_path / "a.overlay.jpg"
+        smooth = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None] * 6, (40, 30, 3))
+        outputs.save_jpeg(Image.fromarray(np.ascontiguousarray(smooth)), path, MARK)
+        assert outputs.read_mark(path) == MARK
+        assert outputs.is_result(path)
+        with Image.open(path) as read:
+            assert read.format == "JPEG"
+            assert np.abs(np.asarray(read).astype(int) - smooth).max() < 12
+        whole = path.read_bytes()
+        for end in range(2, 400, 3):
+            path.write_bytes(whole[:end])
+            assert outputs.read_mark(path) in (None, MARK)
+        mark = Mark("overlay", "\U0001f600" * 1024, MARK.digest)
+        outputs.save_jpeg(Image.fromarray(random_picture(9, 9)), path, mark)
+        assert outputs.read_mark(path) == mark
+        Image.fromarray(random_picture(9, 9)).save(path, comment=b"of another program")
+        assert not outputs.is_result(path)
+
+    def test_a_picture_too_large_for_a_jpeg(self, tmp_path):
+        with pytest.raises(ImageError, match="at most 65500 pixels a side of a JPEG, found 1 x 65501"):
+            outputs.save_jpeg(Image.new("RGB", (65501, 1)), tmp_path / "a.jpg", MARK)
+        assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("shape", [(12, 7, 5), (3,), (0, 2)])
     @pytest.mark.parametrize("dtype", [np.float16, np.float32])
