@@ -13,7 +13,7 @@ import numpy as np
 
 from sparse_icnet.blobs import input_shape, output_shape, output_type
 from sparse_icnet.bundled import SAMPLE_IMAGE
-from sparse_icnet.network.graph import Convolution, Graph, Normalization, Size
+from sparse_icnet.network.graph import AnyConvolution, Graph, Normalization, Size
 from sparse_icnet.sparse.block_csr import block_density
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ def profile(net: Model, repeats: int, image: ImageLike | None) -> Profile:
 def model_info(graph: Graph, plan: Plan, class_names: tuple[str, ...]) -> ModelInfo:
     """The figures of `graph` and of the plan that the engine made of it."""
     steps = {step.name: step for step in plan.convolutions()}
-    weights = sum(op.weight.size for op in graph.convolutions)
-    zeros = sum(op.weight.size - int(np.count_nonzero(op.weight)) for op in graph.convolutions)
+    weights = sum(op.weight.size for op in graph.layers)
+    zeros = sum(op.weight.size - int(np.count_nonzero(op.weight)) for op in graph.layers)
     return ModelInfo(
         size=graph.input.shape[1:],
         size_is_free=graph.size_is_free,
@@ -217,7 +217,7 @@ def model_info(graph: Graph, plan: Plan, class_names: tuple[str, ...]) -> ModelI
         dense_macs=sum(step.dense_macs for step in steps.values()),
         macs=sum(step.macs for step in steps.values()),
         filtered_macs=sum(step.macs for step in steps.values() if step.filtered),
-        layers=tuple(_layer(graph, op, steps.get(op.name)) for op in graph.convolutions),
+        layers=tuple(_layer(graph, op, steps.get(op.name)) for op in graph.layers),
         takes=f"{_shaped(graph.faces.input.dtype, input_shape(graph), graph.faces.input.axes)}, "
         f"{'BGR' if graph.faces.input.bgr else 'RGB'}",
         gives=_shaped(output_type(graph).name, output_shape(graph), graph.faces.output.axes),
@@ -229,7 +229,7 @@ def _shaped(dtype: str, shape: tuple[int, ...], axes: str) -> str:
     return f"{dtype} ({', '.join(map(str, (1, *shape) if 'N' in axes else shape))})"
 
 
-def _layer(graph: Graph, op: Convolution, step: Report | None) -> LayerInfo:
+def _layer(graph: Graph, op: AnyConvolution, step: Report | None) -> LayerInfo:
     outputs, inputs, height, width = op.weight.shape
     return LayerInfo(
         name=op.name,

@@ -31,10 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
         graph = _gathered(graph)
     formats.save(graph, output)
     written = [output] if output.suffix.lower() != ".xml" else [output, output.with_suffix(".bin")]
-    zeros = sum(int((op.weight == 0).sum()) for op in graph.convolutions)
-    weights = sum(op.weight.size for op in graph.convolutions)
+    zeros = sum(int((op.weight == 0).sum()) for op in graph.layers)
+    weights = sum(op.weight.size for op in graph.layers)
     say(
-        f"{len(graph.convolutions)} convolutions, {weights:,} weights, {100 * zeros / weights:.2f} % zeros"
+        f"{len(graph.layers)} convolutions, {weights:,} weights, {100 * zeros / weights:.2f} % zeros"
         " -> " + ", ".join(f"{path} ({path.stat().st_size:,} bytes)" for path in written)
     )
     return 0

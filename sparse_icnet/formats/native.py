@@ -6,7 +6,7 @@ Members
                        "faces": {"input": {...}, "output": {...}} of the fields of `InputFace` and `OutputFace`
     <layer>.indptr     int32 (O + 1,)
     <layer>.indices    uint16 or uint32 (nnz,)
-    <layer>.data       int8 (nnz,)
+    <layer>.data       int8 (nnz,), float32 of a FloatConvolution
     <layer>.weight_scale, .bias   float32 (O,)
     <layer>.scale, .shift         float32 (C,), for an Affine
 where <layer> is "layer" and a number that the JSON names.  Nothing is ever unpickled, sizes are checked before reading.
@@ -47,6 +47,7 @@ _OPS: dict[str, type] = {
         g.Affine,
         g.Quantize,
         g.Convolution,
+        g.FloatConvolution,
         g.Add,
         g.Relu,
         g.MaxPool,
@@ -119,7 +120,7 @@ def _op_to_json(op: g.Op, key: str, arrays: dict[str, NDArray[Any]]) -> dict[str
         value = getattr(op, spec.name)
         if isinstance(value, g.Quantizer):
             value = [value.scale, value.zero_point, value.low, value.high]
-        elif isinstance(op, g.Convolution) and spec.name == "weight":
+        elif isinstance(op, g.AnyConvolution) and spec.name == "weight":
             csr = CSR.from_dense(value)
             arrays |= {f"{key}.indptr": csr.indptr, f"{key}.indices": csr.indices, f"{key}.data": csr.data}
             value = {"csr": key, "shape": list(csr.shape)}
@@ -237,7 +238,10 @@ def _op_from_json(entry: Any, where: str, members: Members) -> g.Op:
         elif name == "weight":
             weight = op.object(name, {"csr", "shape"})
             values[name] = members.weights(
-                weight.where, weight.text("csr"), _four(weight.integers("shape", 4))
+                weight.where,
+                weight.text("csr"),
+                _four(weight.integers("shape", 4)),
+                "float32" if kind is g.FloatConvolution else "int8",
             )
         elif name in _ARRAY_FIELDS:
             values[name] = members.array(op.object(name, {"array"}).text("array"), "float32", MAX_LENGTH)

@@ -84,15 +84,15 @@ class Members:
         end = start + int.from_bytes(content[8:start], "little")
         return (content[start:end], content[end:]) if end <= MAX_HEADER else (content, b"")
 
-    def weights(self, where: str, key: str, shape: tuple[int, int, int, int]) -> NDArray[np.int8]:
-        """Dense int8 weights (O, I, kh, kw) from the CSR arrays `key`; `where` begins messages about them."""
+    def weights(self, where: str, key: str, shape: tuple[int, int, int, int], kind: str) -> NDArray[Any]:
+        """Dense weights (O, I, kh, kw) of dtype `kind` from the CSR arrays `key`; `where` begins messages about them."""
         size = math.prod(shape) if min(shape) >= 1 else 0
-        if not 0 < size <= self._dense_left:
+        if not 0 < size * np.dtype(kind).itemsize <= self._dense_left:
             raise FormatError(f"{where}: weights of shape {shape} are not acceptable")
-        self._dense_left -= size
+        self._dense_left -= size * np.dtype(kind).itemsize
         indptr = self.array(f"{key}.indptr", "int32", shape[0] + 1)
         indices = self.array(f"{key}.indices", "uint16|uint32", size)
-        data = self.array(f"{key}.data", "int8", size)
+        data = self.array(f"{key}.data", kind, size)
         try:
             matrix = CSR(shape, indptr, indices, data)
         except ValueError as error:

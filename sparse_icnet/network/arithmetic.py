@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from sparse_icnet.network.graph import Convolution, Quantizer
+    from sparse_icnet.network.graph import AnyConvolution, Convolution, Quantizer
 
 Array32 = NDArray[np.float32]
 
@@ -37,9 +37,19 @@ def convolution_multiplier(op: Convolution, quantizer: Quantizer, unit: float) -
     return f32(quantizer.scale * op.weight_scale.astype(np.float64) / unit)
 
 
-def convolution_bias(op: Convolution, unit: float) -> Array32:
-    """f32(b / u) of (Q4): (O,)."""
+def convolution_bias(op: AnyConvolution, unit: float) -> Array32:
+    """f32(b / u) of (Q4) and (Q12): (O,)."""
     return f32(op.bias.astype(np.float64) / unit)
+
+
+def unit_multiplier(unit: float) -> np.float32:
+    """f32(1 / u) of (Q12)."""
+    return f32(1 / unit)
+
+
+def real_mean_multiplier(count: int) -> np.float32:
+    """f32(1 / n) of (Q13)."""
+    return f32(1 / count)
 
 
 def mean_multiplier(quantizer: Quantizer, count: int, unit: float) -> np.float32:
@@ -70,7 +80,7 @@ ROUNDING = np.float32(12582912.0)
 
 def exp(x: Array32) -> Array32:
     """exp of (Q8) for x <= 0, float32; arguments below -87 count as -87."""
-    x = np.maximum(x, EXP_LOWEST)
+    x = np.where(x > EXP_LOWEST, x, EXP_LOWEST)  # NaN counts as lowest too
     k = (x * LOG2_E + ROUNDING) - ROUNDING
     r = (x - k * LN2_HIGH) - k * LN2_LOW
     p = np.full_like(x, EXP_POLYNOMIAL[0])

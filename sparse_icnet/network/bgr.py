@@ -15,7 +15,8 @@ def for_rgb(graph: Graph) -> Graph:
     """`graph`, which expects pictures as blue, green, red, for red, green, blue; its face keeps the order of the file.
 
     Every operation between the input and its first convolutions acts on each channel by itself, so the reversal moves
-    through all of them; a sum of integers over the channels (Q3) does not depend on their order.
+    through all of them; a sum of integers over the channels (Q3) does not depend on their order.  The sums of float32 (Q12)
+    are those of the network that is returned.
     """
     if graph.input.shape[0] != 3:
         raise GraphError(

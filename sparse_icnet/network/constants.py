@@ -1,8 +1,9 @@
 """Whether every float32 constant of an evaluation is finite.
 
 The weights, scales and normalization of a graph may be finite as they stand and still overflow in the unit in which they
-are read: (Q2), (Q4), (Q6) and (Q9) of `sparse_icnet.network.operations` divide them by the scale u of the quantizer that
-reads the expression.  With an infinite constant, sums become NaN, and no two ways of computing a maximum agree on those.
+are read: (Q2), (Q4), (Q6), (Q9) and (Q12) of `sparse_icnet.network.operations` divide them by the scale u of the quantizer
+that reads the expression.  With an infinite constant, sums become NaN, and no two ways of computing a maximum agree on
+those.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     GraphError,
     Input,
@@ -53,9 +55,9 @@ def check_constants(graph: Graph) -> None:
             assert source is not None
             scale = source.scale * float(np.abs(op.weight_scale).max())
             largest, what = max(scale, float(np.abs(op.bias).max())), "scales and biases"
-        elif isinstance(op, AveragePool):
-            source = graph.quantizer(op.input)
-            assert source is not None
+        elif isinstance(op, FloatConvolution):
+            largest, what = max(1.0, float(np.abs(op.bias).max())), "biases"
+        elif isinstance(op, AveragePool) and (source := graph.quantizer(op.input)) is not None:
             largest, what = source.scale, "the scale of its codes"
         elif isinstance(op, Affine):
             scale, shift = float(np.abs(op.scale).max()), float(np.abs(op.shift).max())
@@ -95,12 +97,12 @@ def smallest_units(graph: Graph) -> Mapping[str, float]:
         match op:
             case Quantize(input=source, quantizer=quantizer):
                 units[source] = min(units[source], quantizer.scale)
-            case Softmax(input=source) | Argmax(input=source):
+            case Softmax(input=source) | Argmax(input=source) | FloatConvolution(input=source):
                 units[source] = min(units[source], 1.0)
-            case Add() | Relu() | Resize() | Bilinear():
+            case Add() | Relu() | MaxPool() | AveragePool() | Resize() | Bilinear():
                 for source in op.inputs:
                     units[source] = min(units[source], units[op.name])
-            case Input() | Affine() | Convolution() | MaxPool() | AveragePool():
+            case Input() | Affine() | Convolution():
                 pass
             case _:
                 assert_never(op)

@@ -1,6 +1,6 @@
 """The graph of a quantized network: small frozen operations, checked once, interpreted anywhere.
 
-Everything that a graph is made of can be imported from here; what its operations compute, equations (Q1) to (Q11), stands
+Everything that a graph is made of can be imported from here; what its operations compute, equations (Q1) to (Q14), stands
 in `sparse_icnet.network.operations`.
 """
 
@@ -21,10 +21,12 @@ from sparse_icnet.network.meta import Meta
 from sparse_icnet.network.operations import (
     Add,
     Affine,
+    AnyConvolution,
     Argmax,
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Input,
     MaxPool,
     Op,
@@ -42,10 +44,12 @@ from sparse_icnet.network.shapes import checked_shape
 __all__ = [
     "Add",
     "Affine",
+    "AnyConvolution",
     "Argmax",
     "AveragePool",
     "Bilinear",
     "Convolution",
+    "FloatConvolution",
     "Graph",
     "GraphError",
     "Input",
@@ -141,12 +145,12 @@ class Graph:
             raise GraphError(str(error)) from None
 
     def __repr__(self) -> str:
-        weights = sum(op.weight.size for op in self.convolutions)
-        zeros = weights - sum(int(np.count_nonzero(op.weight)) for op in self.convolutions)
+        weights = sum(op.weight.size for op in self.layers)
+        zeros = weights - sum(int(np.count_nonzero(op.weight)) for op in self.layers)
         source, result = ("x".join(map(str, self.shape(name))) for name in (self.input.name, self.output))
         return (
             f"Graph({self.input.name} {source} -> {self.output} {result}, {len(self.ops)} operations, "
-            f"{len(self.convolutions)} convolutions, {weights:,} weights, {100 * zeros / max(weights, 1):.1f} % zeros)"
+            f"{len(self.layers)} convolutions, {weights:,} weights, {100 * zeros / max(weights, 1):.1f} % zeros)"
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -172,7 +176,13 @@ class Graph:
 
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
+        """Those of int8 weights."""
         return tuple(op for op in self.ops if isinstance(op, Convolution))
+
+    @property
+    def layers(self) -> tuple[AnyConvolution, ...]:
+        """The convolutions of int8 weights and those of float32, in order."""
+        return tuple(op for op in self.ops if isinstance(op, AnyConvolution))
 
     @property
     def returns_classes(self) -> bool:
@@ -204,7 +214,7 @@ class Graph:
 
     def macs(self) -> int:
         """Multiply-accumulates of one inference as written, zero weights included."""
-        return sum(op.macs_per_pixel * math.prod(self.shape(op.name)[1:]) for op in self.convolutions)
+        return sum(op.macs_per_pixel * math.prod(self.shape(op.name)[1:]) for op in self.layers)
 
 
 def _made(kind: type[Graph], arguments: dict[str, Any]) -> Graph:

@@ -1,10 +1,10 @@
-"""The operations of a quantized network, and the equations (Q1) to (Q11) that define their results to the last bit.
+"""The operations of a quantized network, and the equations (Q1) to (Q14) that define their results to the last bit.
 
 Every operation has one output and carries its name.  A tensor is either
 
 * **quantized**: integer codes of a :class:`Quantizer` (the output of `Quantize`, or a `Resize`,
   or a `MaxPool` of a quantized tensor), or
-* **real**: a float32 value that exists only inside an expression between two quantizers.
+* **real**: a float32 value between two quantizers.
 
 Arithmetic
 ----------
@@ -17,7 +17,7 @@ is the scale of the quantizer that reads it, or 1 for a network output.
 (Q2) dequantize     [q]_u = f32(q - z) * f32(s / u)
 (Q3) convolution    a = sum over taps and channels of (q - z) * w         exact int32; padding holds z
 (Q4) rescale        [a]_u = f32(f32(a) * f32(s_in * s_w / u)) + f32(b / u)         two roundings, never fused
-(Q5) add, ReLU      [x + y]_u = f32([x]_u + [y]_u),   [relu(x)]_u = max([x]_u, 0)
+(Q5) add, ReLU      [x + y]_u = f32([x]_u + [y]_u),   [relu(x)]_u = [x]_u where it is above 0, else 0
 (Q6) average pool   [mean(q)]_u = f32(sum of (q - z)) * f32(s / (n * u))         n codes in the window of the bin
 (Q7) nearest        resize(x)[i] = x[i * size_in // size_out]
 (Q8) softmax        e_c = exp([x_c]_1 - max_c [x_c]_1), p_c = f32(e_c * f32(1 / sum of e_c)), c ascending;
@@ -26,6 +26,14 @@ is the scale of the quantizer that reads it, or 1 for a network output.
 (Q10) input         [x]_u = f32(x / f32(u))
 (Q11) bilinear      r[j] = f32(near_y * [x]_u[k_y, j]) + f32(far_y * [x]_u[k'_y, j])      for the columns j = k_x and k'_x,
                     [up(x)]_u[y, x] = f32(near_x * r[k_x]) + f32(far_x * r[k'_x])
+(Q12) float32 convolution   a = 0, then a = f32(a + f32(w * [x]_1)) for each weight w that is not 0, in the order of taps
+                    (row by row) and, at each tap, of input channels;   [y]_u = f32(a * f32(1 / u)) + f32(b / u)
+(Q13) real average pool   the sums of each column of the window, top to bottom, added left to right, each sum rounded;
+                    [mean(x)]_u = f32(f32(sum of [x]_u) * f32(1 / n))
+(Q14) max pool      the largest code of each window; of real values the largest [x]_u
+
+Padding of (Q12) holds 0, that of (Q14) nothing.  What lies outside the map changes no sum of (Q12), nor would a weight of
+0: for finite [x]_1 its products are 0 or -0, and no a is ever -0, since it begins with 0.
 
 Because a quantizer reads its whole expression in one unit, an engine may fuse convolution, residual,
 ReLU and quantizer into one pass and still produce the bits that these equations define.
@@ -136,12 +144,49 @@ class Convolution:
         return int(self.weight.size)
 
     def __repr__(self) -> str:
-        geometry = f"stride={self.stride}, dilation={self.dilation}, padding={self.padding}"
-        zeros = 100 - 100 * int(np.count_nonzero(self.weight)) / max(self.weight.size, 1)
-        return (
-            f"Convolution({self.name!r}, {self.input!r}, weight {'x'.join(map(str, self.weight.shape))}, "
-            f"{zeros:.1f} % zeros, {geometry})"
-        )
+        return _shown(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatConvolution:
+    """Any tensor -> real tensor, equation (Q12): a layer that the file leaves in float32.
+
+    weight  float32 (O, I, kh, kw), finite
+    bias    float32 (O,)
+    stride, dilation  (vertical, horizontal)
+    padding           (top, left, bottom, right), holds 0
+    """
+
+    name: str
+    input: str
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    @property
+    def macs_per_pixel(self) -> int:
+        return int(self.weight.size)
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+
+AnyConvolution = Convolution | FloatConvolution
+
+
+def _shown(op: AnyConvolution) -> str:
+    geometry = f"stride={op.stride}, dilation={op.dilation}, padding={op.padding}"
+    zeros = 100 - 100 * int(np.count_nonzero(op.weight)) / max(op.weight.size, 1)
+    return (
+        f"{type(op).__name__}({op.name!r}, {op.input!r}, weight {'x'.join(map(str, op.weight.shape))}, "
+        f"{zeros:.1f} % zeros, {geometry})"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +216,7 @@ class Relu:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """Largest code of each window of a quantized tensor; padding never wins.
+    """Largest code of each window of a quantized tensor, largest value of a real one, (Q14); padding never wins.
 
     kernel, stride (vertical, horizontal); padding (top, left, bottom, right).
     """
@@ -189,9 +234,9 @@ class MaxPool:
 
 @dataclass(frozen=True, slots=True)
 class AveragePool:
-    """Mean over a grid of `bins` (rows, columns) windows, equation (Q6); the windows are those of `pool_windows`.
+    """Mean over a grid of `bins` (rows, columns) windows, (Q6) of codes, (Q13) of real values.
 
-    Takes a quantized tensor.  Covers adaptive average pooling, average pooling with stride = kernel, and the
+    The windows are those of `pool_windows`.  Covers adaptive average pooling, average pooling with stride = kernel, and the
     mean over the whole map (bins 1 x 1).
     """
 
@@ -266,6 +311,7 @@ Op = (
     | Affine
     | Quantize
     | Convolution
+    | FloatConvolution
     | Add
     | Relu
     | MaxPool

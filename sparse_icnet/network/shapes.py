@@ -19,10 +19,12 @@ from sparse_icnet.network.limits import (
 from sparse_icnet.network.operations import (
     Add,
     Affine,
+    AnyConvolution,
     Argmax,
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Input,
     MaxPool,
     Op,
@@ -36,14 +38,12 @@ from sparse_icnet.network.operations import (
 )
 from sparse_icnet.network.quantizer import Quantizer, is_integer
 
+_WINDOW = (("stride", 2, 1, MAX_WINDOW), ("dilation", 2, 1, MAX_WINDOW), ("padding", 4, 0, MAX_WINDOW))
 # Of each kind of operation the fields that hold integers: how many of them, the lowest and the highest.
 _INTEGERS: Mapping[type, tuple[tuple[str, int, int, int], ...]] = {
     Input: (("shape", 3, 1, MAX_LENGTH),),
-    Convolution: (
-        ("stride", 2, 1, MAX_WINDOW),
-        ("dilation", 2, 1, MAX_WINDOW),
-        ("padding", 4, 0, MAX_WINDOW),
-    ),
+    Convolution: _WINDOW,
+    FloatConvolution: _WINDOW,
     MaxPool: (("kernel", 2, 1, MAX_LENGTH), ("stride", 2, 1, MAX_WINDOW), ("padding", 4, 0, MAX_WINDOW)),
     AveragePool: (("bins", 2, 1, MAX_WINDOW),),
     Resize: (("size", 2, 1, MAX_LENGTH),),
@@ -110,12 +110,15 @@ def _shape(
                 raise fail("finite scale and shift", "NaN or infinity")
         case Convolution():
             return _convolution_shape(op, shape, quantizer, fail)
+        case FloatConvolution():
+            _check_weights(op, np.float32, channels, fail)
+            if not np.isfinite(op.weight).all():
+                raise fail("finite weights", "NaN or infinity")
+            return _convolved_shape(op, shape, fail)
         case Add():
             if shapes[op.left] != shapes[op.right]:
                 raise fail("two inputs of one shape", f"{shapes[op.left]} and {shapes[op.right]}")
         case MaxPool():
-            if quantizer is None:
-                raise fail("a quantized input", f"the real tensor {op.input!r}")
             _check_window(op.kernel, (1, 1), fail)
             if (
                 max(op.padding[0], op.padding[2]) >= op.kernel[0]
@@ -132,8 +135,6 @@ def _shape(
                 raise fail("a window no larger than the padded map", f"{op.kernel} on {height}x{width}")
             return channels, rows, columns
         case AveragePool():
-            if quantizer is None:
-                raise fail("a quantized input", f"the real tensor {op.input!r}")
             if math.prod(op.bins) > MAX_TAPS:
                 raise fail(f"at most {MAX_TAPS} bins", op.bins)
             return channels, *op.bins
@@ -162,34 +163,50 @@ def _check_window(kernel: Size, dilation: Size, fail: Callable[[str, object], Gr
 def _convolution_shape(
     op: Convolution, shape: Shape, quantizer: Quantizer | None, fail: Callable[[str, object], GraphError]
 ) -> Shape:
-    channels, height, width = shape
     if quantizer is None:
         raise fail("a quantized input", f"the real tensor {op.input!r}")
+    _check_weights(op, np.int8, shape[0], fail)
+    if op.weight_scale.dtype != np.float32 or op.weight_scale.shape != op.weight.shape[:1]:
+        found = f"{op.weight_scale.dtype} {op.weight_scale.shape}"
+        raise fail(f"weight_scale float32 of shape ({len(op.weight)},)", found)
+    if not np.isfinite(op.weight_scale).all():
+        raise fail("finite weight_scale", "NaN or infinity")
+    if not op.weight_scale.all():
+        raise fail("non-zero weight scales", "0")
+    # |code - zero_point| <= 255 for any quantizer, so this bounds every partial sum in any order.
+    # Few weights cannot reach the bound whatever they are, and need not be read.
+    if op.weight[0].size * 128 * 255 >= 1 << 31:
+        largest = int(np.abs(op.weight.astype(np.int64)).reshape(len(op.weight), -1).sum(1).max())
+        if largest * 255 >= 1 << 31:
+            raise fail("accumulators below 2**31 (255 * sum of |w|)", largest * 255)
+    return _convolved_shape(op, shape, fail)
+
+
+def _check_weights(
+    op: AnyConvolution, kind: type, channels: int, fail: Callable[[str, object], GraphError]
+) -> None:
+    """Raise what `fail` makes unless weights of `kind`, as many as a convolution may have, and a bias are there."""
     if (
-        op.weight.dtype != np.int8
+        op.weight.dtype != kind
         or op.weight.ndim != 4
         or op.weight.shape[1] != channels
         or not op.weight.size
         or max(op.weight.shape) > MAX_LENGTH
     ):
-        raise fail(f"int8 weights of shape (O, {channels}, kh, kw)", f"{op.weight.dtype} {op.weight.shape}")
+        expected = f"{np.dtype(kind)} weights of shape (O, {channels}, kh, kw)"
+        raise fail(expected, f"{op.weight.dtype} {op.weight.shape}")
     if op.weight.size > MAX_WEIGHTS:
         raise fail(f"at most {MAX_WEIGHTS} weights", f"{op.weight.size} {op.weight.shape}")
+    if op.bias.dtype != np.float32 or op.bias.shape != op.weight.shape[:1]:
+        raise fail(f"bias float32 of shape ({len(op.weight)},)", f"{op.bias.dtype} {op.bias.shape}")
+    if not np.isfinite(op.bias).all():
+        raise fail("finite bias", "NaN or infinity")
+
+
+def _convolved_shape(op: AnyConvolution, shape: Shape, fail: Callable[[str, object], GraphError]) -> Shape:
+    _, height, width = shape
     outputs, _, kernel_height, kernel_width = op.weight.shape
-    for label, array in (("weight_scale", op.weight_scale), ("bias", op.bias)):
-        if array.dtype != np.float32 or array.shape != (outputs,):
-            raise fail(f"{label} float32 of shape ({outputs},)", f"{array.dtype} {array.shape}")
-        if not np.isfinite(array).all():
-            raise fail(f"finite {label}", "NaN or infinity")
-    if not op.weight_scale.all():
-        raise fail("non-zero weight scales", "0")
     _check_window((kernel_height, kernel_width), op.dilation, fail)
-    # |code - zero_point| <= 255 for any quantizer, so this bounds every partial sum in any order.
-    # Few weights cannot reach the bound whatever they are, and need not be read.
-    if op.weight[0].size * 128 * 255 >= 1 << 31:
-        largest = int(np.abs(op.weight.astype(np.int64)).reshape(outputs, -1).sum(1).max())
-        if largest * 255 >= 1 << 31:
-            raise fail("accumulators below 2**31 (255 * sum of |w|)", largest * 255)
     rows = convolution_output_size(
         height, kernel_height, op.stride[0], op.dilation[0], op.padding[0] + op.padding[2]
     )

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.elementwise.params import CombineParams, ExpandParams, ShiftParams
-from sparse_icnet.operators.input.params import BlobParams, ImageParams
+from sparse_icnet.operators.float_convolution.params import FloatConvolutionParams
+from sparse_icnet.operators.input.params import BlobParams, ImageParams, RealBlobParams, RealImageParams
 from sparse_icnet.operators.interpolation.params import BilinearSoftmaxParams, SmoothClassesParams
 from sparse_icnet.operators.output.params import ArgmaxParams, LogitsParams, SoftmaxParams, UpsampleParams
-from sparse_icnet.operators.pooling.params import AveragePoolParams, MaxPoolParams, PyramidParams
+from sparse_icnet.operators.pooling.params import (
+    AveragePoolParams,
+    MaxPoolParams,
+    PyramidParams,
+    RealAveragePoolParams,
+    RealMaxPoolParams,
+)
 from sparse_icnet.operators.winograd.params import Elements, WinogradParams
 
 KERNELS: dict[type, str] = {
@@ -33,6 +40,11 @@ KERNELS: dict[type, str] = {
     ExpandParams: "elementwise.kernel:expand",
     SmoothClassesParams: "interpolation.kernel:smooth_classes",
     BilinearSoftmaxParams: "interpolation.bilinear_kernel:bilinear_softmax",
+    FloatConvolutionParams: "float_convolution.kernel:float_convolution",
+    RealMaxPoolParams: "pooling.real_kernel:real_max_pool",
+    RealAveragePoolParams: "pooling.real_kernel:real_average_pool",
+    RealImageParams: "input.real_kernel:real_image",
+    RealBlobParams: "input.real_kernel:real_blob",
 }
 
 

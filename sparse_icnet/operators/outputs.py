@@ -148,7 +148,6 @@ def padding(layout: MapLayout, planes: Iterable[int] | None = None) -> Padding:
     if not layout.edges:
         return NO_PADDING
     map = layout.map
-    assert isinstance(map, CodesMap)
     parts: list[list[tuple[int, int]]]
     if planes is None:
         places, parts = dict.fromkeys(range(layout.planes), 0), [[]]

@@ -13,6 +13,8 @@ from typing import Any
 from sparse_icnet.operators import KERNELS
 from sparse_icnet.operators.convolution import plan as direct
 from sparse_icnet.operators.convolution.params import ConvolutionParams
+from sparse_icnet.operators.float_convolution import plan as floats
+from sparse_icnet.operators.float_convolution.params import FloatConvolutionParams
 from sparse_icnet.operators.source import place_in
 from sparse_icnet.operators.winograd import tiling
 from sparse_icnet.operators.winograd.params import WinogradParams
@@ -22,6 +24,7 @@ from sparse_icnet.target import TARGET, TARGETS, Dot, Filtering, MicroKernel, Ta
 _LOOPS: Mapping[type, tuple[str, ...]] = {
     ConvolutionParams: ("_micro_kernel", "accumulate"),
     WinogradParams: ("_product", "product"),
+    FloatConvolutionParams: ("_channel",),
 }
 # What the loop calls for its products, and what that emits.
 _PRODUCTS: Mapping[Dot, tuple[str, str]] = {
@@ -36,7 +39,7 @@ class Source:
     """Where a kernel is, each as file:line.
 
     kernel   the function that a thread calls for a task; loop: its innermost loop
-    product  the operation on tiles that the loop repeats; instruction: what emits its dot products ("" of other kernels)
+    product  the operation on tiles that the loop repeats; instruction: what emits its products ("" of other kernels)
     """
 
     kernel: str
@@ -75,6 +78,7 @@ def entries(targets: tuple[Target, ...] = TARGETS) -> Iterator[Entry]:
     for target in targets:
         for kernel in target.kernels:
             yield _direct(target, kernel)
+        yield _float(target, target.float_kernel)
         yield _filtering(target, target.filtering)
 
 
@@ -93,6 +97,9 @@ def kernel_source(record: type, target: Target = TARGET) -> Source:
     loop = _LOOPS.get(record)
     if loop is None:
         return Source(place_in(file, name), place_in(file, name))
+    if record is FloatConvolutionParams:
+        names = ("simd/real_tiles.py", "real_add_products")
+        return Source(place_in(file, name), place_in(file, *loop), place_in(*names), place_in(*names, "emit"))
     product, instruction = _PRODUCTS[target.dot]
     if record is WinogradParams:
         product, instruction = "tile_dot_pairs", "multiply_add_pairs"
@@ -117,6 +124,19 @@ def _direct(target: Target, kernel: MicroKernel) -> Entry:
         constants,
         target.measured,
         kernel_source(ConvolutionParams, target),
+    )
+
+
+def _float(target: Target, kernel: MicroKernel) -> Entry:
+    return Entry(
+        kernel.name,
+        target.name,
+        f"{kernel.rows} x {16 * kernel.vectors}",
+        floats.COST,
+        floats.COST_WORDS,
+        {},
+        target.measured,
+        kernel_source(FloatConvolutionParams, target),
     )
 
 

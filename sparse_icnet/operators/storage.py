@@ -114,6 +114,11 @@ class RealMap:
     grid: Grid
 
     @property
+    def zero_pixel(self) -> int:
+        """The real value 0, a pixel of padding, as an int32."""
+        return 0
+
+    @property
     def groups(self) -> int:
         return -(-self.channels // 4)
 
@@ -183,7 +188,7 @@ class Demand:
     """
 
     reader: str
-    map: CodesMap
+    map: AnyMap
     rows: int
     edges: Edges
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.network.graph import Convolution, MaxPool, Size
+from sparse_icnet.network.graph import AnyConvolution, MaxPool, Size
 from sparse_icnet.operators.storage import SLACK, VECTOR_PIXELS, Demand, MapLayout, PlanError, View
 
 MAX_SHIFT = SLACK // 4 - VECTOR_PIXELS  # pixels that a shifted load may start outside its map
 
 
-def taps_of(op: Convolution | MaxPool, source: View, phases: Size) -> NDArray[np.int64]:
+def taps_of(op: AnyConvolution | MaxPool, source: View, phases: Size) -> NDArray[np.int64]:
     """int64 (phases, kh * kw, 3): plane, grid row shift and grid column shift that each tap of each phase reads.
 
     Output pixel (k*Y + q) at tap t reads input row s*(k*Y + q) + d*t - pad = (s*k)*Y + r with
     r = s*q + d*t - pad: phase r mod s*k, shifted by floor(r / (s*k)) grid rows.  It lies outside the map exactly
     when the shifted grid row lies outside the grid.
     """
-    if isinstance(op, Convolution):
+    if isinstance(op, AnyConvolution):
         kernel, dilation = op.weight.shape[2:], op.dilation
     else:
         kernel, dilation = op.kernel, (1, 1)
@@ -68,7 +68,7 @@ def demand_of(reader: str, source: View, taps: NDArray[np.int64]) -> Demand:
     # A convolution that stores a shifted copy of its output writes up to `columns` pixels before or behind it.
     columns = int(np.abs(taps[..., 2]).max())
     rows = max(int(np.abs(taps[..., 1]).max()), -(-columns // source.map.grid.pitch_pixels))
-    return Demand(reader, source.codes, rows, edges)
+    return Demand(reader, source.map, rows, edges)
 
 
 def _planes_read(taps: NDArray[np.int64]) -> tuple[list[tuple[int, int]], NDArray[np.intp]]:

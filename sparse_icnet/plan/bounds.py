@@ -13,6 +13,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -42,6 +43,11 @@ def largest_values(graph: Graph) -> dict[str, float]:
             case Convolution():
                 sums = np.abs(op.weight.astype(np.float64)).sum((1, 2, 3)) * largest[op.input]
                 bound = float((sums * np.abs(op.weight_scale) + np.abs(op.bias)).max())
+            case FloatConvolution():
+                # A channel without weights is its bias, whatever the bound of its input.
+                sums = np.abs(op.weight.astype(np.float64)).sum((1, 2, 3))
+                products = np.where(sums == 0, 0.0, np.where(sums == 0, 1.0, sums) * largest[op.input])
+                bound = float((products + np.abs(op.bias)).max())
             case Add():
                 bound = largest[op.left] + largest[op.right]
             case Relu() | Resize() | Bilinear() | MaxPool() | AveragePool():
@@ -54,15 +60,23 @@ def largest_values(graph: Graph) -> dict[str, float]:
     return largest
 
 
-def check_magnitudes(graph: Graph) -> None:
+def check_magnitudes(graph: Graph, known: dict[str, float]) -> None:
     """Refuse a graph whose real values, in any unit that a quantizer reads them in, could leave float32.
+
+    known  bounds of all tensors.  A convolution of float32 of a tensor without one, as of the network input, may give
+           anything: that is for who passes the input in.
 
     Infinities would make NaN in sums, and what maxima do with NaN differs between instructions.
     """
     scales = [op.quantizer.scale for op in graph if isinstance(op, Quantize)]
     unit, scale = min([1.0, *scales]), max([1.0, *scales])
     largest, name = 255 * scale / unit, "any quantizer"
-    for op in graph.convolutions:
+    for op in graph.layers:
+        if isinstance(op, FloatConvolution):
+            bound = known[op.name] / unit
+            if bound < math.inf:
+                largest, name = max((largest, name), (bound, f"convolution {op.name!r}"))
+            continue
         weight_scale, bias = (float(np.abs(x).max()) for x in (op.weight_scale, op.bias))
         bound = 255 * 128 * op.weight[0].size * weight_scale * scale / unit + bias / unit
         largest, name = max((largest, name), (bound, f"convolution {op.name!r}"))

@@ -11,7 +11,17 @@ import math
 
 import numpy as np
 
-from sparse_icnet.network.graph import AveragePool, Convolution, Graph, Input, MaxPool, Op, Quantize
+from sparse_icnet.network.graph import (
+    AnyConvolution,
+    AveragePool,
+    Convolution,
+    FloatConvolution,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Quantize,
+)
 from sparse_icnet.operators.storage import Grid, PlanError
 from sparse_icnet.sparse.winograd import ELEMENTS, TAPS
 
@@ -35,12 +45,13 @@ def check_graph(graph: Graph) -> None:
     """Raise PlanError for more operations, weights, or operations in a row than rewrites and planner are made for."""
     if len(graph.ops) > MAX_OPERATIONS:
         raise PlanError(f"the network has {len(graph.ops)} operations, expected at most {MAX_OPERATIONS}")
-    weights = sum(op.weight.size for op in graph.convolutions)
+    weights = sum(op.weight.size for op in graph.layers)
     if weights > MAX_WEIGHTS:
         raise PlanError(f"the network has {weights} weights, expected at most {MAX_WEIGHTS}")
     depth: dict[str, int] = {}
     for op in graph:
-        begins = isinstance(op, Input | Convolution | MaxPool | AveragePool)
+        pools_codes = isinstance(op, MaxPool | AveragePool) and graph.quantizer(op.input) is not None
+        begins = pools_codes or isinstance(op, Input | AnyConvolution)
         depth[op.name] = 0 if begins else 1 + max(depth[source] for source in op.inputs)
         if depth[op.name] > MAX_DEPTH:
             raise PlanError(
@@ -65,8 +76,8 @@ def check_work(graph: Graph, grid: Grid) -> None:
             )
         if isinstance(op, Quantize | MaxPool):
             check_memory(-(-channels // 4) * planes * grid.rows * grid.pitch, f"operation {op.name!r}")
-        if isinstance(op, Convolution | MaxPool):
-            taps = math.prod(op.weight.shape[2:] if isinstance(op, Convolution) else op.kernel) * planes
+        if isinstance(op, AnyConvolution | MaxPool):
+            taps = math.prod(op.kernel if isinstance(op, MaxPool) else op.weight.shape[2:]) * planes
             if taps > MAX_TAPS:
                 raise PlanError(
                     f"operation {op.name!r}: expected at most {MAX_TAPS} taps (kernel positions in {planes} planes), "
@@ -112,13 +123,15 @@ def check_scratch(size: int, threads: int, what: str) -> None:
 
 def _products(op: Op, values: int) -> int:
     """Products of an operation with so many output values, zeros included, or what its comparisons count as."""
-    if isinstance(op, Convolution):
+    if isinstance(op, AnyConvolution):
         return values * int(op.weight[0].size)
     return COMPARISON * values * math.prod(op.kernel) if isinstance(op, MaxPool) else 0
 
 
 def _packed_bytes(op: Op, planes: int) -> int:
     """At most so many bytes of packed weights and offsets of a convolution, whatever kernel computes it."""
+    if isinstance(op, FloatConvolution):
+        return int(np.count_nonzero(op.weight)) * (4 + 4 * planes)
     if not isinstance(op, Convolution):
         return 0
     outputs, inputs = (n + -n % 4 for n in op.weight.shape[:2])

@@ -37,7 +37,7 @@ def encode(program: Program, placement: Placement) -> Plan:
         program.graph,
         program.grid,
         placement,
-        {start: step(operator) for start, operator in program.input_steps.items()},
+        {start: [step(operator) for operator in first] for start, first in program.input_steps.items()},
         [step(operator) for operator in program.body],
         {end: [step(operator) for operator in last] for end, last in program.output_steps.items()},
         program.views,

@@ -8,20 +8,20 @@ from types import MappingProxyType
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Operator
 from sparse_icnet.operators.params import LINE
-from sparse_icnet.operators.storage import AnyMap, Block, CodesMap, Demand, MapLayout, Storage
+from sparse_icnet.operators.storage import AnyMap, Block, Demand, MapLayout, Storage
 from sparse_icnet.plan.arena import Arena, Piece
 from sparse_icnet.plan.budget import check_copy_tables, check_memory, check_scratch
 from sparse_icnet.plan.program import Placement, Program
 from sparse_icnet.plan.schedule import lifetimes, offsets
 
 
-def folded(operators: Iterable[Operator]) -> dict[CodesMap, MapLayout]:
+def folded(operators: Iterable[Operator]) -> dict[AnyMap, MapLayout]:
     """The layout of every map that an operator demands anything of."""
-    demands: dict[CodesMap, list[Demand]] = {}
+    demands: dict[AnyMap, list[Demand]] = {}
     for operator in operators:
         for demand in operator.demands():
             demands.setdefault(demand.map, []).append(demand)
-    layouts: dict[CodesMap, MapLayout] = {}
+    layouts: dict[AnyMap, MapLayout] = {}
     tables = 0
     for map, wanted in demands.items():
         layouts[map] = _layout(map, wanted)
@@ -32,7 +32,7 @@ def folded(operators: Iterable[Operator]) -> dict[CodesMap, MapLayout]:
     return layouts
 
 
-def _layout(map: CodesMap, demands: list[Demand]) -> MapLayout:
+def _layout(map: AnyMap, demands: list[Demand]) -> MapLayout:
     edges: dict[tuple[int, int], tuple[int, int]] = {}
     for demand in demands:
         for key, (above, below) in demand.edges.items():
@@ -58,10 +58,8 @@ def lay_out(program: Program, keep_tensors: bool) -> Placement:
     wanted, alive = folded(operators), lifetimes(operators)
     layouts: dict[AnyMap, MapLayout] = {}
     for storage in alive:
-        if isinstance(storage, CodesMap) and storage in wanted:
-            layouts[storage] = wanted[storage]
-        elif not isinstance(storage, Block):
-            layouts[storage] = MapLayout(storage)
+        if not isinstance(storage, Block):
+            layouts[storage] = wanted.get(storage) or MapLayout(storage)
     sizes = {
         storage: storage.size if isinstance(storage, Block) else layouts[storage].bytes for storage in alive
     }

@@ -38,7 +38,7 @@ class End(Enum):
 class Program:
     """A graph as operators, without an address: what every inference of any kind consists of.
 
-    input_steps   the operator that quantizes the network input; body: the network up to the logits; output_steps: behind
+    input_steps   the operators that take the network input; body: the network up to the logits; output_steps: behind
     views         the quantized tensors by name
     logits_shape  (C, h, w); upsampling: between the logits and the softmax or argmax
     output_shape  of the probabilities
@@ -47,7 +47,7 @@ class Program:
 
     graph: Graph
     grid: Grid
-    input_steps: Mapping[Start, Operator]
+    input_steps: Mapping[Start, Sequence[Operator]]
     body: Sequence[Operator]
     output_steps: Mapping[End, Sequence[Operator]]
     views: Mapping[str, View]
@@ -59,7 +59,8 @@ class Program:
     def operators(self) -> list[Operator]:
         """All, in an order in which they may run."""
         last = [operator for end in self.output_steps.values() for operator in end]
-        return [*self.input_steps.values(), *self.body, *last]
+        first = [operator for start in self.input_steps.values() for operator in start]
+        return [*first, *self.body, *last]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class Plan:
     graph: Graph
     grid: Grid
     placement: Placement
-    input_steps: Mapping[Start, Step]
+    input_steps: Mapping[Start, Sequence[Step]]
     body: Sequence[Step]
     output_steps: Mapping[End, Sequence[Step]]
     views: Mapping[str, View]
@@ -135,7 +136,8 @@ class Plan:
 
     def steps(self) -> Iterator[Step]:
         """All, in an order in which they may run."""
-        yield from self.input_steps.values()
+        for steps in self.input_steps.values():
+            yield from steps
         yield from self.body
         for steps in self.output_steps.values():
             yield from steps

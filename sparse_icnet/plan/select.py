@@ -17,6 +17,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -32,18 +33,21 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.operators.convolution.plan import ConvolutionStep
 from sparse_icnet.operators.elementwise.plan import CombineStep, spread
-from sparse_icnet.operators.input.plan import BlobStep, ImageStep
+from sparse_icnet.operators.float_convolution.plan import FloatConvolutionStep
 from sparse_icnet.operators.operator import Operator
 from sparse_icnet.operators.outputs import Addend
 from sparse_icnet.operators.pooling.plan import MaxPoolStep, PyramidStep
+from sparse_icnet.operators.pooling.real_plan import RealMaxPoolStep
 from sparse_icnet.operators.pooling.stages import Stage, stages_of
-from sparse_icnet.operators.storage import CodesMap, Grid, PlanError, RealMap, View
+from sparse_icnet.operators.storage import Grid, PlanError, View
 from sparse_icnet.operators.winograd.plan import WinogradInputStep, WinogradStep
 from sparse_icnet.operators.winograd.tiling import Tiling, tiling
 from sparse_icnet.plan.bounds import check_magnitudes, largest_values, saturates_as_bytes
-from sparse_icnet.plan.budget import check_graph, check_work
+from sparse_icnet.plan.budget import check_copy_tables, check_graph, check_work
 from sparse_icnet.plan.copies import with_copies
 from sparse_icnet.plan.ends import ends_of
+from sparse_icnet.plan.inputs import Inputs
+from sparse_icnet.plan.maps import Maps
 from sparse_icnet.plan.policy import Choice, Geometry, Policy
 from sparse_icnet.plan.program import Program, Start
 from sparse_icnet.plan.schedule import depth_first
@@ -65,34 +69,42 @@ class _Selection:
     def __init__(self, graph: Graph, policy: Policy, threads: int) -> None:
         self.graph, self.policy, self.threads = graph, policy, threads
         self.consumers = graph.consumers()
-        sizes = [graph.shape(op.name)[1:] for op in graph.convolutions]
+        sizes = [graph.shape(op.name)[1:] for op in graph.layers]
         if not sizes:
             raise PlanError("the graph has no convolution: it is not an ICNet")
-        check_magnitudes(graph)
         self.largest = largest_values(graph)
+        check_magnitudes(graph, self.largest)
         self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))
         check_graph(graph)
         check_work(graph, self.grid)
         self.body: list[Operator] = []
         self.codes_views: dict[str, View] = {}
         self.real_views: dict[tuple[str, float], View] = {}
-        self.input_steps: dict[Start, Operator] = {}
+        self.maps = Maps(graph, self.grid)
+        self.inputs = Inputs(self.maps)
+        self.tables = 0  # bytes of masks of max pools of real values
 
     def program(self) -> Program:
         ends = ends_of(self.graph)
         # What windows read, from the first on: so methods that call each other go no deeper than one expression (`budget`).
         for op in pruned(self.graph.ops, self.graph.output):
-            if isinstance(op, Convolution | MaxPool | AveragePool):
+            if isinstance(op, FloatConvolution):
+                self._real(op.input, 1.0)
+            elif (
+                isinstance(op, Convolution | MaxPool | AveragePool)
+                and self.graph.quantizer(op.input) is not None
+            ):
                 self._codes(op.input)
         logits = self._real(ends.logits, 1.0)
         last = ends.output_steps(logits, self.threads)
-        if not self.input_steps:
+        first = self.inputs.steps[Start.BLOB]
+        if not first:
             raise PlanError("no convolution reads the network input")
         return Program(
             self.graph,
             self.grid,
-            self.input_steps,
-            depth_first(with_copies([self.input_steps[Start.BLOB], *self.body])[1:]),
+            self.inputs.steps,
+            depth_first([step for step in with_copies([*first, *self.body]) if step not in first]),
             last,
             self.codes_views,
             ends.logits_shape,
@@ -101,38 +113,24 @@ class _Selection:
             self.threads,
         )
 
-    # --- tensors ---------------------------------------------------------------------------------------------------
-
     def _codes(self, name: str) -> View:
         """View of the quantized tensor `name`, computed by operators appended on the way."""
         if name not in self.codes_views:
             op = self.graph[name]
-            match op:
-                case Resize():
-                    view = self._resized_codes(op)
-                case MaxPool():
-                    view = self._max_pool(op)
-                case Quantize():
-                    view = self._quantize(op)
-                case (
-                    Input()
-                    | Affine()
-                    | Convolution()
-                    | Add()
-                    | Relu()
-                    | AveragePool()
-                    | Bilinear()
-                    | Softmax()
-                    | Argmax()
-                ):
-                    raise PlanError(f"operation {name!r} ({type(op).__name__}) holds no codes")
-                case _:
-                    assert_never(op)
+            if self.graph.quantizer(name) is None:
+                raise PlanError(f"operation {name!r} ({type(op).__name__}) holds no codes")
+            if isinstance(op, Resize):
+                view = self._resized_codes(op)
+            elif isinstance(op, MaxPool):
+                view = self._max_pool(op)
+            else:
+                assert isinstance(op, Quantize)
+                view = self._quantize(op)
             self.codes_views[name] = view
         return self.codes_views[name]
 
     def _resized_codes(self, op: Resize) -> View:
-        phases = self._phases(op.name)
+        phases = self.maps.phases(op.name)
         if self.grid.phases(*self.graph.shape(op.input)[1:]) is not None:
             return self._codes(op.input).resized(phases)
         # Codes of a map that is no multiple of the grid, such as a pooled one: quantize after the resize instead,
@@ -140,7 +138,7 @@ class _Selection:
         source = self.graph[op.input]
         if not isinstance(source, Quantize):
             raise PlanError(
-                f"resize {op.name!r}: cannot resize the codes of {op.input!r} from {self._size(op.input)}"
+                f"resize {op.name!r}: cannot resize the codes of {op.input!r} from {self.maps.size(op.input)}"
             )
         real = self._resized_real(source.input, phases, source.quantizer.scale)
         return self._combine(op.name, source.quantizer, Addend(real), None, False)
@@ -154,16 +152,24 @@ class _Selection:
                 case Convolution():
                     view = self._convolution(op, name, None, unit)
                 case Resize() if self.grid.phases(*self.graph.shape(op.input)[1:]) is None:
-                    view = self._resized_real(op.input, self._phases(name), unit)
+                    view = self._resized_real(op.input, self.maps.phases(name), unit)
                 case Resize():
-                    view = self._real(op.input, unit).resized(self._phases(name))
+                    view = self._real(op.input, unit).resized(self.maps.phases(name))
+                case FloatConvolution():
+                    view = self._float_convolution(op, name, None, unit)
+                case MaxPool() if self.graph.quantizer(name) is None:
+                    view = self._real_max_pool(op, unit)
+                case AveragePool():
+                    view = self._resized_real(name, self.maps.phases(name), unit)
+                case Input() | Affine():
+                    view = self.inputs.tensor(f"{name}/real", op, None, unit)
                 case Add() | Relu() | Quantize() | MaxPool():
                     view = self._sum(name, None, unit)
                 case Bilinear():
                     raise PlanError(
                         f"operation {name!r}: a bilinear upsampling must be read by the last softmax or argmax alone"
                     )
-                case Input() | Affine() | AveragePool() | Softmax() | Argmax():
+                case Softmax() | Argmax():
                     raise PlanError(
                         f"operation {name!r} ({type(op).__name__}) is not supported where real values are needed"
                     )
@@ -177,20 +183,20 @@ class _Selection:
         op = self.graph[name]
         if not isinstance(op, AveragePool):
             raise PlanError(
-                f"operation {name!r} ({type(op).__name__}): only pooled maps may have a size ({self._size(name)}) "
+                f"operation {name!r} ({type(op).__name__}): only pooled maps may have a size ({self.maps.size(name)}) "
                 f"that is no multiple of the grid {self.grid.rows}x{self.grid.columns}"
             )
         shapes = self.graph.shape(name), self.graph.shape(op.input)
-        steps, out = spread(name, self._codes(op.input), *shapes, phases, unit)
+        quantized = self.graph.quantizer(op.input) is not None
+        source = self._codes(op.input) if quantized else self._real(op.input, unit)
+        steps, out = spread(name, source, *shapes, phases, unit)
         self.body += steps
         return out
-
-    # --- operators ---------------------------------------------------------------------------------------------------
 
     def _quantize(self, op: Quantize) -> View:
         source = self.graph[op.input]
         if isinstance(source, Input | Affine):
-            return self._head(op, source)
+            return self.inputs.tensor(op.name, source, op.quantizer, op.quantizer.scale)
         return self._sum(op.input, op, op.quantizer.scale)
 
     def _sum(self, name: str, quantize: Quantize | None, unit: float) -> View:
@@ -203,9 +209,11 @@ class _Selection:
             op = self.graph[op.input]
         if isinstance(op, Convolution):
             return self._convolution(op, target, quantize, unit, relu=relu)
+        if isinstance(op, FloatConvolution):
+            return self._float_convolution(op, target, quantize, unit, relu)
         if quantize and not relu and isinstance(op, Add):
             found = stages_of(self.graph, op, lambda name: len(self.consumers[name]) == 1)
-            if found and self._phases(found[0]) == (1, 1):
+            if found and self.graph.quantizer(found[0]) is not None and self.maps.phases(found[0]) == (1, 1):
                 return self._pyramid(quantize, *found)
         quantizer = quantize.quantizer if quantize else None
         if not isinstance(op, Add):
@@ -254,14 +262,14 @@ class _Selection:
         choice: Choice | None = None,
     ) -> View:
         """Append the step that computes `op`, then adds `addend`, into a new map; `choice`: its kernel, made already."""
-        phases = self._phases(op.name)
+        phases = self.maps.phases(op.name)
         size = self.graph.shape(op.name)[1:]
         tiles: Tiling | None = None
         if choice is None:
             tiles = tiling(op, size, phases, self.grid, addend is None)
             choice = self.policy.convolution(op, Geometry(math.prod(phases), self.grid.vectors, tiles))
         saturates = quantize is not None and saturates_as_bytes(quantize, self.largest)
-        out = self._map(target, op.weight.shape[0], phases, quantize.quantizer if quantize else None)
+        out = self.maps.new(target, op.weight.shape[0], phases, quantize.quantizer if quantize else None)
         if isinstance(choice.kernel, MicroKernel):
             step = self._direct(op, choice, unit, inner)
             self.body.append(replace(step, addend=addend, target=out, relu=relu, saturates=saturates))
@@ -279,7 +287,7 @@ class _Selection:
 
     def _direct_choice(self, op: Convolution) -> Choice:
         """The micro-kernel of `op` where filtering is not possible."""
-        planes = math.prod(self._phases(op.name))
+        planes = math.prod(self.maps.phases(op.name))
         return self.policy.convolution(op, Geometry(planes, self.grid.vectors, None))
 
     def _direct(
@@ -293,58 +301,47 @@ class _Selection:
 
     def _source(self, op: Convolution) -> tuple[View, Size]:
         """The codes that `op` reads, and the phases of its output."""
-        source, phases = self._codes(op.input), self._phases(op.name)
-        if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
-            raise PlanError(
-                f"convolution {op.name!r}: input {self._size(op.input)} must be stride {op.stride} times the output "
-                f"{self._size(op.name)}"
-            )
-        return source, phases
+        source = self._codes(op.input)
+        return source, self.maps.check_stride(op, source)
+
+    def _float_convolution(
+        self, op: FloatConvolution, target: str, quantize: Quantize | None, unit: float, relu: bool = False
+    ) -> View:
+        """Append the step that computes `op` into a new map."""
+        source = self._real(op.input, 1.0)
+        phases = self.maps.check_stride(op, source)
+        out = self.maps.new(target, op.weight.shape[0], phases, quantize.quantizer if quantize else None)
+        size = self.graph.shape(op.name)[1:]
+        self.body.append(FloatConvolutionStep.of(op, source, size, unit, out, relu, self.threads))
+        return out
+
+    def _real_max_pool(self, op: MaxPool, unit: float) -> View:
+        source, channels = self._real(op.input, unit), self.graph.shape(op.name)[0]
+        step = RealMaxPoolStep.of(
+            op, source, self.maps.new(op.name, channels, self.maps.phases(op.name), None)
+        )
+        self.tables += step.masks_bytes
+        check_copy_tables(self.tables, f"max pool {op.name!r}")
+        self.body.append(step)
+        return step.target
 
     def _max_pool(self, op: MaxPool) -> View:
         source = self._codes(op.input)
-        channels, phases = self.graph.shape(op.name)[0], self._phases(op.name)
-        out = self._map(op.name, channels, phases, source.codes.quantizer)
+        channels, phases = self.graph.shape(op.name)[0], self.maps.phases(op.name)
+        out = self.maps.new(op.name, channels, phases, source.codes.quantizer)
         self.body.append(MaxPoolStep.of(op, source, out))
         return out
 
     def _combine(
         self, target: str, quantizer: Quantizer | None, left: Addend, right: Addend | None, relu: bool
     ) -> View:
-        out = self._map(target, left.view.map.channels, left.view.phases, quantizer)
+        out = self.maps.new(target, left.view.map.channels, left.view.phases, quantizer)
         self.body.append(CombineStep(target, left, right, out, relu))
-        return out
-
-    def _head(self, op: Quantize, source: Input | Affine) -> View:
-        if self.input_steps:
-            raise PlanError(f"quantizer {op.name!r}: the network input may be quantized only once")
-        shape, affine = self.graph.input.shape, source if isinstance(source, Affine) else None
-        out = self._map(op.name, shape[0], self._phases(op.name), op.quantizer)
-        for start, kind in ((Start.IMAGE, ImageStep), (Start.BLOB, BlobStep)):
-            self.input_steps[start] = kind(shape, affine, self.graph.normalization, out)
         return out
 
     def _pyramid(self, quantize: Quantize, name: str, stages: list[Stage]) -> View:
         source = self._codes(name)
         channels, height, width = self.graph.shape(name)
-        out = self._map(quantize.name, channels, (1, 1), quantize.quantizer)
+        out = self.maps.new(quantize.name, channels, (1, 1), quantize.quantizer)
         self.body.append(PyramidStep(quantize.name, source, (height, width), stages, out))
         return out
-
-    def _size(self, name: str) -> str:
-        return "x".join(map(str, self.graph.shape(name)[1:]))
-
-    def _phases(self, name: str) -> Size:
-        phases = self.grid.phases(*self.graph.shape(name)[1:])
-        if phases is None:
-            raise PlanError(
-                f"operation {name!r}: its size {self._size(name)} must be a whole multiple of the smallest convolution "
-                f"output, {self.grid.rows}x{self.grid.columns}"
-            )
-        return phases
-
-    def _map(self, name: str, channels: int, phases: Size, quantizer: Quantizer | None) -> View:
-        """A new map, as it is filled."""
-        if quantizer is None:
-            return View.of(RealMap(name, channels, phases, self.grid))
-        return View.of(CodesMap(name, channels, phases, self.grid, quantizer))

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from sparse_icnet.blobs import from_file_input, from_file_output, input_shape
 from sparse_icnet.network.faces import Faces, InputFace
 from sparse_icnet.network.graph import (
+    AnyConvolution,
     Argmax,
-    Convolution,
     Graph,
     Quantize,
     Relu,
@@ -230,7 +230,7 @@ def cell_size(graph: Graph) -> int:
             if op.size[0] % height or op.size[1] % width:
                 return size
             size *= (op.size[0] // height) * (op.size[1] // width)
-        elif isinstance(op, Convolution):
+        elif isinstance(op, AnyConvolution):
             if op.weight.shape[2:] != (1, 1) or op.stride != (1, 1) or any(op.padding):
                 return size
         elif not isinstance(op, Softmax | Argmax | Relu | Quantize):

@@ -5,14 +5,21 @@ Bilinear upsampling and smooth class maps (Q11) are in `sparse_icnet.network.bil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.network import arithmetic
-from sparse_icnet.network.graph import Convolution, MaxPool, Quantizer
+from sparse_icnet.network.graph import (
+    AnyConvolution,
+    Convolution,
+    FloatConvolution,
+    MaxPool,
+    Quantizer,
+    Size,
+)
 from sparse_icnet.network.shapes import pool_windows
 
 
@@ -28,24 +35,66 @@ def convolve(codes: NDArray[np.int16], op: Convolution, quantizer: Quantizer) ->
 
     Sums run as float64 matrix products, exact because every partial sum is an integer below 2**31.
     """
-    top, left, bottom, right = op.padding
     zero_based = codes.astype(np.float64) - quantizer.zero_point
-    padded = np.pad(zero_based, ((0, 0), (top, bottom), (left, right)))
-    outputs, inputs, kernel_height, kernel_width = op.weight.shape
-    span_y, span_x = op.dilation[0] * (kernel_height - 1), op.dilation[1] * (kernel_width - 1)
-    rows = (padded.shape[1] - span_y - 1) // op.stride[0] + 1
-    columns = (padded.shape[2] - span_x - 1) // op.stride[1] + 1
-    total = np.zeros((outputs, rows * columns))
-    for y in range(kernel_height):
-        for x in range(kernel_width):
-            top_y, left_x = y * op.dilation[0], x * op.dilation[1]
+    return matrix_products(zero_based, op.weight.astype(np.float64), op).astype(np.int32)
+
+
+def taps(x: NDArray[Any], op: AnyConvolution) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    """(row, column, what it reads (I, H', W')) of each tap of `op` over (I, H, W), in order; padding holds 0."""
+    top, left, bottom, right = op.padding
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    kernel = op.weight.shape[2:]
+    rows, columns = (
+        (padded.shape[1 + i] - op.dilation[i] * (kernel[i] - 1) - 1) // op.stride[i] + 1 for i in (0, 1)
+    )
+    for y in range(kernel[0]):
+        for x_tap in range(kernel[1]):
+            first, left_x = y * op.dilation[0], x_tap * op.dilation[1]
             window = padded[
                 :,
-                top_y : top_y + op.stride[0] * (rows - 1) + 1 : op.stride[0],
+                first : first + op.stride[0] * (rows - 1) + 1 : op.stride[0],
                 left_x : left_x + op.stride[1] * (columns - 1) + 1 : op.stride[1],
             ]
-            total += op.weight[:, :, y, x].astype(np.float64) @ window.reshape(inputs, -1)
-    return total.astype(np.int32).reshape(outputs, rows, columns)
+            yield y, x_tap, window
+
+
+def matrix_products(x: NDArray[Any], weight: NDArray[Any], op: AnyConvolution) -> NDArray[Any]:
+    """The sums of `op` with the weights `weight`, in their dtype: a matrix product for each tap."""
+    total: Any = 0
+    for y, x_tap, window in taps(x, op):
+        total = total + weight[:, :, y, x_tap] @ window.reshape(len(window), -1)
+    sums: NDArray[Any] = total.reshape(len(weight), *window.shape[1:])
+    return sums
+
+
+def float_sums(x: NDArray[np.float32], op: FloatConvolution) -> NDArray[np.float32]:
+    """The sums a of (Q12): real values (I, H, W) in the unit 1 -> float32 (O, H', W'), each sum rounded in order."""
+    total: NDArray[np.float32] | None = None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for y, x_tap, window in taps(x, op):
+            if total is None:
+                total = np.zeros((len(op.weight), *window.shape[1:]), np.float32)
+            for channel, pixels in enumerate(window):
+                weights = op.weight[:, channel, y, x_tap]
+                (used,) = np.nonzero(weights)
+                total[used] += weights[used, None, None] * pixels
+    assert total is not None  # a kernel has a tap
+    return total
+
+
+def real_average_pool(x: NDArray[np.float32], bins: Size) -> NDArray[np.float32]:
+    """(Q13): (C, H, W) -> (C, *bins)."""
+    result = np.empty((x.shape[0], *bins), np.float32)
+    for i, j, window in pooled_windows(x, bins):
+        columns = window[:, 0].copy()
+        for row in range(1, window.shape[1]):
+            columns += window[:, row]
+        total = columns[:, 0].copy()
+        for column in range(1, window.shape[2]):
+            total += columns[:, column]
+        count = window.shape[1] * window.shape[2]
+        result[:, i, j] = total * arithmetic.real_mean_multiplier(count)
+    return result
 
 
 def nearest(x: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -61,13 +110,25 @@ def max_pool(x: NDArray[Any], op: MaxPool) -> NDArray[Any]:
     lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=lowest)
     windows = np.lib.stride_tricks.sliding_window_view(padded, op.kernel, (1, 2))
-    largest: NDArray[Any] = windows[:, :: op.stride[0], :: op.stride[1]].max((3, 4))
-    return largest
+    windows = windows[:, :: op.stride[0], :: op.stride[1]]
+    if x.dtype.kind == "f":
+        taps = (windows[..., i, j] for i in range(op.kernel[0]) for j in range(op.kernel[1]))
+        return largest(taps, np.full(windows.shape[:3], -np.inf, x.dtype))
+    result: NDArray[Any] = windows.max((3, 4))
+    return result
+
+
+def largest(rows: Iterable[NDArray[Any]], first: NDArray[Any]) -> NDArray[Any]:
+    """The largest of `first` and `rows`, taken one by one where it is larger: a NaN is larger than nothing."""
+    best = first
+    for row in rows:
+        best = np.where(row > best, row, best)
+    return best
 
 
 def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """(Q8): (C, H, W) float32 -> probabilities over axis 0, summed in ascending channel order."""
-    exponentials = arithmetic.exp(x - x.max(0))
+    exponentials = arithmetic.exp(x - largest(x[1:], x[0]))
     total = exponentials[0].copy()
     for row in exponentials[1:]:
         total = total + row

@@ -16,10 +16,12 @@ from sparse_icnet.network.bilinear import bilinear
 from sparse_icnet.network.graph import (
     Add,
     Affine,
+    AnyConvolution,
     Argmax,
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -30,7 +32,7 @@ from sparse_icnet.network.graph import (
     Softmax,
     assert_never,
 )
-from sparse_icnet.reference.equations import max_pool, nearest, pooled_windows
+from sparse_icnet.reference.equations import matrix_products, max_pool, nearest, pooled_windows
 
 
 def evaluate_float(
@@ -67,7 +69,7 @@ def float_value(
             code = np.clip(np.rint(values[source] / unit) + q.zero_point, q.low, q.high)
             real: NDArray[Any] = (code - dtype(q.zero_point)) * unit
             return real
-        case Convolution(input=source):
+        case Convolution(input=source) | FloatConvolution(input=source):
             return _float_convolution(values[source], op, dtype)
         case Add(left=left, right=right):
             total: NDArray[Any] = values[left] + values[right]
@@ -97,22 +99,9 @@ def float_value(
             assert_never(op)
 
 
-def _float_convolution(x: NDArray[Any], op: Convolution, dtype: type[np.floating]) -> NDArray[Any]:
+def _float_convolution(x: NDArray[Any], op: AnyConvolution, dtype: type[np.floating]) -> NDArray[Any]:
     """Convolution of real values (I, H, W) in `dtype`: a matrix product for each tap, the bias last."""
-    weight = op.weight.astype(dtype) * op.weight_scale.astype(dtype)[:, None, None, None]
-    top, left, bottom, right = op.padding
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
-    outputs, inputs, kernel_height, kernel_width = weight.shape
-    rows = (padded.shape[1] - op.dilation[0] * (kernel_height - 1) - 1) // op.stride[0] + 1
-    columns = (padded.shape[2] - op.dilation[1] * (kernel_width - 1) - 1) // op.stride[1] + 1
-    total = np.zeros((outputs, rows * columns), dtype)
-    for y in range(kernel_height):
-        for x_tap in range(kernel_width):
-            first, left_x = y * op.dilation[0], x_tap * op.dilation[1]
-            window = padded[
-                :,
-                first : first + op.stride[0] * (rows - 1) + 1 : op.stride[0],
-                left_x : left_x + op.stride[1] * (columns - 1) + 1 : op.stride[1],
-            ]
-            total += weight[:, :, y, x_tap] @ window.reshape(inputs, -1)
-    return total.reshape(outputs, rows, columns) + op.bias.astype(dtype)[:, None, None]
+    weight = op.weight.astype(dtype)
+    if isinstance(op, Convolution):
+        weight = weight * op.weight_scale.astype(dtype)[:, None, None, None]
+    return matrix_products(x, weight, op) + op.bias.astype(dtype)[:, None, None]

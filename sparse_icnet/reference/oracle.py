@@ -20,6 +20,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -31,7 +32,15 @@ from sparse_icnet.network.graph import (
     Softmax,
     assert_never,
 )
-from sparse_icnet.reference.equations import convolve, max_pool, nearest, pooled_windows, softmax
+from sparse_icnet.reference.equations import (
+    convolve,
+    float_sums,
+    max_pool,
+    nearest,
+    pooled_windows,
+    real_average_pool,
+    softmax,
+)
 from sparse_icnet.reference.smooth import smooth_class_map
 
 
@@ -103,8 +112,12 @@ class Oracle:
             case Resize(input=source, size=size):
                 map: NDArray[np.uint8] = nearest(self._classes(source)[None], size)[0]
                 return map
-        best: NDArray[np.uint8] = self.real(name, 1.0).argmax(0).astype(np.uint8)
-        return best
+        x = self.real(name, 1.0)
+        best, index = x[0].copy(), np.zeros(x.shape[1:], np.uint8)
+        for channel in range(1, len(x)):
+            larger = x[channel] > best
+            best[larger], index[larger] = x[channel][larger], channel
+        return index
 
     def _is_classes(self, name: str) -> bool:
         while isinstance(op := self.graph[name], Resize):
@@ -148,6 +161,7 @@ class Oracle:
                 Input()
                 | Affine()
                 | Convolution()
+                | FloatConvolution()
                 | Add()
                 | Relu()
                 | AveragePool()
@@ -187,10 +201,17 @@ class Oracle:
                 multiplier = arithmetic.convolution_multiplier(op, source, unit)[:, None, None]
                 bias = arithmetic.convolution_bias(op, unit)[:, None, None]
                 return self.accumulator(op.name).astype(np.float32) * multiplier + bias
+            case FloatConvolution(input=source):
+                sums = float_sums(self.real(source, 1.0), op)
+                bias = arithmetic.convolution_bias(op, unit)[:, None, None]
+                return sums * arithmetic.unit_multiplier(unit) + bias
             case Add(left=left, right=right):
                 return self.real(left, unit) + self.real(right, unit)
             case Relu(input=source):
-                return np.maximum(self.real(source, unit), np.float32(0))
+                x = self.real(source, unit)
+                return np.where(x > 0, x, np.float32(0))
+            case MaxPool(input=source):
+                return max_pool(self.real(source, unit), op)
             case AveragePool(input=source, bins=bins):
                 return self._average_pool(source, bins, unit)
             case Resize(input=source, size=size):
@@ -199,7 +220,7 @@ class Oracle:
                 return bilinear(self.real(source, unit), size, align_corners)
             case Softmax(input=source):
                 return softmax(self.real(source, 1.0)) / np.float32(unit)
-            case Quantize() | MaxPool() | Argmax():
+            case Quantize() | Argmax():
                 raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no real value")
             case _:
                 assert_never(op)
@@ -216,7 +237,8 @@ class Oracle:
 
     def _average_pool(self, source: str, bins: tuple[int, int], unit: float) -> NDArray[np.float32]:
         quantizer = self.graph.quantizer(source)
-        assert quantizer is not None
+        if quantizer is None:
+            return real_average_pool(self.real(source, unit), bins)
         codes = self.codes(source).astype(np.int64) - quantizer.zero_point
         result = np.empty((codes.shape[0], *bins), np.float32)
         for i, j, window in pooled_windows(codes, bins):

@@ -54,7 +54,7 @@ class Session:
         self.graph: Graph = plan.graph
         self.threads = plan.threads
         self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = {
-            (start, ends): [first, *plan.body, *(step for end in ends for step in plan.output_steps[end])]
+            (start, ends): [*first, *plan.body, *(step for end in ends for step in plan.output_steps[end])]
             for start, first in plan.input_steps.items()
             for ends in _ENDS
         }
@@ -275,9 +275,11 @@ class Session:
     ) -> _Call:
         """The rows of a program, and copies of the records that name what the caller passes in and gets."""
         rows = self._rows[start, tuple(results)].copy()
-        first = self.plan.input_steps[start].record.copy()
-        first["source"] = source.ctypes.data
-        bound, index = {0: first}, len(self.plan.body)
+        bound: dict[int, NDArray[np.void]] = {}
+        for index, step in enumerate(self.plan.input_steps[start]):
+            bound[index] = step.record.copy()
+            bound[index]["source"] = source.ctypes.data
+        index = len(bound) - 1 + len(self.plan.body)
         for end, result in results.items():
             steps = self.plan.output_steps[end]
             index += len(steps)

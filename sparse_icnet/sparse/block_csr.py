@@ -69,9 +69,9 @@ class BlockCSR:
         return self.blocks / (columns * (self.indptr.size - 1))
 
 
-def block_density(weight: NDArray[np.int8], rows: int) -> float:
-    """Share of (rows x 4) blocks of int8 (O, I, kh, kw) weights that hold a non-zero."""
-    return float(_occupied(_blocks(weight, rows)).mean())
+def block_density(weight: NDArray[np.int8] | NDArray[np.float32], rows: int) -> float:
+    """Share of (rows x 4) blocks of (O, I, kh, kw) weights that hold a non-zero."""
+    return float(_occupied(_blocks((weight != 0).astype(np.int8), rows)).mean())
 
 
 def _occupied(blocks: NDArray[np.int8]) -> NDArray[np.bool_]:

@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+KINDS = (np.int8, np.float32)  # of weights
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CSR:
-    """int8 weights of `shape` (O, I, kh, kw) without their zeros.
+    """Weights of `shape` (O, I, kh, kw), int8 or float32, without their zeros.
 
     indptr   int32 (O + 1,), row o is the slice indptr[o] : indptr[o + 1]
     indices  uint16 or uint32 (nnz,), columns, strictly ascending within a row
-    data     int8 (nnz,), never 0
+    data     int8 or float32 (nnz,), never 0
     """
 
     shape: tuple[int, int, int, int]
     indptr: NDArray[np.int32]
     indices: NDArray[np.unsignedinteger]
-    data: NDArray[np.int8]
+    data: NDArray[Any]
 
     @classmethod
-    def from_dense(cls, weight: NDArray[np.int8]) -> CSR:
-        """Drop the zeros of an int8 (O, I, kh, kw) array."""
-        if weight.dtype != np.int8 or weight.ndim != 4:
-            raise ValueError(f"expected int8 weights (O, I, kh, kw), found {weight.dtype} {weight.shape}")
+    def from_dense(cls, weight: NDArray[Any]) -> CSR:
+        """Drop the zeros of an int8 or float32 (O, I, kh, kw) array."""
+        if weight.dtype not in KINDS or weight.ndim != 4:
+            raise ValueError(
+                f"expected int8 or float32 weights (O, I, kh, kw), found {weight.dtype} {weight.shape}"
+            )
         matrix = weight.reshape(weight.shape[0], -1)
         rows, columns = np.nonzero(matrix)
         indptr = np.zeros(matrix.shape[0] + 1, np.int32)
@@ -45,9 +50,9 @@ class CSR:
         counts = np.diff(self.indptr.astype(np.int64))
         if self.indptr.shape != (rows + 1,) or self.indptr[0] != 0 or (counts < 0).any():
             raise ValueError(f"indptr must be {rows + 1} ascending offsets from 0, found {self.indptr.shape}")
-        if self.data.dtype != np.int8 or self.data.shape != (self.indptr[-1],):
+        if self.data.dtype not in KINDS or self.data.shape != (self.indptr[-1],):
             raise ValueError(
-                f"data must be int8 of {self.indptr[-1]} entries, found {self.data.dtype} {self.data.shape}"
+                f"data must be int8 or float32 of {self.indptr[-1]} entries, found {self.data.dtype} {self.data.shape}"
             )
         if self.indices.dtype.kind != "u" or self.indices.shape != self.data.shape:
             raise ValueError(
@@ -71,8 +76,8 @@ class CSR:
         rows = np.repeat(np.arange(self.shape[0], dtype=np.int64), np.diff(self.indptr))
         return rows * math.prod(self.shape[1:]) + self.indices
 
-    def to_dense(self) -> NDArray[np.int8]:
-        """int8 (O, I, kh, kw)."""
-        dense = np.zeros(math.prod(self.shape), np.int8)
+    def to_dense(self) -> NDArray[Any]:
+        """(O, I, kh, kw), of the dtype of `data`."""
+        dense = np.zeros(math.prod(self.shape), self.data.dtype)
         dense[self.flat_positions()] = self.data
         return dense.reshape(self.shape)

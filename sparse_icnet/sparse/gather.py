@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.network.graph import Add, Convolution, Graph, Op
+from sparse_icnet.network.graph import Add, AnyConvolution, Convolution, FloatConvolution, Graph, Op
 from sparse_icnet.sparse.block_csr import LANE_CHANNELS, block_density
 
 ROWS = 4  # output channels of the blocks that are gathered
@@ -97,11 +97,14 @@ def _orders(graph: Graph) -> _Orders:
         return name
 
     for op in graph.ops:
-        if isinstance(op, Add) or (op.inputs and not isinstance(op, Convolution)):
+        if isinstance(op, Add) or (op.inputs and not isinstance(op, AnyConvolution)):
             for source in op.inputs:
                 parent[root(source)] = root(op.name)
     of = {name: root(name) for name in parent}
     fixed = {of[graph.output], of[graph.input.name]}
+    for op in graph.ops:
+        if isinstance(op, FloatConvolution):
+            fixed |= {of[op.input], of[op.name]}
     sizes: dict[str, int] = {}
     for op in graph.ops:  # an argmax has one channel where what it reads has many; those stay in place
         sizes[of[op.name]] = max(sizes.get(of[op.name], 0), graph.shape(op.name)[0])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparse_icnet.network.graph import Convolution, Graph, Op, Shape, Size
+from sparse_icnet.network.graph import AnyConvolution, Graph, Op, Shape, Size
 from sparse_icnet.network.rewrite import Rewrite, applications
 from sparse_icnet.operators.source import place_of
 
@@ -222,10 +222,10 @@ def _step(rewrite: Rewrite | None, before: Graph, after: Graph) -> Step:
 
 
 def _works(graph: Graph) -> dict[str, Work]:
-    return {op.name: _work(graph, op) for op in graph.convolutions}
+    return {op.name: _work(graph, op) for op in graph.layers}
 
 
-def _work(graph: Graph, op: Convolution) -> Work:
+def _work(graph: Graph, op: AnyConvolution) -> Work:
     shape = graph.shape(op.name)
     return Work(shape, op.stride, op.dilation, op.padding, op.macs_per_pixel * shape[1] * shape[2])
 

@@ -332,14 +332,6 @@ LAYERS = {
         with_layer("ReduceMean", (1, 1, 8, 8), inputs=[[1]], keep_dims="true"),
         "mean over height and width",
     ),
-    "real average": (
-        with_layer("AvgPool", (1, 3, 2, 2), real=True, kernel="4,4", strides="4,4"),
-        r"layer \d+ 'layer': expected a quantized input for AveragePool",
-    ),
-    "real max pool": (
-        with_layer("MaxPool", (1, 3, 4, 4), real=True, kernel="2,2", strides="2,2"),
-        r"layer \d+ 'layer': expected a quantized input for MaxPool",
-    ),
     "dilated pool": (
         with_layer("MaxPool", (1, 3, 4, 4), "opset8", kernel="2,2", strides="2,2", dilations="2,2"),
         "without dilation",
@@ -403,11 +395,30 @@ def test_fractional_zero_points_of_weights_are_refused(tmp_path):
         openvino_read.load(ir.save(tmp_path))
 
 
-def test_plain_float_weights_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.full((2, 3, 1, 1), np.nan), "'conv': expected finite weights"),
+        (np.full((2, 3, 1, 1), np.inf), "'conv': expected finite weights"),
+        (np.ones((2, 4, 1, 1)), "'conv': expected weights for 3 input channels"),
+        (np.ones((2, 3, 9, 1)), "'conv': expected a kernel no larger than the padded map"),
+        (np.ones((2, 3, 1)), r"'conv': expected weights of shape \(O, I, kh, kw\), found"),
+    ],
+)
+def test_float_weights_that_no_layer_has(tmp_path, weights, message):
     ir = Ir()
     x = ir.fake_quantize(ir.parameter(), -1.28, 1.27)
-    ir.result(ir.convolution(x, ir.constant(np.ones((2, 3, 1, 1))), name="conv"))
-    with pytest.raises(FormatError, match="'conv': expected quantized weights"):
+    data = {"strides": "1,1", "dilations": "1,1", "pads_begin": "0,0", "pads_end": "0,0"}
+    ir.result(ir.layer("Convolution", (x, ir.constant(weights)), [(1, 2, 8, 8)], data, name="conv"))
+    with pytest.raises(FormatError, match=message):
+        openvino_read.load(ir.save(tmp_path))
+
+
+def test_plain_integer_weights_are_refused(tmp_path):
+    ir = Ir()
+    x = ir.fake_quantize(ir.parameter(), -1.28, 1.27)
+    ir.result(ir.convolution(x, ir.constant(np.ones((2, 3, 1, 1)), "int8"), name="conv"))
+    with pytest.raises(FormatError, match="'conv': expected float weights or quantized ones"):
         openvino_read.load(ir.save(tmp_path))
 
 

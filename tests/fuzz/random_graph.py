@@ -10,6 +10,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -33,7 +34,10 @@ def random_graph(rng: np.random.Generator) -> Graph:
 
 
 class _Drawn:
-    """Operations so far.  A tensor is (name, channels, phases): its map is `phases` times the grid."""
+    """Operations so far.  A tensor is (name, channels, phases): its map is `phases` times the grid.
+
+    Most tensors of `codes` hold codes, the others real values.
+    """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -43,8 +47,17 @@ class _Drawn:
             phases *= 2
         self.ops: list[Op] = []
         self.codes: list[tuple[str, int, int]] = []
+        self.real: set[str] = set()
         image = self.add(Input("image", (3, self.grid[0] * phases, self.grid[1] * phases)))
-        self.quantize(image, 3, phases, 0.02)
+        if rng.random() < 0.1:
+            self.leave(image, 3, phases)
+        if not self.codes or rng.random() < 0.5:
+            self.quantize(image, 3, phases, 0.02)
+
+    def leave(self, name: str, channels: int, phases: int) -> None:
+        """A tensor without a quantizer behind it."""
+        self.real.add(name)
+        self.codes.append((name, channels, phases))
 
     def add(self, op: Op) -> str:
         self.ops.append(op)
@@ -59,6 +72,9 @@ class _Drawn:
     def quantize(self, source: str, channels: int, phases: int, scale: float | None = None) -> None:
         """Any kind of quantizer; every range of 8 bits that starts at 0 or -128 is one that all formats hold."""
         rng = self.rng
+        if scale is None and rng.random() < 0.15:
+            self.leave(source, channels, phases)
+            return
         low = pick(rng, (0, 0, 0, -128))
         zero = low if rng.random() < 0.5 else low + int(rng.integers(256))
         quantizer = Quantizer(scale or float(rng.uniform(0.01, 0.1)), zero, low, low + 255)
@@ -73,7 +89,14 @@ class _Drawn:
         weight = pick(
             rng, (rng.integers(-128, 128, shape), rng.integers(-63, 64, shape), np.full(shape, 127))
         )
-        weight = (weight * (rng.random(shape) < density)).astype(np.int8)
+        weight = weight * (rng.random(shape) < density)
+        padding = self.padding(kernel, stride, dilation)
+        if source in self.real or rng.random() < 0.15:
+            real = (weight * rng.uniform(0.2, 1, shape) / (50 * np.sqrt(weight[0].size))).astype(np.float32)
+            bias = rng.normal(0, 0.3, outputs).astype(np.float32)
+            window = ((stride, stride), dilation, padding)
+            return self.add(FloatConvolution(self.name("float"), source, real, bias, *window))
+        weight = weight.astype(np.int8)
         scale = rng.uniform(-1.4, 1.4, outputs) / (50 * np.sqrt(inputs * kernel[0] * kernel[1]))
         scale = np.where(np.abs(scale) < 1e-6, 1e-3, scale).astype(np.float32)
         bias = rng.normal(0, 0.3, outputs).astype(np.float32)
@@ -86,7 +109,7 @@ class _Drawn:
                 bias,
                 (stride, stride),
                 dilation,
-                self.padding(kernel, stride, dilation),
+                padding,
             )
         )
 
@@ -125,6 +148,8 @@ class _Drawn:
                 if rng.random() < 0.5:  # the only one that may have its zero point anywhere
                     kernel, padding = (stride, stride), (0, 0, 0, 0)
                 pool = MaxPool(self.name("pool"), source, kernel, (stride, stride), padding)
+                if source in self.real:
+                    self.real.add(pool.name)
                 self.codes.append((self.add(pool), channels, phases // stride))
             case "mean":
                 bins = (int(rng.integers(1, 5)), int(rng.integers(1, 5)))
@@ -134,6 +159,8 @@ class _Drawn:
             case "resize":
                 wanted = pick(rng, [p for p in (1, 2, 4, 8) if p != phases and self.size(p)[1] <= 200])
                 op = Resize(self.name("resize"), source, self.size(wanted))
+                if source in self.real:
+                    self.real.add(op.name)
                 self.codes.append((self.add(op), channels, wanted))
 
     def graph(self) -> Graph:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from graphs import random_convolution
+from graphs import random_convolution, random_float_convolution
 from numpy.typing import NDArray
 
 from sparse_icnet.network import rewrite
@@ -121,6 +121,26 @@ class Net:
         if weight is not None:
             op = Convolution(op.name, source, weight, op.weight_scale, op.bias, **geometry)
         return self.add(op)
+
+    def float_convolution(
+        self,
+        source: str,
+        outputs: int,
+        kernel: int | Size = 1,
+        stride: int | Size = 1,
+        dilation: int | Size = 1,
+        density: float = 1.0,
+    ) -> str:
+        """Padded to keep the size but for the stride; random weights of `density`."""
+        kernels, strides, dilations = (
+            tuple(np.broadcast_to(x, 2).tolist()) for x in (kernel, stride, dilation)
+        )
+        near = tuple(d * (k - 1) // 2 for d, k in zip(dilations, kernels, strict=True))
+        geometry = {"stride": strides, "dilation": dilations, "padding": (*near, *near)}
+        shape = (outputs, self.shapes[source][0], *kernels)
+        return self.add(
+            random_float_convolution(self.rng, self.name("float"), source, shape, density, **geometry)
+        )
 
     def softmax(self, logits: str, size: Size | None = None) -> Graph:
         """The graph that ends in the softmax of `logits`, enlarged to `size` if given."""

@@ -16,6 +16,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -78,6 +79,24 @@ def random_convolution(
     return Convolution(name, source, weight, scale, bias, **geometry)
 
 
+def random_float_convolution(
+    rng: np.random.Generator,
+    name: str,
+    source: str,
+    shape: tuple[int, int, int, int],
+    density: float = 1.0,
+    dyadic: bool = False,
+    **geometry: tuple[int, ...],
+) -> FloatConvolution:
+    """Weights of `shape` (O, I, kh, kw) that keep the magnitude of values; dyadic: of few bits, as `random_convolution`."""
+    weight = rng.normal(0, 1, shape) / np.sqrt(max(density, 0.05) * np.prod(shape[1:]))
+    bias = rng.normal(0, 0.3, shape[0])
+    if dyadic:
+        weight, bias = np.rint(weight * 4) / 4, np.rint(bias * 64) / 64
+    weight = (weight * (rng.random(shape) < density)).astype(np.float32)
+    return FloatConvolution(name, source, weight, bias.astype(np.float32), **geometry)
+
+
 def dyadic_blob(graph: Graph, seed: int) -> NDArray[np.float32]:
     """An input for `graph`: normal with deviation 1.5, in multiples of 1/64 (exact in any precision)."""
     rng = np.random.default_rng(seed)
@@ -131,7 +150,10 @@ class _Drawn:
         names = [op.name for op in self.ops]
         source = self.last if self.draw(st.integers(0, 3)) else self.draw(st.sampled_from(names))
         steps = [self.quantize, self.relu, self.sum, self.resize, self.resize]
-        if self.held[source] is not None:
+        if self.held[source] is None:
+            if not self.dyadic:
+                steps += [self.convolution, self.pool, self.mean]
+        else:
             steps += 2 * [
                 self.convolution,
                 self.pool,
@@ -229,9 +251,9 @@ class _Drawn:
         density = self.draw(st.sampled_from([0.0, 0.4, 1.0, 1.0]))
         geometry = {"stride": stride, "dilation": dilation, "padding": padding}
         shape = (outputs, channels, *kernel)
-        op = random_convolution(
-            self.rng, self.name("convolution"), source, shape, density, self.dyadic, **geometry
-        )
+        real = self.held[source] is None or not self.draw(st.integers(0, 7))
+        make, kind = (random_float_convolution, "float") if real else (random_convolution, "convolution")
+        op = make(self.rng, self.name(kind), source, shape, density, self.dyadic, **geometry)
         return self.emit(op, (outputs, rows, columns))
 
     def square(self, source: str, outputs: int, dilation: int = 1) -> str:

@@ -15,6 +15,7 @@ from sparse_icnet.network.graph import (
     Argmax,
     AveragePool,
     Convolution,
+    FloatConvolution,
     Graph,
     GraphError,
     Input,
@@ -51,6 +52,11 @@ def convolution(shape=(4, 2, 3, 3), source="q", **changes) -> Convolution:
     op = Convolution(
         "c", source, np.ones(shape, np.int8), np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
     )
+    return replace(op, **changes)
+
+
+def floating(source="image", **changes) -> FloatConvolution:
+    op = FloatConvolution("f", source, np.ones((4, 2, 3, 3), np.float32), np.zeros(4, np.float32))
     return replace(op, **changes)
 
 
@@ -111,6 +117,10 @@ def test_quantizer_holds_float32_scale_and_counts_codes(quantizer):
         (MaxPool("m", "q", (3, 3), (2, 2), (1, 1, 1, 1)), (2, 3, 5)),
         (MaxPool("m", "q", (2, 2), (2, 2)), (2, 3, 5)),
         (AveragePool("a", "q", (3, 2)), (2, 3, 2)),
+        (floating(), (4, 4, 8)),
+        (floating("q", padding=(2, 2, 2, 2), dilation=(2, 2), stride=(2, 1)), (4, 3, 10)),
+        (MaxPool("m", "image", (3, 3), (2, 2), (1, 1, 1, 1)), (2, 3, 5)),
+        (AveragePool("a", "image", (3, 2)), (2, 3, 2)),
         (Resize("r", "q", (7, 1)), (2, 7, 1)),
         (Add("s", "q", "image"), (2, 6, 10)),
         (Argmax("a", "q"), (1, 6, 10)),
@@ -148,8 +158,15 @@ NOT_FINITE = np.array([1, np.inf, 1, 1], np.float32)
             [convolution(source="image")],
             r"'c' \(Convolution\): expected a quantized input, found the real tensor",
         ),
-        ([MaxPool("m", "image", (1, 1), (1, 1))], r"'m' \(MaxPool\): expected a quantized input"),
-        ([AveragePool("a", "image", (1, 1))], r"'a' \(AveragePool\): expected a quantized input"),
+        (
+            [floating(weight=np.ones((4, 2, 1, 1)))],
+            r"'f' \(FloatConvolution\): .*float32 weights .* found float64",
+        ),
+        ([floating(weight=np.full((4, 2, 1, 1), np.inf, np.float32))], "finite weights"),
+        ([floating(bias=np.ones(3, np.float32))], r"bias float32 of shape \(4,\)"),
+        ([floating(bias=np.full(4, np.nan, np.float32))], "finite bias"),
+        ([floating(stride=(0, 1))], r"stride of 2 integers within 1\.\.4096"),
+        ([floating(weight=np.ones((4, 2, 9, 1), np.float32))], "kernel no larger than the padded map"),
         ([convolution((4, 3, 1, 1))], r"int8 weights of shape \(O, 2, kh, kw\), found int8 \(4, 3, 1, 1\)"),
         ([convolution(weight=np.ones((4, 2, 1, 1)))], "found float64"),
         ([convolution(weight=np.ones((4, 2, 0, 1), np.int8))], "int8 weights of shape"),

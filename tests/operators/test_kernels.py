@@ -560,12 +560,6 @@ def _infinite_values() -> Graph:
     return net.classify(net.codes(net.relu(net.sum(x, net.convolution(net.image, 4))), SIGNED))
 
 
-def _two_input_quantizers() -> Graph:
-    net = Net((2, 16))
-    other = net.codes("image", SIGNED)
-    return net.classify(*(net.codes(net.convolution(x, 4)) for x in (net.image, other)))
-
-
 def _four_channels() -> Graph:
     ops = Input("image", (4, 2, 16)), Quantize("codes", "image", IMAGE)
     ones = np.ones(2, np.float32)
@@ -606,6 +600,16 @@ def _sum_of_probabilities() -> Graph:
     return Graph((*graph.ops, Relu("relu", graph.output), Softmax("end", "relu")), "end")
 
 
+def test_an_input_of_several_quantizers():
+    net = Net((2, 16))
+    other = net.codes("image", SIGNED)
+    graph = net.classify(*(net.codes(net.convolution(x, 4)) for x in (net.image, other)))
+    session = assert_equals_oracle(graph)
+    image = random_image(graph.input.shape)
+    expected = Oracle(graph, blob_of(graph, image)).output()
+    np.testing.assert_array_equal(session.probabilities_of_image(image), expected)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -614,7 +618,6 @@ def _sum_of_probabilities() -> Graph:
         (_pooled_map_resized_twice, "3x3"),
         (_far_taps, "at most .* columns .* found 4096"),
         (_infinite_values, "its scales allow values of"),
-        (_two_input_quantizers, "may be quantized only once"),
         (_four_channels, "3 channels, found 4"),
         (_no_multiple_of_the_grid, "whole multiple of the smallest convolution output, 3x8"),
         (_padded_pool_of_signed_codes, "zero point as its lowest code, found zero point 0 in -128..127"),

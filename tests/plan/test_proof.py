@@ -31,6 +31,7 @@ from sparse_icnet.network.graph import (
 from sparse_icnet.operators import KERNELS
 from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.elementwise.params import CombineParams, ShiftParams
+from sparse_icnet.operators.float_convolution.params import FloatConvolutionParams
 from sparse_icnet.operators.input.params import BlobParams, ImageParams
 from sparse_icnet.operators.interpolation.pack import Axis
 from sparse_icnet.operators.record import member
@@ -49,7 +50,8 @@ HERE = Path(__file__).parents[1] / "helpers"
 STORED = {"address", "source", "classes", "out"}
 TABLES = {
     "planes", "offsets", "indptr", "weights", "initial", "multiplier", "bias", "entries", "masks", "copies", "codes",
-    "constants", "in_order", "scattered", "stages", "lines", "multipliers", "counts", "windows", "fused", "row_starts",
+    "constants", "biases", "table", "in_order",
+    "scattered", "stages", "lines", "multipliers", "counts", "windows", "fused", "row_starts",
     "row_weights", "column_starts", "column_weights",
 }  # fmt: skip
 STRIDES = {
@@ -76,6 +78,12 @@ def matters(plan: Plan, step: Step, name: str) -> bool:
         return False
     if step.kind in (ImageParams, BlobParams) and name == "output.stride":  # one group
         return False
+    if (
+        step.kind is FloatConvolutionParams
+        and name == "output.map.stride"
+        and not step.record[0]["output"]["real"]
+    ):
+        return bool(step.record[0]["groups"] > 1)
     if field == "offsets_phase":
         return step.kind not in (WinogradParams, Elements) and bool(step.record[0]["phases"] > 1)
     if step.kind is WinogradParams:
@@ -110,6 +118,12 @@ def plans(tiny_graph) -> list[Plan]:
     bilinear.add(Bilinear("up", logits, (31, 77)))
     found.append(plan_for(bilinear.softmax("up"), 2))
     found.append(plan_for(other, 3, keep_tensors=True, policy=forced(WINOGRAD)))
+    floats = Net((32, 64))
+    x = floats.relu(floats.float_convolution("image", 6, 3, 2))
+    x = floats.max_pool(x, 3, 1, 1)
+    y = floats.sum(x, floats.resize(floats.mean(x, (3, 2)), (16, 32)))
+    y = floats.codes(floats.float_convolution(y, 6, 3, dilation=2))
+    found.append(plan_for(floats.classify(y, floats.codes("image"), grid=(8, 16)), 2))
     return found
 
 

@@ -99,13 +99,23 @@ def test_block_density_is_never_below_density():
     [
         np.ones((2, 2, 1, 1), np.int16),
         np.ones((2, 2, 1, 1), np.uint8),
-        np.ones((2, 2, 1, 1), np.float32),
+        np.ones((2, 2, 1, 1), np.float64),
         np.ones((2, 2), np.int8),
     ],
 )
-def test_only_int8_layers_are_converted(convert, weight):
-    with pytest.raises(ValueError, match="expected int8 weights"):
+def test_only_weights_of_layers_are_converted(convert, weight):
+    with pytest.raises(ValueError, match=r"expected int8 (or float32 )?weights"):
         convert(weight)
+
+
+def test_float_weights_are_stored_without_their_zeros():
+    weight = np.float32([[[[0.0, 1.5]], [[-0.0, 0.0]]], [[[1e-40, 0.0]], [[0.0, -2.0]]]])
+    matrix = CSR.from_dense(weight)
+    assert matrix.data.dtype == np.float32
+    assert matrix.data.tolist() == [1.5, float(np.float32(1e-40)), -2.0]
+    np.testing.assert_array_equal(matrix.to_dense(), weight)
+    with pytest.raises(ValueError, match="expected int8 weights"):
+        BlockCSR.from_dense(weight, 4)
 
 
 def test_a_block_has_rows():

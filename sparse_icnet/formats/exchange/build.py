@@ -20,7 +20,7 @@ from sparse_icnet.formats.exchange.repair import quantize_before_codes
 from sparse_icnet.formats.exchange.tail import normalized
 from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value
 from sparse_icnet.network.faces import PLANAR, REAL_TYPES, Faces, OutputFace
-from sparse_icnet.network.graph import Graph, GraphError, pruned
+from sparse_icnet.network.graph import Graph, GraphError, Quantize, pruned
 from sparse_icnet.network.meta import MAX_TEXT, Meta
 from sparse_icnet.suggest import did_you_mean
 
@@ -117,7 +117,13 @@ class _Walk:
         output = self.builder.operand(value)
         ended, output, notes = normalized(self.builder.ops, output)
         ops = pruned(ended.values(), output)
-        ops = pruned(quantize_before_codes(ops, self.model, self.builder.unique), output)
+        repaired, more = quantize_before_codes(ops, self.builder.unique)
+        ops, notes = pruned(repaired, output), [*notes, *more]
+        if not any(isinstance(op, Quantize) for op in ops):
+            raise FormatError(
+                f"{self.model.label}: expected an INT8 model, found no quantizer of an activation, only of weights: "
+                "quantize both, as nncf.quantize does"
+            )
         faces = Faces(self.builder.face, face)
         normalization = self.builder.normalization()
         return Graph(

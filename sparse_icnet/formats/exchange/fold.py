@@ -146,6 +146,14 @@ def broadcast(node: AnyNode, x: Constant, shape: Constant) -> Constant:
     return Constant(np.broadcast_to(x.values(), bounded(node, wanted)), half=x.half)
 
 
+def range_(node: AnyNode, start: Constant, stop: Constant, step: Constant) -> Constant:
+    """Whole numbers from `start` on, below `stop`."""
+    first, end, stride = (integers(part, node.where, "bounds", 1)[0] for part in (start, stop, step))
+    numbers = range(first, end, stride)
+    bounded(node, (len(numbers),))
+    return Constant(np.array(numbers, np.int64))
+
+
 def concat(node: Node[AxisAttributes], **inputs: Constant) -> Constant:
     """The inputs one behind the other, in the order of their names' numbers."""
     arrays = [inputs[f"x{number}"].values() for number in range(len(inputs))]

@@ -153,6 +153,7 @@ TABLE: dict[str, Operation] = {
         Operation("shapeof", ("x",), (), a.ShapeOfAttributes, shapes.shape_of),
         Operation("gather", ("x", "indices"), ("axis",), a.AxisAttributes, channels.gather, fold.gather),
         Operation("broadcast", ("x", "shape"), (), a.Attributes, None, fold.broadcast),
+        Operation("range", ("start", "stop", "step"), (), a.Attributes, None, fold.range_),
         Operation("concat", MANY[:1], MANY[1:], a.AxisAttributes, channels.concat, fold.concat),
         Operation("split", ("x",), ("sizes", "axis"), a.SplitAttributes, channels.split),
         Operation("floor", ("x",), (), a.Attributes, None, fold.floor),

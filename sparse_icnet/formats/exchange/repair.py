@@ -1,9 +1,12 @@
-"""Codes where the graph needs them: quantizers move above max pooling and nearest resizing.
+"""Codes where the graph takes them: quantizers move above max pooling and nearest resizing.
 
 Exporters may put a quantizer behind a max pool or resize whose input is real.  Quantizing is monotone and
 acts on each value alone, so it commutes with taking a maximum and with repeating or skipping pixels:
     Q(max(x, y)) = max(Q(x), Q(y)),   Q(resize(x)) = resize(Q(x)),
 bit for bit.  ReLU of codes is again exact as codes: relu(s * (q - z)) = s * (max(q, z) - z).
+
+Where no quantizer can move there, pools take real values, and a convolution becomes one of float32, whose weights are the
+real values of its codes.
 """
 
 from __future__ import annotations
@@ -11,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sparse_icnet.formats.errors import FormatError
-from sparse_icnet.formats.exchange.nodes import Model
 from sparse_icnet.network.graph import (
     AveragePool,
     Convolution,
+    FloatConvolution,
     MaxPool,
     Op,
     Quantize,
@@ -26,12 +28,11 @@ from sparse_icnet.network.graph import (
 )
 
 
-def quantize_before_codes(ops: Iterable[Op], model: Model, unique: Callable[[str], str]) -> list[Op]:
-    """`ops`, topological, so that every Convolution, MaxPool and AveragePool reads codes.
-
-    Raises FormatError, naming the layer, where the file has no quantizer that could move there.
-    """
-    repair = _Repair(list(ops), model, unique)
+def quantize_before_codes(ops: Iterable[Op], unique: Callable[[str], str]) -> tuple[list[Op], list[str]]:
+    """(`ops`, topological, so that every Convolution reads codes, and pools where there are any; a sentence on each
+    convolution that has none)."""
+    repair = _Repair(list(ops), unique)
+    notes: list[str] = []
     for name in list(repair.ops):
         op = repair.ops[name]
         if isinstance(op, Convolution | AveragePool | MaxPool):
@@ -40,15 +41,22 @@ def quantize_before_codes(ops: Iterable[Op], model: Model, unique: Callable[[str
                 repair.ops[name] = rename_inputs(op, {op.input: source})
             elif isinstance(op, MaxPool):
                 repair.lift_quantizers(op)
-            else:
-                raise repair.error(op)
-    return list(repair.ops.values())
+            elif isinstance(op, Convolution):
+                repair.ops[name] = _in_float32(op)
+                notes.append(f"{name!r}, which reads values without a quantizer, is computed in float32")
+    return list(repair.ops.values()), notes
+
+
+def _in_float32(op: Convolution) -> FloatConvolution:
+    """`op` of real values."""
+    weight = op.weight * op.weight_scale[:, None, None, None]
+    return FloatConvolution(op.name, op.input, weight, op.bias, op.stride, op.dilation, op.padding)
 
 
 class _Repair:
-    def __init__(self, ops: list[Op], model: Model, unique: Callable[[str], str]) -> None:
+    def __init__(self, ops: list[Op], unique: Callable[[str], str]) -> None:
         self.ops = {op.name: op for op in ops}
-        self.model, self.unique = model, unique
+        self.unique = unique
 
     def quantizer(self, name: str) -> Quantizer | None:
         """The quantizer whose codes `name` holds, None if it is real."""
@@ -62,7 +70,7 @@ class _Repair:
 
     def lift_quantizers(self, pool: MaxPool) -> None:
         """Quantize the input of the real `pool` as the quantizers that read it, directly or behind resizes,
-        do.
+        do; nothing where anything else reads it.
 
         Those stay: they read equal codes now and change nothing.  With several different quantizers the
         pool, and the resizes on the way, are computed once for each.
@@ -77,9 +85,9 @@ class _Repair:
                 elif isinstance(reader, Quantize):
                     found.setdefault(reader.quantizer, []).append((reader, path))
                 else:
-                    raise self.error(pool)
+                    return
         if not found:
-            raise self.error(pool)
+            return
         first, *others = found
         self.ops[pool.name] = replace(pool, input=self._quantized(pool, first))
         for quantizer in others:
@@ -121,14 +129,3 @@ class _Repair:
             self.ops[copy.name] = copy
             source = copy.name
         return source
-
-    def error(self, op: Op) -> FormatError:
-        where = next(
-            (node.where for node in self.model.nodes if node.name == op.name),
-            f"{self.model.label}: {op.name!r}",
-        )
-        return FormatError(
-            f"{where}: expected a quantized input for {type(op).__name__}, found the real tensor "
-            f"{op.inputs[0]!r}: "
-            "the file has no quantizer between"
-        )

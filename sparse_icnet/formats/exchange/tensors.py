@@ -8,7 +8,9 @@ shifts that follow belong to them:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +23,21 @@ from sparse_icnet.network.faces import InputFace
 from sparse_icnet.network.graph import (
     Add,
     Affine,
+    AnyConvolution,
     Argmax,
+    Bilinear,
     Convolution,
+    FloatConvolution,
     Input,
-    MaxPool,
     Normalization,
     Op,
-    Quantize,
     Quantizer,
-    Relu,
     Resize,
     Shape,
     Size,
+    Softmax,
 )
+from sparse_icnet.network.limits import MAX_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +47,7 @@ class PendingConvolution:
     rest  what the weights are above those of `op`, where they need more than 8 bits; the convolution is the sum of both
     """
 
-    op: Convolution
+    op: AnyConvolution
     scale: NDArray[np.float64]
     bias: NDArray[np.float64]
     rest: NDArray[np.int8] | None = None
@@ -109,11 +113,11 @@ def planar(shape: Shape) -> str:
     return "1" + "".join(axis if size != 1 else "1" for axis, size in zip("CHW", shape, strict=True))
 
 
-def weights_of_all(tensor: Tensor, weight: NDArray[np.int8]) -> NDArray[np.int8]:
+def weights_of_all(tensor: Tensor, weight: NDArray[Any]) -> NDArray[Any]:
     """`weight` (O, I, kh, kw) for the channels of `tensor` as weights for those of its operation."""
     if tensor.channels is None:
         return weight
-    result = np.zeros((len(weight), tensor.channels.total, *weight.shape[2:]), np.int8)
+    result = np.zeros((len(weight), tensor.channels.total, *weight.shape[2:]), weight.dtype)
     result[:, list(tensor.channels.order)] = weight
     return result
 
@@ -227,6 +231,11 @@ class Builder:
             dead = pending.scale.astype(np.float32) == 0
             alive = np.where(dead, np.int8(0), np.int8(1))[:, None, None, None]
             with np.errstate(over="ignore"):  # infinity is refused by Graph
+                if isinstance(op, FloatConvolution):
+                    weight = (op.weight * pending.scale[:, None, None, None]).astype(np.float32)
+                    bias = pending.bias.astype(np.float32)
+                    self._emitted[key] = self.emit(replace(op, weight=weight, bias=bias))
+                    return self._emitted[key]
                 scale = np.where(dead, 1, pending.scale).astype(np.float32)
                 bias = pending.bias.astype(np.float32)
             name = self.emit(replace(op, weight=op.weight * alive, weight_scale=scale, bias=bias))
@@ -284,8 +293,9 @@ class Builder:
     ) -> Tensor:
         """tensor * scale + shift per channel, taken over by the convolution or network input before it.
 
-        Of codes, as of a quantized convolution before a batch norm, it is a convolution of its own: by (Q3) and (Q4) the
-        1x1 weights of the unit matrix with the weight scales `scale` give scale * x + shift in each channel.
+        Of other values, as of a quantized convolution before a batch norm, it is a convolution of its own: by (Q3) and
+        (Q4) the 1x1 weights of the unit matrix with the weight scales `scale` give scale * x + shift in each channel.
+        Where there are no codes, `repair` makes it one of float32.
 
         name  for the Affine of the network input, that of the node if None
         """
@@ -302,23 +312,25 @@ class Builder:
                 factor[own], offset[own] = factor[own] * scale, offset[own] * scale + shift
                 pending = replace(pending, scale=factor, shift=offset, affine=name or node.name)
                 return replace(tensor, pending=pending)
-        if self._has_codes(tensor):
-            ones, unit = np.ones(tensor.shape[0], np.float32), np.eye(tensor.shape[0], dtype=np.int8)
-            weight = weights_of_all(tensor, unit[:, :, None, None])
-            op = Convolution(node.name, tensor.name, weight, ones, ones)
-            scaling = PendingConvolution(op, scale, shift)
-            return replace(tensor, name=node.name, pending=scaling, channels=None)
-        raise FormatError(
-            f"{node.where}: expected constants to scale or shift a convolution or the network input, "
-            f"found {tensor.name!r}"
-        )
+        if tensor.shape[0] ** 2 > MAX_WEIGHTS:
+            raise FormatError(
+                f"{node.where}: expected a scale of at most {math.isqrt(MAX_WEIGHTS)} channels, found {tensor.shape[0]}"
+            )
+        if self._is_probabilities(tensor):
+            raise FormatError(
+                f"{node.where}: expected constants to scale or shift what convolutions read, found {tensor.name!r}, behind "
+                "a softmax"
+            )
+        ones, unit = np.ones(tensor.shape[0], np.float32), np.eye(tensor.shape[0], dtype=np.int8)
+        weight = weights_of_all(tensor, unit[:, :, None, None])
+        op = Convolution(node.name, tensor.name, weight, ones, ones)
+        return replace(tensor, name=node.name, pending=PendingConvolution(op, scale, shift), channels=None)
 
-    def _has_codes(self, tensor: Tensor) -> bool:
-        """Whether `repair` finds codes of this value: those of a quantizer, behind what copies them, or their ReLU."""
+    def _is_probabilities(self, tensor: Tensor) -> bool:
         op = self.ops.get(tensor.name)
-        while isinstance(op, Relu | Resize | MaxPool):
+        while isinstance(op, Resize | Bilinear):
             op = self.ops[op.input]
-        return isinstance(op, Quantize)
+        return isinstance(op, Softmax)
 
     def normalization(self) -> Normalization:
         """How an image becomes the input: as the model card says, unless the file normalizes by itself.

@@ -32,7 +32,7 @@ from sparse_icnet.formats.exchange.tensors import (
     required,
     weights_of_all,
 )
-from sparse_icnet.network.graph import Bilinear, Convolution, Resize, Size
+from sparse_icnet.network.graph import Bilinear, Convolution, FloatConvolution, Resize, Size
 from sparse_icnet.network.shapes import convolution_output_size
 
 MAX_CHANNELS = 1 << 16
@@ -50,14 +50,15 @@ def convolution(
     weight: Value,
     bias: Value | None = None,
 ) -> Tensor:
-    """Convolution of one group with quantized weights (O, I, kh, kw) and an optional bias (O,); pending."""
+    """Convolution of one group with weights (O, I, kh, kw), quantized or float, and an optional bias (O,); pending."""
     tensor = g.planar_activation(node, x, any_channels=True)
-    codes, scale = _weights(node, required(node, weight, "the weights"))
-    outputs, inputs, *kernel = codes.shape
+    given = required(node, weight, "the weights")
+    _check_shape(node, given)
+    outputs, inputs, *kernel = given.shape
     if node.attributes.group != 1 or inputs != tensor.shape[0]:
         raise FormatError(
             f"{node.where}: expected weights for {tensor.shape[0]} input channels in one group, found "
-            f"{codes.shape} in {node.attributes.group}"
+            f"{given.shape} in {node.attributes.group}"
         )
     shift = np.zeros(outputs)
     if bias is not None:
@@ -73,13 +74,21 @@ def convolution(
     ]
     if min(spans) < 1:
         raise FormatError(
-            f"{node.where}: expected a kernel no larger than the padded map, found {codes.shape}"
+            f"{node.where}: expected a kernel no larger than the padded map, found {given.shape}"
         )
-    first, rest = _of_8_bits(codes)
-    source, ones = g.operand(tensor), np.ones(outputs, np.float32)
-    op = Convolution(node.name, source, weights_of_all(tensor, first), ones, ones, stride, dilation, padding)
-    others = None if rest is None else weights_of_all(tensor, rest)
     shape = (outputs, spans[0], spans[1])
+    source, ones = g.operand(tensor), np.ones(outputs, np.float32)
+    window = (stride, dilation, padding)
+    if given.scale is None and given.array.dtype.kind == "f":
+        weights = weights_of_all(tensor, _float_weights(node, given))
+        pending = PendingConvolution(
+            FloatConvolution(node.name, source, weights, ones, *window), np.ones(outputs), shift
+        )
+        return Tensor(node.name, shape, planar(shape), pending)
+    codes, scale = _weights(node, given)
+    first, rest = _of_8_bits(codes)
+    op = Convolution(node.name, source, weights_of_all(tensor, first), ones, ones, *window)
+    others = None if rest is None else weights_of_all(tensor, rest)
     return Tensor(node.name, shape, planar(shape), PendingConvolution(op, scale, shift, others))
 
 
@@ -94,16 +103,29 @@ def _of_8_bits(codes: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.i
     return first.astype(np.int8), (codes - first).astype(np.int8)
 
 
+def _check_shape(node: AnyNode, weights: Constant) -> None:
+    shape = weights.shape
+    if len(shape) != 4 or not weights.array.size or max(shape) > MAX_CHANNELS:
+        raise FormatError(f"{node.where}: expected weights of shape (O, I, kh, kw), found {shape}")
+
+
+def _float_weights(node: AnyNode, weights: Constant) -> NDArray[np.float32]:
+    """Of a layer that the file leaves in float32."""
+    with np.errstate(over="ignore"):
+        values = weights.array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise FormatError(f"{node.where}: expected finite weights, found NaN or infinity")
+    return values
+
+
 def _weights(node: AnyNode, weights: Constant) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     """int16 (O, I, kh, kw) within -256..254, and float64 (O,)."""
     if weights.scale is None or weights.array.dtype.kind not in "iu":
         raise FormatError(
-            f"{node.where}: expected quantized weights (behind FakeQuantize, or int8 with a scale), "
+            f"{node.where}: expected float weights or quantized ones (behind FakeQuantize, or int8 with a scale), "
             f"found plain {weights.array.dtype} weights"
         )
     codes = weights.array
-    if codes.ndim != 4 or not codes.size or max(codes.shape) > MAX_CHANNELS:
-        raise FormatError(f"{node.where}: expected weights of shape (O, I, kh, kw), found {codes.shape}")
     if codes.min() < -256 or codes.max() > 254:
         raise FormatError(
             f"{node.where}: expected weights of 8 bits around their zero point, found "

@@ -110,6 +110,11 @@ def _of_one(node: OnnxNode) -> None:
     node.gives(node.type.lower(), node.named("x"))
 
 
+@reads("Range")
+def _range(node: OnnxNode) -> None:
+    node.gives("range", node.named("start", "stop", "step"))
+
+
 @reads("Add", "Sub", "Mul", "Div")
 def _arithmetic(node: OnnxNode) -> None:
     names = {"Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}

@@ -4,6 +4,7 @@ What each operation becomes; the name of an operation is that of its node and of
 
     Quantize      [Clip], QuantizeLinear, DequantizeLinear with one scale and zero point
     Convolution   int8 weights > DequantizeLinear per output channel (axis 0), Conv with a float32 bias
+    FloatConvolution  Conv with float32 weights and bias
     AveragePool   AveragePool (or MatMul, where windows overlap)
     Resize        Resize: nearest, asymmetric, floor, sizes
     Bilinear      Resize: linear, half_pixel or align_corners, sizes
@@ -30,10 +31,12 @@ from sparse_icnet.network.faces import InputFace, OutputFace
 from sparse_icnet.network.graph import (
     Add,
     Affine,
+    AnyConvolution,
     Argmax,
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -184,7 +187,7 @@ class _Writer:
                 return self.node("Add", (product, offset), name)
             case Quantize(quantizer=quantizer):
                 return self.quantize(name, sources[0], quantizer)
-            case Convolution():
+            case Convolution() | FloatConvolution():
                 return self.convolution(op, name, sources[0])
             case Add():
                 return self.node("Add", sources, name)
@@ -249,11 +252,12 @@ class _Writer:
         means = self.node("MatMul", (source, columns), f"{name}/means")
         return self.node("MatMul", (rows, means), name)
 
-    def convolution(self, op: Convolution, name: str, source: str) -> str:
-        codes = self.constant(f"{name}/weight/codes", op.weight)
-        scale = self.constant(f"{name}/weight/scale", op.weight_scale)
-        zero_point = self.constant(f"{name}/weight/zero_point", np.zeros(len(op.weight), np.int8))
-        weight = self.node("DequantizeLinear", (codes, scale, zero_point), f"{name}/weight", axis=0)
+    def convolution(self, op: AnyConvolution, name: str, source: str) -> str:
+        weight = (
+            self.int8_weight(op, name)
+            if isinstance(op, Convolution)
+            else self.constant(f"{name}/weight", op.weight)
+        )
         bias = self.constant(f"{name}/bias", op.bias)
         return self.node(
             "Conv",
@@ -264,6 +268,12 @@ class _Writer:
             dilations=op.dilation,
             pads=op.padding,
         )
+
+    def int8_weight(self, op: Convolution, name: str) -> str:
+        codes = self.constant(f"{name}/weight/codes", op.weight)
+        scale = self.constant(f"{name}/weight/scale", op.weight_scale)
+        zero_point = self.constant(f"{name}/weight/zero_point", np.zeros(len(op.weight), np.int8))
+        return self.node("DequantizeLinear", (codes, scale, zero_point), f"{name}/weight", axis=0)
 
     def model(self, name: str, outputs: tuple[str, ...], face: OutputFace) -> Any:
         helper = self.onnx.helper

@@ -250,6 +250,11 @@ def _gather(node: LayerNode) -> None:
     node.gives("gather", node.named("x", "indices", "axis"), a.AxisAttributes())
 
 
+@reads("Range")
+def _range(node: LayerNode) -> None:
+    node.gives("range", node.named("start", "stop", "step"))
+
+
 @reads("Broadcast")
 def _broadcast(node: LayerNode) -> None:
     mode = node.data.text("mode", "numpy").lower()

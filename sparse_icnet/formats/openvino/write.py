@@ -5,6 +5,7 @@ What each operation becomes (opset in brackets); the layer carries the name of t
     Quantize      FakeQuantize [1] with input range = output range = scale * (low - z .. high - z)
     Convolution   int8 Const > Convert > Multiply by the scale of each output channel, Convolution [1],
                   Add of the bias; or float32 Const behind FakeQuantize, the form of 2019
+    FloatConvolution  Convolution with a float32 Const, Add of the bias
     Affine        Multiply, Add          Relu     ReLU [1]         Softmax  SoftMax [8]
     MaxPool       MaxPool [1]            Add      Add [1]          Argmax   TopK [11], Convert to u8
     AveragePool   AdaptiveAvgPool [8]    Resize   Interpolate [4]: nearest, asymmetric, floor, sizes
@@ -31,10 +32,12 @@ from sparse_icnet.network.faces import InputFace, OutputFace
 from sparse_icnet.network.graph import (
     Add,
     Affine,
+    AnyConvolution,
     Argmax,
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -177,7 +180,7 @@ class _Writer(Document):
                 return self.binary("Add", name, product, offset, shape)
             case Quantize(name=name, quantizer=quantizer):
                 return self.fake_quantize(name, sources[0], self.graph.shape(name), quantizer)
-            case Convolution():
+            case Convolution() | FloatConvolution():
                 return self.convolution(op, sources[0], shape)
             case Add(name=name):
                 return self.binary("Add", name, sources[0], sources[1], shape)
@@ -207,8 +210,11 @@ class _Writer(Document):
         data = {"levels": str(quantizer.levels), "auto_broadcast": "numpy"}
         return self.layer("FakeQuantize", name, (source, *ends, *ends), (1, *shape), data, tensor=name)
 
-    def convolution(self, op: Convolution, source: Value, shape: tuple[int, ...]) -> Value:
-        weight = self.int8_weight(op) if self.weights == "int8" else self.fake_quantized_weight(op)
+    def convolution(self, op: AnyConvolution, source: Value, shape: tuple[int, ...]) -> Value:
+        if not isinstance(op, Convolution):
+            weight = self.constant(f"{op.name}/weight", op.weight)
+        else:
+            weight = self.int8_weight(op) if self.weights == "int8" else self.fake_quantized_weight(op)
         data = _window(op.stride, op.padding) | {"dilations": numbers(op.dilation), "auto_pad": "explicit"}
         value = self.layer("Convolution", op.name, (source, weight), shape, data)
         bias = self.constant(f"{op.name}/bias/values", op.bias.reshape(1, -1, 1, 1))

@@ -11,6 +11,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -129,7 +130,7 @@ def _key(op: Op) -> Hashable | None:
             return MaxPool, op.input, op.kernel, op.stride, op.padding
         case AveragePool():
             return AveragePool, op.input, op.bins
-        case Input() | Affine() | Convolution() | Softmax() | Argmax():
+        case Input() | Affine() | Convolution() | FloatConvolution() | Softmax() | Argmax():
             return None
         case _:
             assert_never(op)

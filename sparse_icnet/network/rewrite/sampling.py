@@ -9,10 +9,12 @@ from dataclasses import replace
 from sparse_icnet.network.graph import (
     Add,
     Affine,
+    AnyConvolution,
     Argmax,
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -69,7 +71,7 @@ def pull_sampling(graph: Graph) -> Graph:
         for reader in readers[name]:
             ops[reader] = _over_sampled(ops[reader], step)
         sizes[name] = size = (sizes[name][0] // step[0], sizes[name][1] // step[1])
-        if isinstance(op, Convolution | MaxPool):
+        if isinstance(op, AnyConvolution | MaxPool):
             ops[name] = replace(op, stride=(op.stride[0] * step[0], op.stride[1] * step[1]))
         elif isinstance(op, Resize):
             ops[name] = replace(op, size=size)
@@ -92,7 +94,7 @@ def pull_sampling(graph: Graph) -> Graph:
 def _can_pull(op: Op, ops: Mapping[str, Op], readers: Mapping[str, list[str]]) -> bool:
     """Whether `op` may be computed at fewer positions."""
     match op:
-        case Convolution() | MaxPool() | Resize():
+        case Convolution() | FloatConvolution() | MaxPool() | Resize():
             return True
         case Quantize() | Relu() | Softmax() | Argmax() | Add():
             return _can_sample(op.inputs, ops, readers)
@@ -116,7 +118,7 @@ def _can_sample(names: Iterable[str], ops: Mapping[str, Op], readers: Mapping[st
             continue
         if len(set(readers[name])) != 1:
             return False
-        if isinstance(op, Convolution):
+        if isinstance(op, AnyConvolution | MaxPool):
             continue
         if not isinstance(op, Relu | Softmax | Argmax | Add):
             return False
@@ -135,7 +137,7 @@ def _steps(reader: Op, result: Size, size: Size) -> Size:
     match reader:
         case Resize():
             return factor(result, size) or (1, 1)
-        case Convolution():
+        case Convolution() | FloatConvolution():
             return _window_steps(reader.weight.shape[2:], reader.stride, reader.dilation, reader.padding)
         case MaxPool():
             return _window_steps(reader.kernel, reader.stride, (1, 1), reader.padding)
@@ -165,7 +167,7 @@ def _window_steps(kernel: tuple[int, ...], stride: Size, dilation: Size, padding
 
 def _over_sampled(reader: Op, step: Size) -> Op:
     """`reader` as it acts on the map of which only rows and columns in `step` remain."""
-    if not isinstance(reader, Convolution | MaxPool):
+    if not isinstance(reader, AnyConvolution | MaxPool):
         return reader
     (top, left, bottom, right), (y, x) = reader.padding, step
     padding = (top // y, left // x, -(-bottom // y), -(-right // x))

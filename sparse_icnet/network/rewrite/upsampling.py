@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from sparse_icnet.network.graph import (
     Add,
+    AnyConvolution,
     Argmax,
-    Convolution,
     Graph,
     Op,
     Quantize,
@@ -40,10 +40,10 @@ def push_upsampling(graph: Graph) -> Graph:
     because (y + k*m) // k = y // k + m.  So it equals u(convolution of x with dilation d/k, padding p/k and
     p'/k) at y.  Borders agree: for a map of H pixels, y + d*i - p lies outside 0 .. k*H - 1 exactly when
     its quotient by k lies outside 0 .. H - 1, and both paddings hold the zero point.  Sizes agree: k*H + p
-    + p' - d*(K - 1) is k times H + p/k + p'/k - (d/k)*(K - 1).  Sums are exact integers (Q3) and (Q4) is
-    per pixel, so the bits agree.  A 1x1 convolution without padding is the case K = 1, p = p' = 0; the
-    cascade fusion's 3x3 with d = p = p' = 2 over a map enlarged twice becomes a plain 3x3 on a quarter of
-    the pixels.
+    + p' - d*(K - 1) is k times H + p/k + p'/k - (d/k)*(K - 1).  Sums are exact integers (Q3), or of the same
+    products in the same order (Q12), and (Q4) is per pixel, so the bits agree.  A 1x1 convolution without
+    padding is the case K = 1, p = p' = 0; the cascade fusion's 3x3 with d = p = p' = 2 over a map enlarged
+    twice becomes a plain 3x3 on a quarter of the pixels.
 
     An operation keeps its name at its new, smaller size; the upsampling that follows is called `name/up`.
     """
@@ -72,7 +72,7 @@ def push_upsampling(graph: Graph) -> Graph:
 
 def _before_upsampling(op: Op, ops: Mapping[str, Op], sizes: Mapping[str, Size]) -> Op | None:
     """`op` as it acts on the source of its upsampled inputs, or None if it must stay behind them."""
-    if not isinstance(op, Quantize | Relu | Softmax | Argmax | Add | Convolution):
+    if not isinstance(op, Quantize | Relu | Softmax | Argmax | Add | AnyConvolution):
         return None
     sources = {}
     for name in op.inputs:
@@ -84,13 +84,13 @@ def _before_upsampling(op: Op, ops: Mapping[str, Op], sizes: Mapping[str, Size])
     scale = factor(next(iter(small_sizes)), sizes[op.inputs[0]])
     if len(small_sizes) != 1 or scale is None or scale == (1, 1):
         return None
-    if isinstance(op, Convolution):
+    if isinstance(op, AnyConvolution):
         smaller = _shrunk(op, scale)
         return None if smaller is None else rename_inputs(smaller, sources)
     return rename_inputs(op, sources)
 
 
-def _shrunk(op: Convolution, scale: Size) -> Convolution | None:
+def _shrunk(op: AnyConvolution, scale: Size) -> AnyConvolution | None:
     """The convolution with dilation and padding divided by `scale`, None if that is not whole."""
     if op.stride != (1, 1):
         return None

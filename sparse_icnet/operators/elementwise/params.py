@@ -26,12 +26,12 @@ class CombineParams:
 @record
 @dataclass(frozen=True, slots=True)
 class ShiftParams:
-    """A task is the shifted copies of one group, and its padding.
+    """A task is the shifted copies of one group of codes or one channel of real values, and its padding.
 
-    address  of the codes; stride: bytes from one group to the next
+    address  of the map; stride: bytes from one group (channel) to the next
     copies   int64 (count, 3): byte offset of the plane, byte offset of the copy, d in pixels (positive or negative)
     height   rows of a plane; width: columns; pitch: bytes of a row
-    zero     four stored zeros
+    zero     four stored zeros, or the real value 0
     """
 
     address: int

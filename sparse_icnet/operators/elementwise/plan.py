@@ -14,7 +14,8 @@ from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Operator, Plain
 from sparse_icnet.operators.outputs import Addend, operand, output, padding
 from sparse_icnet.operators.pooling.plan import AveragePoolStep
-from sparse_icnet.operators.storage import Block, CodesMap, RealMap, Storage, View
+from sparse_icnet.operators.pooling.real_plan import RealAveragePoolStep
+from sparse_icnet.operators.storage import AnyMap, Block, CodesMap, RealMap, Storage, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class CombineStep(Plain):
 class ShiftStep(Plain):
     """Makes the shifted copies and the padding of `map`, where the step that fills it does not."""
 
-    map: CodesMap
+    map: AnyMap
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ class ShiftStep(Plain):
 
     @property
     def tasks(self) -> int:
-        return self.map.groups
+        return self.map.groups if isinstance(self.map, CodesMap) else self.map.channels
 
     @property
     def scratch(self) -> int:
@@ -141,13 +142,18 @@ class ExpandStep(Plain):
 def spread(
     name: str, source: View, pooled: Shape, shape: Shape, phases: Size, unit: float
 ) -> tuple[list[Operator], View]:
-    """The steps that average the codes of `source`, a map of `shape`, to `pooled` and spread the means, and their result.
+    """The steps that average `source`, a map of `shape`, to `pooled` and spread the means, and their result.
 
+    source  codes, or real values in `unit`
     phases  of the result, a real map; unit: of its values
     """
     channels, *bins = pooled
     size, grid = (bins[0], bins[1]), source.map.grid
     means = AveragePoolStep.block(f"{name}/mean", channels, size)
-    pool = AveragePoolStep(name, source, (shape[1], shape[2]), size, unit, means)
+    pool: Operator
+    if isinstance(source.map, CodesMap):
+        pool = AveragePoolStep(name, source, (shape[1], shape[2]), size, unit, means)
+    else:
+        pool = RealAveragePoolStep(name, source, (shape[1], shape[2]), size, means)
     out = View.of(RealMap(f"{name}/spread", channels, phases, grid))
     return [pool, ExpandStep(f"{name}/spread", means, size, out)], out

@@ -15,7 +15,7 @@ BLOCK = 64  # pixels that are looked up at once
 
 
 @jit
-def _scatter_row(pixels, width, kx, planes, out):
+def scatter_row(pixels, width, kx, planes, out):
     """One row of pixels to its kx phases: code x at address `pixels` goes to out + planes[x % kx] + 4 * (x // kx).
 
     Padding columns of a plane may be written too: nobody reads them.
@@ -75,7 +75,7 @@ def quantize_image(step, task, scratch):
             prefetch(ahead + 64)
             prefetch(ahead + 128)
             _codes(row, first, width, table, scratch)
-        _scatter_row(scratch, width, kx, planes, out)
+        scatter_row(scratch, width, kx, planes, out)
         out += step.pitch
 
 
@@ -112,5 +112,5 @@ def quantize_blob(step, task, scratch):
             else:
                 a, b, c, d = a / unit, b / unit, c / unit, d / unit
             store(scratch + 4 * x, pack(a, b, c, d, low, high, constant))
-        _scatter_row(scratch, width, kx, planes, out)
+        scatter_row(scratch, width, kx, planes, out)
         out += step.pitch

@@ -1,4 +1,4 @@
-"""What the kernels that quantize the network input read."""
+"""What the kernels that take the network input read."""
 
 from __future__ import annotations
 
@@ -50,3 +50,46 @@ class BlobParams:
     scale: float
     output: Map
     rounding: Rounding
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class RealImageParams:
+    """A task is one row of phases of an RGB image u8 (height, width, 3), to a real map.
+
+    source              address of the image, set for each inference
+    phases_y, phases_x  of the output; pitch: bytes of a row of its planes
+    table               float32 (3, 256): the real value of each value of each channel
+    """
+
+    source: int
+    height: int
+    width: int
+    phases_y: int
+    phases_x: int
+    pitch: int
+    table: Table
+    output: Map
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class RealBlobParams:
+    """A task is one row of phases of a float32 blob (channels, height, width), to a real map: (Q10) or (Q9).
+
+    source              address of the blob, set for each inference
+    phases_y, phases_x  of the output; pitch: bytes of a row of its planes
+    affine              whether (Q9) applies, with constants: float32 (2, 4), multiplier and offset; else x / unit
+    """
+
+    source: int
+    channels: int
+    height: int
+    width: int
+    phases_y: int
+    phases_x: int
+    pitch: int
+    affine: int
+    constants: Table
+    unit: float
+    output: Map

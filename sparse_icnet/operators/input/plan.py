@@ -1,4 +1,4 @@
-"""The two ways in: an image or a blob to the codes of the network input."""
+"""The two ways in: an image or a blob to the codes of the network input, or to its real values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import Affine, Normalization, Quantizer, Shape
-from sparse_icnet.operators.input.params import BlobParams, ImageParams
+from sparse_icnet.operators.input.params import BlobParams, ImageParams, RealBlobParams, RealImageParams
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Plain
 from sparse_icnet.operators.outputs import rounding
@@ -19,12 +19,16 @@ from sparse_icnet.operators.storage import PlanError, Storage, View
 
 @dataclass(frozen=True, eq=False)
 class InputStep(Plain):
-    """The network input of `shape`, through `affine` if the graph has one, to the codes of `target`."""
+    """The network input of `shape`, through `affine` if the graph has one, to `target` in the unit of its readers.
+
+    unit  of the real values; the scale of the quantizer where `target` holds codes
+    """
 
     shape: Shape
     affine: Affine | None
     normalization: Normalization
     target: View
+    unit: float
 
     def __post_init__(self) -> None:
         channels, _, width = self.shape
@@ -59,8 +63,17 @@ class InputStep(Plain):
         constants = np.zeros((2, 4), np.float32)
         if self.affine is not None:
             for row, values in zip(constants, (self.affine.scale, self.affine.shift), strict=True):
-                row[: len(values)] = arithmetic.f32(values.astype(np.float64) / self._quantizer.scale)
+                row[: len(values)] = arithmetic.f32(values.astype(np.float64) / self.unit)
         return constants
+
+    def _pixels(self) -> NDArray[np.float32]:
+        """float32 (3, 256): the real value of each uint8 of each channel."""
+        x, affine = self.normalization.table(), self._constants()
+        return (
+            x / np.float32(self.unit)
+            if self.affine is None
+            else x * affine[0, :3, None] + affine[1, :3, None]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +98,8 @@ class ImageStep(InputStep):
 
     def _codes(self) -> NDArray[np.uint8]:
         """u8 (3, 256): the stored code of each uint8 of each channel."""
-        q, x, affine = self._quantizer, self.normalization.table(), self._constants()
-        real = (
-            x / np.float32(q.scale) if self.affine is None else x * affine[0, :3, None] + affine[1, :3, None]
-        )
-        clipped = np.clip(real, np.float32(q.low - q.zero_point), np.float32(q.high - q.zero_point))
+        q = self._quantizer
+        clipped = np.clip(self._pixels(), np.float32(q.low - q.zero_point), np.float32(q.high - q.zero_point))
         codes: NDArray[np.uint8] = (np.rint(clipped).astype(np.int64) + (q.zero_point - q.low)).astype(
             np.uint8
         )
@@ -115,7 +125,33 @@ class BlobStep(InputStep):
             pitch=self.target.map.grid.pitch,
             affine=int(self.affine is not None),
             constants=self._constants(),
-            scale=self._quantizer.scale,
+            scale=self.unit,
             output=memory.map(self.target),
             rounding=rounding(self._quantizer),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class RealImageStep(InputStep):
+    """From RGB pixels to real values, by a table for each channel."""
+
+    name: str = "image in float32"
+
+    def params(self, memory: Memory) -> RealImageParams:
+        _, height, width = self.shape
+        ky, kx = self.target.phases
+        pitch = self.target.map.grid.pitch
+        return RealImageParams(0, height, width, ky, kx, pitch, self._pixels(), memory.map(self.target))
+
+
+@dataclass(frozen=True, eq=False)
+class RealBlobStep(InputStep):
+    """From float32 values to the same in `unit`."""
+
+    name: str = "blob in float32"
+
+    def params(self, memory: Memory) -> RealBlobParams:
+        (ky, kx), pitch = self.target.phases, self.target.map.grid.pitch
+        affine, constants = int(self.affine is not None), self._constants()
+        output = memory.map(self.target)
+        return RealBlobParams(0, *self.shape, ky, kx, pitch, affine, constants, self.unit, output)

@@ -118,3 +118,50 @@ class PyramidParams:
     scale: float
     output: Map
     rounding: Rounding
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class RealMaxPoolParams:
+    """A task is one phase of one channel of real values (Q14).
+
+    phases        of the output; rows: of one of its planes; pitch: bytes of a row
+    taps          of the window
+    source        address of the real values; source_stride: bytes from one channel to the next
+    table         int64 (phases, taps, 4): of what each tap reads the byte offset of the plane in a channel, the row shift,
+                  the column shift in bytes, and the byte offset of its masks
+    masks         uint32 (n, 2, pitch / 4): bits of a value to keep, where the column lies in the map, and those it gets
+    """
+
+    phases: int
+    rows: int
+    pitch: int
+    taps: int
+    source: int
+    source_stride: int
+    table: Table
+    masks: Table
+    output: Map
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class RealAveragePoolParams:
+    """A task is one channel of real values (Q13); out: address of float32 (C, rows, columns).
+
+    phases_y, phases_x  of the source; pitch: bytes of a row of its planes; width: columns of one
+    rows, columns       of bins
+    windows             int32 (rows, 2), then (columns, 2): first and end of each bin in the map
+    multipliers         float32 (rows, columns)
+    """
+
+    source: Map
+    phases_y: int
+    phases_x: int
+    pitch: int
+    width: int
+    rows: int
+    columns: int
+    windows: Table
+    multipliers: Table
+    out: int

@@ -3,8 +3,8 @@
 The kernels work on addresses and check nothing.  So from the records and tables that they will read, exactly as they lie in
 memory, this package derives which bytes each kernel touches, for all tasks, phases, taps, whole vectors and remainders, and
 compares them with the memory that was taken.  It shares no computation with the planner: what it knows is the loop
-structure of each kernel, written down again in `maps`, `convolutions`, `pools` and `ends`.  Everything is summed in
-Python's integers, which cannot wrap; the kernels' own sums wrap modulo 2**64 and therefore meet the same addresses.
+structure of each kernel, written down again in `maps`, `convolutions`, `pools`, `floats` and `ends`.  Everything is summed
+in Python's integers, which cannot wrap; the kernels' own sums wrap modulo 2**64 and therefore meet the same addresses.
 
 What is proven of each step
 * its tables and packed weights are constants of the plan, complete, and no step writes them;
@@ -24,17 +24,18 @@ import math
 import numpy as np
 
 from sparse_icnet.operators import kernel_name
-from sparse_icnet.operators.input.params import BlobParams, ImageParams
+from sparse_icnet.operators.input.params import BlobParams, ImageParams, RealBlobParams, RealImageParams
 from sparse_icnet.operators.interpolation.params import BilinearSoftmaxParams, SmoothClassesParams
 from sparse_icnet.operators.output.params import ArgmaxParams, LogitsParams, UpsampleParams
 from sparse_icnet.plan.program import End, Plan
-from sparse_icnet.plan.proof import convolutions, ends, maps, pools
+from sparse_icnet.plan.proof import convolutions, ends, floats, maps, pools
 from sparse_icnet.plan.proof.access import PROOFS, Access, Memory, ProofError
 from sparse_icnet.plan.schedule import lifetimes
 
-__all__ = ["ProofError", "convolutions", "ends", "maps", "pools", "prove"]
+__all__ = ["ProofError", "convolutions", "ends", "floats", "maps", "pools", "prove"]
 
-_INPUTS: dict[type, int] = {ImageParams: 1, BlobParams: 4}  # bytes of an element of the caller's input
+# Bytes of an element of the caller's input.
+_INPUTS: dict[type, int] = {ImageParams: 1, BlobParams: 4, RealImageParams: 1, RealBlobParams: 4}
 # What may write the caller's result.
 _ENDS = (ArgmaxParams, UpsampleParams, SmoothClassesParams, BilinearSoftmaxParams, LogitsParams)
 
@@ -51,7 +52,7 @@ def prove(plan: Plan) -> None:
         End.LOGITS: 4 * math.prod(plan.logits_shape),
     }
     results = {id(steps[-1]): sizes[end] for end, steps in plan.output_steps.items()}
-    first = [id(step) for step in plan.input_steps.values()]
+    first = [id(step) for steps in plan.input_steps.values() for step in steps]
     for step in plan.steps():
         ranges = PROOFS.get(step.kind)
         if ranges is None:

@@ -129,7 +129,7 @@ def quantize_image(a: Access) -> None:
     a.constant("codes", a["codes"], 3 * 256)
     pixels = a.count("height", "rows") * a.count("width", "columns")
     a.reads_source(steps(pixels, 3), 3)
-    _scattered_rows(a)
+    scattered_rows(a, 1)
 
 
 @proves(BlobParams)
@@ -141,11 +141,11 @@ def quantize_blob(a: Access) -> None:
     channels = min(a.count("channels", "channels"), 4)
     place = steps(channels, 4 * width * height) + steps(height, 4 * width) + Span(0, 4 * (width - 16))
     a.reads_source(place, VECTOR)
-    _scattered_rows(a)
+    scattered_rows(a, 1)
 
 
-def _scattered_rows(a: Access) -> None:
-    """A row of lanes in scratch, and `_scatter_row` to the planes of the task's row of phases."""
+def scattered_rows(a: Access, channels: int) -> None:
+    """A row of lanes in scratch, and `scatter_row` to the planes of the task's row of phases; of each channel by itself."""
     height, width = a.count("height", "rows"), a.count("width", "columns")
     ky, kx = a.count("phases_y", "phases"), a.count("phases_x", "phases")
     columns = max(width // kx, 16) if kx % 16 == 0 else width // kx
@@ -155,4 +155,6 @@ def _scattered_rows(a: Access) -> None:
     output = a.inside("output")
     planes = values(planes_at(output, "result", output["planes"], a.tasks * kx))
     rows = steps((height - 1) // ky + 1, a["pitch"])
-    a.writes("result", output["address"], planes + rows + steps(columns, 4), 4)
+    a.writes(
+        "result", output["address"], planes + steps(channels, output["stride"]) + rows + steps(columns, 4), 4
+    )

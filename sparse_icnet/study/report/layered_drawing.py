@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparse_icnet.network.graph import Add, AveragePool, Convolution, Graph, Input, MaxPool, Op
+from sparse_icnet.network.graph import Add, AnyConvolution, AveragePool, Graph, Input, MaxPool, Op
 from sparse_icnet.study.report.drawing import (
     BOX_HEIGHT,
     BOX_WIDTH,
@@ -44,7 +44,7 @@ def _shown(graph: Graph, layers: frozenset[str]) -> dict[str, Op]:
         read = not computed.isdisjoint(op.inputs)
         if isinstance(op, MaxPool | AveragePool) or (isinstance(op, Add) and read):
             others.append(op.name)
-        if read and not isinstance(op, Convolution | Add):
+        if read and not isinstance(op, AnyConvolution | Add):
             computed.add(op.name)
     drawn = {graph.input.name, *layers, *others[: max(0, MOST_DRAWN - len(layers))]}
     return {op.name: op for op in graph if op.name in drawn}
@@ -84,7 +84,7 @@ def _drawing(
 
 
 def _place(canvas: Canvas, op: Op, x: float, y: float) -> Box | Mark:
-    if isinstance(op, Convolution):
+    if isinstance(op, AnyConvolution):
         return canvas.box(op.name, x, y)
     if isinstance(op, Add):
         return canvas.plus(x + BOX_WIDTH / 2, y + BOX_HEIGHT / 2)
