@@ -21,6 +21,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -115,6 +116,7 @@ class _Trace:
                 Input()
                 | Affine()
                 | Convolution()
+                | FloatConvolution()
                 | Add()
                 | Relu()
                 | AveragePool()
@@ -182,14 +184,23 @@ class _Trace:
                 self.say("Q9", op, f"{_n(pixel)} * {_n(multiplier)} + {_n(offset)}", value)
             case Convolution():
                 value = self.convolution(op, unit, at)
+            case FloatConvolution():
+                value = self.float_convolution(op, unit, at)
             case Add(left=left, right=right):
                 a, b = (self.real(self.graph[side], unit, at) for side in (left, right))
                 value = a + b
                 self.say("Q5", op, f"{_n(a)} + {_n(b)}", value)
             case Relu(input=source):
                 a = self.real(self.graph[source], unit, at)
-                value = np.maximum(a, np.float32(0))
+                value = a if a > 0 else np.float32(0)
                 self.say("Q5", op, f"max({_n(a)}, 0)", value)
+            case MaxPool(input=source):
+                found = [self.oracle.real(source, unit)[(channel, *place)] for place in self.window(op, y, x)]
+                value = self.oracle.real(op.name, unit)[at]
+                self.say("Q14", op, f"max of {len(found)} values of {source}", value)
+            case AveragePool(input=source) if self.graph.quantizer(source) is None:
+                value = self.oracle.real(op.name, unit)[at]
+                self.say("Q13", op, f"mean of real values of {source}", value)
             case AveragePool():
                 value = self.mean(op, unit, at)
             case Resize(input=source):
@@ -199,7 +210,7 @@ class _Trace:
                 value = self.bilinear(op, unit, at)
             case Softmax(input=source):
                 value = self.softmax(op, source, unit, at)
-            case Quantize() | MaxPool() | Argmax():
+            case Quantize() | Argmax():
                 raise TypeError(f"operation {op.name!r} ({type(op).__name__}) has no real value")
             case _:
                 assert_never(op)
@@ -223,6 +234,24 @@ class _Trace:
         bias = arithmetic.convolution_bias(op, unit)[channel]
         value = np.float32(total) * multiplier + bias
         self.say("Q4", op, f"{_n(np.float32(total))} * {_n(multiplier)} + {_n(bias)}", value)
+        return np.float32(value)
+
+    def float_convolution(self, op: FloatConvolution, unit: float, at: At) -> np.float32:
+        channel, y, x = at
+        _, height, width = self.graph.shape(op.input)
+        values, weights = self.oracle.real(op.input, 1.0), op.weight[channel].transpose(1, 2, 0)
+        total, count = np.float32(0), 0
+        for row, column, i in np.argwhere(weights).tolist():
+            place_y = y * op.stride[0] + row * op.dilation[0] - op.padding[0]
+            place_x = x * op.stride[1] + column * op.dilation[1] - op.padding[1]
+            if 0 <= place_y < height and 0 <= place_x < width:
+                total = total + weights[row, column, i] * values[i, place_y, place_x]
+            count += 1
+        text = f"{count} products, {weights.size - count} of {weights.size} weights are zero; values of {op.input}"
+        self.say("Q12", op, text, total)
+        multiplier, bias = arithmetic.unit_multiplier(unit), arithmetic.convolution_bias(op, unit)[channel]
+        value = total * multiplier + bias
+        self.say("Q12", op, f"{_n(total)} * {_n(multiplier)} + {_n(bias)}", value)
         return np.float32(value)
 
     def sum(self, op: Convolution, source: Quantizer, at: At) -> int:

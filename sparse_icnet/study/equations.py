@@ -13,6 +13,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -31,7 +32,7 @@ FILES = ("network/*.py", "sparse/winograd.py")
 
 @cache
 def equations() -> Mapping[str, str]:
-    """'Q3' -> 'convolution: a = sum over ...', on one line: (Q1) to (Q11) of the graph, (W1) and (W2) of filtering."""
+    """'Q3' -> 'convolution: a = sum over ...', on one line: (Q1) to (Q14) of the graph, (W1) and (W2) of filtering."""
     found: dict[str, str] = {}
     for pattern in FILES:
         for path in sorted(PACKAGE.glob(pattern)):
@@ -45,10 +46,12 @@ def equations() -> Mapping[str, str]:
 
 
 def equations_of(op: Op) -> tuple[str, ...]:
-    """The numbers of the equations that define an operation; none of what copies or compares codes."""
+    """The numbers of the equations that define an operation of codes; none of what copies or compares them."""
     match op:
         case Convolution():
             return ("Q3", "Q4")
+        case FloatConvolution():
+            return ("Q12",)
         case Quantize():
             return ("Q1",)
         case Add() | Relu():
@@ -71,6 +74,13 @@ def equations_of(op: Op) -> tuple[str, ...]:
             assert_never(op)
 
 
+def _equations_in(graph: Graph, op: Op) -> tuple[str, ...]:
+    """`equations_of` where the operation stands: pools of real values have equations of their own."""
+    if isinstance(op, MaxPool | AveragePool) and graph.quantizer(op.input) is None:
+        return ("Q13",) if isinstance(op, AveragePool) else ("Q14",)
+    return equations_of(op)
+
+
 def expression(graph: Graph, name: str) -> list[Op]:
     """The operations of the expression that `name` belongs to, from what reads codes to what makes them."""
     waiting, found = [end_of(graph, name)], {}
@@ -85,7 +95,7 @@ def expression(graph: Graph, name: str) -> list[Op]:
 def equations_of_expression(graph: Graph, name: str) -> tuple[str, ...]:
     """The numbers of the equations of `expression`, in order; (Q2) where codes are added."""
     ops = expression(graph, name)
-    numbers = [number for op in ops for number in equations_of(op)]
+    numbers = [number for op in ops for number in _equations_in(graph, op)]
     if any(isinstance(op, Add | Relu) and graph.quantizer(source) for op in ops for source in op.inputs):
         numbers.append("Q2")
     return tuple(sorted(set(numbers), key=lambda number: int(number[1:])))

@@ -206,7 +206,8 @@ def step_of(plan: Plan, graph: Graph, name: str) -> tuple[Step | None, str]:
 
     A tensor of real values is computed by the step that fills what its expression ends in.
     """
-    steps = [*plan.input_steps.values(), *plan.body]
+    inputs = [step for steps in plan.input_steps.values() for step in steps]
+    steps = [*inputs, *plan.body]
     for step in steps:
         if any(report.name == name for report in step.reports):
             return step, ""
@@ -214,9 +215,8 @@ def step_of(plan: Plan, graph: Graph, name: str) -> tuple[Step | None, str]:
     rewritten = {op.name for op in plan.graph}
     if name not in rewritten:
         return None, "the rewrites left it out"
-    first = next(iter(plan.input_steps.values()))
     if name == plan.graph.input.name:
-        return first, ""
+        return inputs[0], ""
     reader, readers = name, plan.graph.consumers()
     while True:
         for key in (reader, f"{reader}/real", f"{reader}/spread"):

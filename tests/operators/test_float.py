@@ -35,6 +35,8 @@ from sparse_icnet.operators.storage import Grid, PlanError
 from sparse_icnet.plan import plan_for
 from sparse_icnet.reference.oracle import Oracle, evaluate_float, float_sums, real_average_pool
 from sparse_icnet.run.session import Session
+from sparse_icnet.study.arithmetic import arithmetic_of
+from sparse_icnet.study.equations import equations
 from sparse_icnet.target import TARGET
 
 VECTORS = TARGET.float_kernel.vectors
@@ -261,3 +263,18 @@ def test_real_values_of_a_deep_chain_of_pools_are_refused():
     net.add(Relu("end", x))
     with pytest.raises(PlanError, match="100 operations in a row"):
         plan_for(net.classify(net.codes("end")))
+
+
+def test_values_are_explained():
+    """Each value by its products and roundings: the last line is what the oracle has there."""
+    graph = _several(Net((48, 64)))
+    oracle = Oracle(graph, random_blob(graph.input.shape))
+    numbers: set[str] = set()
+    for op in graph:
+        found = arithmetic_of(graph, oracle, op.name, (1, 0, 1))
+        last = graph.quantizer(found.tensor)
+        expected = oracle.real(found.tensor, 1.0) if last is None else oracle.codes(found.tensor)
+        assert found.value == expected[1, 0, 1]
+        numbers |= {line.equation for line in found.lines}
+    assert numbers >= {"Q12", "Q13", "Q14"}
+    assert {"Q12", "Q13", "Q14"} <= set(equations())
