@@ -24,7 +24,8 @@ from sparse_icnet.network.graph import (  # noqa: E402
     MaxPool,
     Quantize,
 )
-from sparse_icnet.reference.oracle import Oracle, evaluate_float  # noqa: E402
+from sparse_icnet.reference.evaluate import evaluate_float  # noqa: E402
+from sparse_icnet.reference.oracle import Oracle  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,9 @@ from sparse_icnet.network.graph import (
 from sparse_icnet.network.icnet import layer_specs
 from sparse_icnet.operators.storage import Grid, PlanError
 from sparse_icnet.plan import plan_for
-from sparse_icnet.reference.oracle import Oracle, evaluate_float, float_sums, real_average_pool
+from sparse_icnet.reference.equations import float_sums, real_average_pool
+from sparse_icnet.reference.evaluate import evaluate_float
+from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session
 from sparse_icnet.study.arithmetic import arithmetic_of
 from sparse_icnet.study.equations import equations
@@ -220,7 +222,7 @@ def test_icnet_with_layers_in_float32(tiny_graph, names):
     assert chosen, sorted(known)
     graph = with_float_layers(tiny_graph, chosen, bypass=True)
     blob = random_blob(graph.input.shape)
-    session = Session(graph, 2)
+    session = Session(plan_for(graph, 2))
     expected = Oracle(graph, blob).output()
     np.testing.assert_array_equal(session.output(blob), expected)
     reasons = {report.name: report.reason for report in session.plan.convolutions()}
