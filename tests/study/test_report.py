@@ -251,3 +251,11 @@ def test_pictures_have_a_bound(monkeypatch, hostile):
     report = report_of(hostile, timing=False)
     assert [layer.before is None for layer in report.layers] != [False] * 3
     check_page(html_of(report), report)
+
+
+def test_a_bundled_model_at_another_size_says_so(hostile_report):
+    assert [row.name for row in hostile_report.models] == [
+        "made in memory",
+        "sparse-60 at 768 x 960",
+        "block4x4 at 768 x 960",
+    ]

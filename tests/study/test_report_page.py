@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from sparse_icnet.study.report import html_of
+from sparse_icnet.study.report.data import Kind, LayerTime, Point, Report, Roofline
+from sparse_icnet.study.timing import Spread
 
 selenium = pytest.importorskip("selenium", reason="the page is tested in a browser: extra test-web")
 from selenium import webdriver  # noqa: E402
@@ -47,11 +50,34 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(icnet_report, hostile_report, tmp_path_factory):
-    """ICNet and a network with hostile names, as files."""
+    """ICNet, a network with hostile names, and ICNet with times, as files."""
     folder = tmp_path_factory.mktemp("pages")
-    for name, report in (("icnet", icnet_report), ("other", hostile_report)):
+    reports = {"icnet": icnet_report, "other": hostile_report, "timed": with_times(icnet_report)}
+    for name, report in reports.items():
         (folder / f"{name}.html").write_text(html_of(report), encoding="utf-8")
-    return {name: (folder / f"{name}.html").as_uri() for name in ("icnet", "other")}
+    return {name: (folder / f"{name}.html").as_uri() for name in reports}
+
+
+def with_times(report: Report) -> Report:
+    """As if layers had been measured: layer k takes k + 1 ms."""
+    layers, points = [], []
+    for layer in report.layers:
+        seconds = 1e-3 * (layer.index + 1)
+        time = LayerTime(
+            seconds, seconds, seconds, 0.01, (), layer.macs / seconds, 0.5, 2 * seconds, seconds, True
+        )
+        layers.append(replace(layer, time=time))
+        points.append(
+            Point(layer.index, 5.0 + layer.index, 1e9 * (layer.index + 1), layer.filtered, layer.name)
+        )
+    return replace(
+        report,
+        layers=tuple(layers),
+        seconds=Spread(0.02, 0.019, 0.021, 9),
+        kinds=(Kind("4x6_test", 64, 0.02, 1.0, 0.001, True),),
+        roofline=Roofline(4e11, 2e11, 2e10, 1 << 26, tuple(points)),
+        disturbed=("The machine was busy.",),
+    )
 
 
 def opened(browser, address: str, size: tuple[int, int], scheme: str):
@@ -173,6 +199,27 @@ def test_colours_change_numbers_and_legend(browser, pages):
         assert [one.get_attribute("data-metric") for one in legends] == [radio.get_attribute("value")]
     assert before.endswith(" %")
     assert value.text == "64→64 3x3"
+    quiet(browser)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_times(browser, pages, size):
+    opened(browser, pages["timed"], size, "dark")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    assert browser.execute_script(f"return {SHOWN}") == ["63"], "the slowest layer is shown first"
+    assert browser.find_element(By.CSS_SELECTOR, "p.warning").text == "The machine was busy."
+    clicked = browser.execute_script(f"""
+        const chart = [...document.querySelectorAll('svg.roofline')].find(s => s.getBoundingClientRect().width);
+        return [...chart.querySelectorAll('.point')].map(point => {{
+            point.dispatchEvent(new MouseEvent('click', {{bubbles: true}}));
+            const marked = [...document.querySelectorAll('tr.current')].map(row => row.dataset.layer);
+            return [point.dataset.layer, {SHOWN}, marked];
+        }})""")
+    assert sorted(clicked) == sorted([str(number), [str(number)], [str(number)]] for number in range(64))
+    browser.execute_script("document.querySelector('table.all tr[data-layer=\\'63\\'] button').click()")
+    part = next(one for one in browser.find_elements(By.TAG_NAME, "article") if one.is_displayed())
+    assert "64.000 ms (quartiles 64.000 to 64.000), 1.0 % of the inference" in part.text
+    assert "zeros save 64.00 ms" in part.text
     quiet(browser)
 
 

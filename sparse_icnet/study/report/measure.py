@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled
-from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.image import ImageLike
 from sparse_icnet.loading import load
 from sparse_icnet.model import Model
+from sparse_icnet.plan import PlanError
 from sparse_icnet.study.analyze import analyze
 from sparse_icnet.study.report.data import Kind, Layer, LayerTime, ModelRow, Point, Roofline
 from sparse_icnet.study.report.markup import clean
@@ -56,8 +56,8 @@ class Measured:
     @property
     def notes(self) -> list[str]:
         """What disturbed the measurement, in sentences."""
-        noise = self.timing.noise
-        return [f"The machine was busy, so take times with care: {reason}." for reason in noise.reasons]
+        reasons = self.timing.noise.reasons
+        return [f"The machine was busy, so take times with care: {'; '.join(reasons)}."] if reasons else []
 
     def roofline(self, layers: Sequence[Layer]) -> Roofline | None:
         """Every layer that has a time, under the roof; None without a peak."""
@@ -88,7 +88,10 @@ def measured(model: Model, image: ImageLike, layers: Sequence[str]) -> Measured:
     image   that the inferences run on
     layers  convolutions of which times are wanted
     """
-    timing = analyze(model, image=image).first
+    try:
+        timing = analyze(model, image=image).first
+    except PlanError:  # without a zero among its weights the network is more than a plan may have
+        timing = analyze(model, image=image, dense=False).first
     known = {name for one in timing.layers for name in one.convolutions}
     noisy = timing.noise.noisy
     times = {name: _time(timing[name], name, noisy) for name in layers if name in known}
@@ -138,9 +141,10 @@ def models(model: Model, timed: bool) -> tuple[ModelRow, ...]:
             continue
         try:
             other = load(name, size=model.size, threads=model.plan.threads)
-        except (FormatError, ValueError):  # a size that only the user's own network has
+        except ValueError:  # a size that only the user's own network has
             other = load(name, threads=model.plan.threads)
-        rows.append((other, row_of(other, name)))
+        where = "" if other.size == model.size else f" at {other.size[0]} x {other.size[1]}"
+        rows.append((other, row_of(other, name + where)))
     if not timed:
         return tuple(row for _, row in rows)
     spreads = in_turns([_inference(one) for one, _ in rows], ROUNDS)

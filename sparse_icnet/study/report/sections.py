@@ -59,7 +59,7 @@ def header(report: Report) -> Markup:
             *(tag("li", tag("b", figure), tag("span", text)) for figure, text in figures),
             class_="figures",
         ),
-        *(tag("p", note, class_="warning") for note in report.disturbed),
+        tag("p", " ".join(report.disturbed), class_="warning") if report.disturbed else None,
         tag(
             "nav", *(tag("a", text, href=f"#{name}") for name, text in parts), aria_label="Parts of this page"
         ),
