@@ -80,6 +80,12 @@ def _subjects(arguments: argparse.Namespace, stack: ExitStack) -> list[Subject]:
             f"analyze: expected one or two things to compare, found {len(models)} models x {len(threads)} numbers of "
             f"threads x {len(isas)} classes of CPUs"
         )
+    if arguments.sort == "difference" and len(wanted) == 1:
+        raise ValueError("--sort difference: expected two things to compare, found one")
+    if arguments.sort == "saved" and len(wanted) == 2:
+        raise ValueError("--sort saved: expected one model, found two things to compare")
+    if arguments.sort == "saved" and not arguments.dense:
+        raise ValueError("--sort saved: expected the network without zeros as well, found --no-dense")
     if arguments.trace is not None and arguments.isa:
         raise ValueError("--trace: expected an inference of this process, found --isa")
     for isa in isas:
@@ -120,7 +126,6 @@ def _subjects(arguments: argparse.Namespace, stack: ExitStack) -> list[Subject]:
 _ORDERS: dict[str, Callable[[LayerTiming], float]] = {
     "saved": lambda layer: -(layer.saved.median if layer.saved else 0.0),
     "time": lambda layer: -layer.time.median,
-    "share": lambda layer: -layer.share,
 }
 
 

@@ -85,6 +85,8 @@ def test_bad_input(run, tiny_file, tmp_path):
     assert_one_error_line(run("analyze", tiny_file, "--isa", "z80"), "z80", "native")
     assert_one_error_line(run("analyze", tiny_file, "--rounds", "0"), "positive integer")
     assert_one_error_line(run("analyze", tiny_file, "--trace", tmp_path / "t.png"), "ends in .json", "t.png")
+    for sort, more in (("difference", ()), ("saved", ("--threads", 1, 2)), ("saved", ("--no-dense",))):
+        assert_one_error_line(run("analyze", tiny_file, "--sort", sort, *more), f"--sort {sort}: expected")
     result = run("analyze", tiny_file, "--isa", "native", "--trace", tmp_path / "t.json")
     assert_one_error_line(result, "--trace", "--isa")
     for option in ("--json", "--trace"):
