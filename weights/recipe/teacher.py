@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_icnet.model import Model, load
+from sparse_icnet.loading import load
+from sparse_icnet.model import Model
 from weights.recipe.data import CLASSES, OUTPUT_STRIDE
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparse_icnet.formats import native
-from sparse_icnet.model import load
+from sparse_icnet.loading import load
 from sparse_icnet.network.graph import Convolution, Graph
 from weights.recipe.data import UNLABELLED, Frame, class_weights, full_frame, load_frames
 
