@@ -271,7 +271,7 @@ def resized(graph: Graph, size: Size) -> Graph:
     if min(size) < 1 or any(length % step for length, step in zip(size, steps, strict=True)):
         raise GraphError(
             f"size {size[0]}x{size[1]}: expected a positive multiple of {steps[0]} as height and of {steps[1]} as "
-            "width, so that every resize of the network gives whole pixels"
+            f"width, so that every resize of the network gives whole pixels, such as {near_sizes(size, steps)}"
         )
     ops: list[Op] = []
     for op in graph.ops:
@@ -281,6 +281,13 @@ def resized(graph: Graph, size: Size) -> Graph:
             op = replace(op, size=(op.size[0] * size[0] // height, op.size[1] * size[1] // width))
         ops.append(op)
     return replace(graph, ops=tuple(ops), size_is_free=False)
+
+
+def near_sizes(size: Size, steps: Size) -> str:
+    """The multiples of `steps` below and above `size`, for a message: '704x960 or 736x960'."""
+    below = [max(length // step, 1) * step for length, step in zip(size, steps, strict=True)]
+    above = [-(-length // step) * step for length, step in zip(size, steps, strict=True)]
+    return " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (below, above)))
 
 
 def size_step(graph: Graph) -> Size:

@@ -38,6 +38,10 @@ class PlanError(ValueError):
     """A valid graph that this engine cannot run; says which operation and why."""
 
 
+class SizeError(PlanError):
+    """One that a network of another input size might not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """The common grid: rows and columns of every plane.

@@ -11,10 +11,12 @@ run.Session       Plan -> arrays                         made by `sparse_icnet.M
 
 from __future__ import annotations
 
+import math
+
 from sparse_icnet.floats import standard_floats
-from sparse_icnet.network.graph import Graph
+from sparse_icnet.network.graph import Convolution, FloatConvolution, Graph, near_sizes
 from sparse_icnet.network.rewrite import optimize
-from sparse_icnet.operators.storage import PlanError
+from sparse_icnet.operators.storage import PlanError, SizeError
 from sparse_icnet.plan.budget import check_graph
 from sparse_icnet.plan.encode import encode
 from sparse_icnet.plan.layout import lay_out
@@ -43,8 +45,25 @@ def plan_for(graph: Graph, threads: int = 1, keep_tensors: bool = False, policy:
         raise ValueError(f"threads must be at least 1, found {threads}")
     check_graph(graph)
     rewritten: Graph = optimize(graph)
-    program: Program = select(rewritten, policy, threads)
+    try:
+        program: Program = select(rewritten, policy, threads)
+    except SizeError as error:
+        raise PlanError(f"{error}{_other_sizes(graph)}") from None
     placement: Placement = lay_out(program, keep_tensors)
     plan: Plan = encode(program, placement)
     prove(plan)
     return plan
+
+
+def _other_sizes(graph: Graph) -> str:
+    """Sizes of the input that do, where convolutions and pools divide by powers of two; '' where that says nothing."""
+    size = graph.input.shape[1:]
+    maps = [graph.shape(op.name) for op in graph if isinstance(op, Convolution | FloatConvolution)]
+    smallest = [min(shape[axis] for shape in maps) for axis in (1, 2)]
+    rows, columns = (1 << round(math.log2(max(n / m, 1))) for n, m in zip(size, smallest, strict=True))
+    if not (size[0] % rows or size[1] % columns):
+        return ""
+    return (
+        f": with an input of {size[0]}x{size[1]} the network's maps do not divide each other; "
+        f"export it for {near_sizes(size, (rows, columns))}"
+    )

@@ -10,7 +10,7 @@ from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.operators.interpolation.plan import BilinearSoftmaxStep, SmoothClassesStep
 from sparse_icnet.operators.operator import Operator
 from sparse_icnet.operators.output.plan import ArgmaxStep, LogitsStep, SoftmaxStep, UpsampleStep
-from sparse_icnet.operators.storage import Block, PlanError, View
+from sparse_icnet.operators.storage import Block, PlanError, SizeError, View
 from sparse_icnet.plan.program import End
 
 MOST_CLASSES = 256  # a class is a byte
@@ -51,7 +51,7 @@ class Ends:
         channels, height, width = shape = self.logits_shape
         enlarged = self.output_shape[1] // height, self.output_shape[2] // width
         if (height * enlarged[0], width * enlarged[1]) != self.output_shape[1:]:
-            raise PlanError(
+            raise SizeError(
                 f"the output {self.output_shape[1:]} must be a whole multiple of the logits {shape[1:]}"
             )
         small = SoftmaxStep.block(channels, logits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparse_icnet.network.graph import AnyConvolution, Graph, Quantizer, Size
-from sparse_icnet.operators.storage import CodesMap, Grid, PlanError, RealMap, View
+from sparse_icnet.operators.storage import CodesMap, Grid, SizeError, RealMap, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +23,7 @@ class Maps:
         """PlanError if the tensor is no whole multiple of the grid."""
         phases = self.grid.phases(*self.graph.shape(name)[1:])
         if phases is None:
-            raise PlanError(
+            raise SizeError(
                 f"operation {name!r}: its size {self.size(name)} must be a whole multiple of the smallest convolution "
                 f"output, {self.grid.rows}x{self.grid.columns}"
             )
@@ -33,7 +33,7 @@ class Maps:
         """The phases of the output of `op`, which reads `source`; PlanError unless they are those of the stride."""
         phases = self.phases(op.name)
         if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
-            raise PlanError(
+            raise SizeError(
                 f"convolution {op.name!r}: input {self.size(op.input)} must be stride {op.stride} times the output "
                 f"{self.size(op.name)}"
             )

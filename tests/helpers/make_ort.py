@@ -124,8 +124,9 @@ def exported(model: nn.Module, path: Path, dynamo: bool = False, **options: Any)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = (torch.from_numpy(blobs(1)[0]),)
-        names = {"input_names": ["image"], "output_names": ["result"]} | options
-        torch.onnx.export(model.eval(), example, str(path), opset_version=18, dynamo=dynamo, **names)
+        names = {"input_names": ["image"], "output_names": ["result"]}
+        settings = {"opset_version": 18} | names | options
+        torch.onnx.export(model.eval(), example, str(path), dynamo=dynamo, **settings)
     return path
 
 

@@ -141,3 +141,18 @@ assert "numba" not in sys.modules
     )
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_that_do_are_named():
+    net = Net((52, 96))
+    codes = net.codes(net.relu(net.convolution(net.image, 8, 3, 2)))  # 26 rows
+    low = net.codes(
+        net.relu(net.convolution(net.codes(net.relu(net.convolution(codes, 8, 3, 2))), 8, 3, 2))
+    )  # 13, 7
+    graph = net.classify(low, classes=12)
+    with pytest.raises(
+        PlanError, match=r"an input of 52x96 .* do not divide each other; export it for 48x96 or 56x96$"
+    ):
+        Model(graph, threads=1)
+    with pytest.raises(ValueError, match="such as 704x960 or 736x960"):
+        sparse_icnet.load(size=(720, 960))

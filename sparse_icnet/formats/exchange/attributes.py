@@ -106,6 +106,23 @@ class PoolAttributes(WindowAttributes):
 
 
 @dataclass(frozen=True, slots=True)
+class PadAttributes(Attributes):
+    """mode constant or another; pads of all axes at their begin, then at their end, in place of the inputs; value in it."""
+
+    mode: str = "constant"
+    pads: Numbers | None = None
+    value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FillAttributes(Attributes):
+    """The value that ConstantOfShape repeats, (1,)."""
+
+    value: float = 0.0
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
 class BatchNormAttributes(Attributes):
     epsilon: float
 

@@ -5,6 +5,7 @@ A value is a `Constant`, folded as far as it goes, or a `Tensor`, an activation 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,17 @@ from sparse_icnet.formats.exchange.repair import quantize_before_codes
 from sparse_icnet.formats.exchange.tail import normalized
 from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value
 from sparse_icnet.network.faces import PLANAR, REAL_TYPES, Faces, OutputFace
-from sparse_icnet.network.graph import Graph, GraphError, Quantize, pruned
+from sparse_icnet.network.graph import (
+    Argmax,
+    Bilinear,
+    Graph,
+    GraphError,
+    Op,
+    Quantize,
+    Resize,
+    Softmax,
+    pruned,
+)
 from sparse_icnet.network.meta import MAX_TEXT, Meta
 from sparse_icnet.suggest import did_you_mean
 
@@ -106,8 +117,9 @@ class _Walk:
                     self.values[key] = value
         value = self._read(result.where, result.source)
         if not isinstance(value, Tensor) or value.codes is not None:
+            codes = ", found codes: keep the DequantizeLinear at the end" if isinstance(value, Tensor) else ""
             raise FormatError(
-                f"{result.where}: expected the result to be real values that depend on the input"
+                f"{result.where}: expected the result to be real values that depend on the input{codes}"
             )
         if value.channels is not None:
             raise FormatError(
@@ -117,6 +129,7 @@ class _Walk:
         output = self.builder.operand(value)
         ended, output, notes = normalized(self.builder.ops, output)
         ops = pruned(ended.values(), output)
+        self._check_bilinear(ops, output)
         repaired, more = quantize_before_codes(ops, self.builder.unique)
         ops, notes = pruned(repaired, output), [*notes, *more]
         if not any(isinstance(op, Quantize) for op in ops):
@@ -129,6 +142,20 @@ class _Walk:
         return Graph(
             ops, output, normalization, self.builder.size_is_free, _meta([*self.builder.notes, *notes]), faces
         )
+
+    def _check_bilinear(self, ops: Iterable[Op], output: str) -> None:
+        """FormatError, with a way out, for a bilinear resize within the network."""
+        by_name = {op.name: op for op in ops}
+        end = by_name[output]
+        while isinstance(end, Resize | Softmax | Argmax | Quantize):
+            end = by_name[end.input]
+        for op in by_name.values():
+            if isinstance(op, Bilinear) and op is not end:
+                where = next((n.where for n in self.model.nodes if n.name == op.name), self.model.label)
+                raise FormatError(
+                    f"{where}: expected nothing but the last resize to be bilinear, found one within the network: "
+                    "train and export it with mode 'nearest'"
+                )
 
     def _output_face(self, result: Result, value: Tensor) -> OutputFace:
         """What the file declares of its result: for real values also half precision that it computes in."""

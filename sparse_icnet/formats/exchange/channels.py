@@ -59,9 +59,14 @@ def gather(
     g: Builder, node: Node[AxisAttributes], x: Value, indices: Value, axis: Value | None = None
 ) -> Tensor:
     """Channels by their numbers."""
+    constant, at = required(node, indices, "the indices"), _axis(node, axis)
+    rank = len(x.axes) if isinstance(x, Tensor) else 0
+    if isinstance(x, Tensor) and -rank <= at < rank and x.dimensions[at] == 1 and constant.shape == ():
+        if integers(constant, node.where, "indices") not in ([0], [-1]):
+            raise FormatError(f"{node.where}: expected the only index 0 of axis {at}, found {constant.array}")
+        return replace(x, axes=x.axes[: at % rank] + x.axes[at % rank + 1 :])
     tensor = g.activation(node, x, codes_allowed=True, any_channels=True)
-    _channel_axis(node, tensor, _axis(node, axis))
-    constant = required(node, indices, "the indices")
+    _channel_axis(node, tensor, at)
     numbers, count = integers(constant, node.where, "indices"), tensor.shape[0]
     if len(constant.shape) != 1 or not all(-count <= number < count for number in numbers):
         raise FormatError(f"{node.where}: expected a list of channels below {count}, found {numbers}")

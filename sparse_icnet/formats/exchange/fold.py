@@ -18,6 +18,7 @@ from sparse_icnet.formats.exchange.attributes import (
     AxisAttributes,
     ConvertAttributes,
     FakeQuantizeAttributes,
+    FillAttributes,
     ReshapeAttributes,
     StridedSliceAttributes,
     TransposeAttributes,
@@ -233,3 +234,9 @@ def floor(node: AnyNode, x: Constant) -> Constant:
 def ceil(node: AnyNode, x: Constant) -> Constant:
     """The next whole number above."""
     return Constant(np.ceil(x.values()))
+
+
+def constant_of_shape(node: Node[FillAttributes], x: Constant) -> Constant:
+    """One value in a constant shape."""
+    shape = bounded(node, [max(size, 0) for size in integers(x, node.where, "shape")])
+    return Constant(np.full(shape, node.attributes.value, node.attributes.dtype))

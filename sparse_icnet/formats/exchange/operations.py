@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange import attributes as a
-from sparse_icnet.formats.exchange import channels, fold, pixels, pools, shapes, windows
+from sparse_icnet.formats.exchange import channels, fold, padding, pixels, pools, shapes, windows
+from sparse_icnet.formats.exchange.advice import advice
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_INPUTS, AnyNode, Node
 from sparse_icnet.formats.exchange.tensors import Builder, Value
@@ -73,7 +74,8 @@ def _constant(g: Builder, node: Node[a.ConstantAttributes]) -> Constant:
 
 
 def _unsupported(g: Builder, node: Node[a.UnsupportedAttributes], **inputs: Value) -> Value:
-    raise FormatError(f"{node.where}: operation {node.attributes.type!r} is not supported here")
+    found = node.attributes.type
+    raise FormatError(f"{node.where}: operation {found!r} is not supported here{advice(found)}")
 
 
 _RANGES = ("input_low", "input_high", "output_low", "output_high")
@@ -124,6 +126,9 @@ TABLE: dict[str, Operation] = {
         Operation("topk", ("x", "k"), (), a.TopKAttributes, pixels.topk),
         # windows and other sizes
         Operation("convolution", ("x", "weight"), ("bias",), a.ConvolutionAttributes, windows.convolution),
+        Operation(
+            "groupconvolution", ("x", "weight"), (), a.ConvolutionAttributes, windows.group_convolution
+        ),
         Operation("maxpool", ("x",), (), a.PoolAttributes, pools.max_pool),
         Operation("avgpool", ("x",), (), a.PoolAttributes, pools.average_pool),
         Operation("adaptiveavgpool", ("x", "size"), (), a.Attributes, pools.adaptive_average_pool),
@@ -152,6 +157,10 @@ TABLE: dict[str, Operation] = {
         Operation("reshape", ("x", "shape"), (), a.ReshapeAttributes, shapes.reshape, fold.reshape),
         Operation("shapeof", ("x",), (), a.ShapeOfAttributes, shapes.shape_of),
         Operation("gather", ("x", "indices"), ("axis",), a.AxisAttributes, channels.gather, fold.gather),
+        Operation(
+            "pad", ("x",), ("pads", "pads_begin", "pads_end", "value", "axes"), a.PadAttributes, padding.pad
+        ),
+        Operation("constantofshape", ("x",), (), a.FillAttributes, None, fold.constant_of_shape),
         Operation("broadcast", ("x", "shape"), (), a.Attributes, None, fold.broadcast),
         Operation("range", ("start", "stop", "step"), (), a.Attributes, None, fold.range_),
         Operation("concat", MANY[:1], MANY[1:], a.AxisAttributes, channels.concat, fold.concat),

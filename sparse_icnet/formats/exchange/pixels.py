@@ -43,7 +43,7 @@ def parameter(g: Builder, node: Node[ParameterAttributes]) -> Tensor:
     if len(shape) != 4 or shape[0] != 1 or not all(1 <= size <= MAX_LENGTH for size in shape):
         raise FormatError(
             f"{node.where}: expected an input of shape (1, channels, height, width), found "
-            f"{node.attributes.shape}"
+            f"{node.attributes.shape}{': export the network with one picture, or any number' if _batched(shape) else ''}"
         )
     interleaved = shape[3] == 3 and shape[1] != 3
     channels, height, width = (shape[3], shape[1], shape[2]) if interleaved else shape[1:]
@@ -64,6 +64,10 @@ def parameter(g: Builder, node: Node[ParameterAttributes]) -> Tensor:
     )
     pending = PendingInput(np.ones(channels), np.zeros(channels), node.name)
     return Tensor(node.name, taken, axes, pending, dtype=dtype)
+
+
+def _batched(shape: list[int]) -> bool:
+    return len(shape) == 4 and shape[0] > 1
 
 
 def _input_face(g: Builder, dtype: str, axes: str, size: Size) -> InputFace:
@@ -95,7 +99,7 @@ def fake_quantize(
         for value in (input_low, input_high, output_low, output_high)
     ]
     fq = quantizers.fake_quantize(node.attributes.levels, ranges, node.where)
-    tensor = g.activation(node, x, any_channels=True)
+    tensor = g.activation(node, x, any_channels=True, padded=True)
     if node.outputs[0] in g.integers:
         codes = quantizers.code_quantizer(fq)
         op = Quantize(node.name, g.operand(tensor), codes)
@@ -121,7 +125,7 @@ def quantize_linear(
     g: Builder, node: AnyNode, x: Value, scale: Value, zero_point: Value | None = None
 ) -> Tensor:
     """Codes of a per-tensor quantizer, to be read by DequantizeLinear."""
-    tensor = g.activation(node, x, any_channels=True)
+    tensor = g.activation(node, x, any_channels=True, padded=True)
     quantizer = _linear_quantizer(node, scale, zero_point)
     op = Quantize(node.name, g.operand(tensor), quantizer)
     return replace(tensor, name=g.emit(op), pending=None, codes=quantizer)
@@ -131,9 +135,14 @@ def dequantize_linear(
     g: Builder, node: AnyNode, x: Value, scale: Value, zero_point: Value | None = None
 ) -> Tensor:
     """The real values of the codes; scale and zero point must be those of QuantizeLinear."""
-    tensor = g.activation(node, x, codes_allowed=True, any_channels=True)
+    tensor = g.activation(node, x, codes_allowed=True, any_channels=True, padded=True)
     quantizer = _linear_quantizer(node, scale, zero_point)
-    if tensor.codes is None or tensor.codes != quantizer:
+    if tensor.codes is None:
+        raise FormatError(
+            f"{node.where}: expected QuantizeLinear before it, found real values or the network input: "
+            "keep the quantizer of the input in the file"
+        )
+    if tensor.codes != quantizer:
         raise FormatError(
             f"{node.where}: expected scale and zero point of the QuantizeLinear before it "
             f"({tensor.codes}), found {quantizer}"

@@ -14,6 +14,7 @@ from sparse_icnet.formats.exchange import geometry
 from sparse_icnet.formats.exchange.attributes import PoolAttributes, ReduceAttributes
 from sparse_icnet.formats.exchange.constants import axes_of, integers
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
+from sparse_icnet.formats.exchange.padding import added, pooled_padding
 from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, required
 from sparse_icnet.formats.exchange.windows import window_of
 from sparse_icnet.network.graph import AveragePool, MaxPool
@@ -23,7 +24,7 @@ from sparse_icnet.network.shapes import convolution_output_size
 
 def max_pool(g: Builder, node: Node[PoolAttributes], x: Value) -> Tensor:
     """Max pooling; rounding the size up becomes padding below and right."""
-    tensor = g.planar_activation(node, x, codes_allowed=True)
+    tensor = g.planar_activation(node, x, codes_allowed=True, padded=True)
     stride, dilation, padding = window_of(node, tensor, node.attributes.kernel)
     kernel = (node.attributes.kernel[0], node.attributes.kernel[1])
     if dilation != (1, 1):
@@ -37,6 +38,7 @@ def max_pool(g: Builder, node: Node[PoolAttributes], x: Value) -> Tensor:
         convolution_output_size(tensor.shape[1 + i], kernel[i], stride[i], 1, padding[i] + padding[i + 2])
         for i in (0, 1)
     )
+    padding = added(padding, pooled_padding(g, node, tensor))
     op = MaxPool(node.name, g.operand(tensor), kernel, stride, padding)
     return g.tensor(op, (tensor.shape[0], rows, columns), codes=tensor.codes)
 

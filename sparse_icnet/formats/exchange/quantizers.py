@@ -151,7 +151,10 @@ def linear_quantizer(scale: Constant, zero_point: Constant | None, where: str) -
     scales = np.unique(scale.values().astype(np.float64))
     dtype = np.dtype(np.uint8) if zero_point is None else zero_point.array.dtype
     if dtype not in CODE_RANGES:
-        raise FormatError(f"{where}: expected 8-bit codes, found a zero point of type {dtype}")
+        raise FormatError(
+            f"{where}: expected 8-bit codes, found a zero point of type {dtype}: quantize activations to 8 bits, "
+            "activation_type=QuantType.QUInt8 of ONNX Runtime's quantizer"
+        )
     zeros = np.unique(zero_point.array) if zero_point is not None else np.zeros(1)
     if scales.size != 1 or zeros.size != 1:
         raise FormatError(

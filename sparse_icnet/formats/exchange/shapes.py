@@ -55,7 +55,8 @@ def convert(g: Builder, node: Node[ConvertAttributes], x: Value) -> Tensor:
         return x
     if dtype is None or (dtype.kind != "f" and not g.holds_classes(x)):
         raise FormatError(
-            f"{node.where}: expected a conversion to a float type, found {node.attributes.type!r}"
+            f"{node.where}: expected a conversion to a float type, found {node.attributes.type!r}: "
+            "return real values as they are, or their argmax"
         )
     return replace(x, dtype=dtype.name)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sparse_icnet.network.graph import Argmax, Bilinear, Op, Quantize, Resize, Softmax
+from sparse_icnet.network.graph import Argmax, Bilinear, GraphError, Op, Quantize, Resize, Softmax
 
 Tail = Quantize | Resize | Bilinear | Softmax | Argmax
 
@@ -29,6 +29,11 @@ def normalized(ops: dict[str, Op], output: str) -> tuple[dict[str, Op], str, lis
     kept: list[Tail] = []
     notes: list[str] = []
     for op in chain:
+        if isinstance(op, Bilinear) and any(isinstance(o, Softmax) for o in kept):
+            raise GraphError(
+                f"operation {op.name!r}: expected a bilinear resize before the softmax, found it behind: "
+                "interpolate the logits"
+            )
         before = next((o for o in reversed(kept) if isinstance(o, Bilinear | Softmax | Argmax)), None)
         if isinstance(op, Quantize) and before is not None:
             what = "bilinear resize" if isinstance(before, Bilinear) else type(before).__name__.lower()

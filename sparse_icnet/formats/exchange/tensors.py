@@ -80,6 +80,7 @@ class Tensor:
     axes     what each dimension of the file's tensor is: C, H or W, and 1 wherever the size is 1
     codes    its quantizer, between QuantizeLinear and DequantizeLinear
     dtype    its type in the file, where that is not float32: of the network input, a class map, what is cast
+    padding  (top, left, bottom, right): zeros around what the operation holds, which belong to the shape
     centred  whether the zero point is subtracted from the codes already (OpenVINO dequantizes in two steps)
     channels which of the operation's channels these are, None for all in order; a convolution takes them over
     """
@@ -92,6 +93,7 @@ class Tensor:
     channels: Channels | None = None
     centred: bool = False
     dtype: str = ""
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -170,6 +172,7 @@ class Builder:
         codes_allowed: bool = False,
         classes_allowed: bool = False,
         any_channels: bool = False,
+        padded: bool = False,
     ) -> Tensor:
         """`value` as an activation in (1, channels, height, width) order."""
         if not isinstance(value, Tensor):
@@ -187,6 +190,10 @@ class Builder:
                 f"{node.where}: expected a convolution behind channels in another order, with quantizers, scales and "
                 f"resizes between, found {node.operation}"
             )
+        if any(value.padding) and not padded:
+            raise FormatError(
+                f"{node.where}: expected a convolution behind padding, with quantizers between, found {node.operation}"
+            )
         return value
 
     def planar_activation(
@@ -196,9 +203,10 @@ class Builder:
         codes_allowed: bool = False,
         classes_allowed: bool = False,
         any_channels: bool = False,
+        padded: bool = False,
     ) -> Tensor:
         """`activation` of a tensor that is (1, channels, height, width) in the file."""
-        tensor = self.activation(node, value, codes_allowed, classes_allowed, any_channels)
+        tensor = self.activation(node, value, codes_allowed, classes_allowed, any_channels, padded)
         if not tensor.is_planar:
             raise FormatError(
                 f"{node.where}: expected an input of shape (1, channels, height, width), found "
@@ -302,6 +310,8 @@ class Builder:
         scale, shift = (np.broadcast_to(np.float64(part), tensor.shape[:1]) for part in (scale, shift))
         if (scale == 1).all() and not shift.any():
             return tensor
+        if any(tensor.padding) and shift.any():
+            raise FormatError(f"{node.where}: expected zeros to stay zeros behind padding, found a shift")
         match tensor.pending:
             case PendingConvolution(op, old, bias, rest):
                 changed = PendingConvolution(op, old * scale, bias * scale + shift, rest)

@@ -22,6 +22,7 @@ from sparse_icnet.formats.exchange.attributes import (
 from sparse_icnet.formats.exchange.channels import chosen_channels
 from sparse_icnet.formats.exchange.constants import Constant, Slices, axes_of, integers, sliced, strided
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
+from sparse_icnet.formats.exchange.padding import added
 from sparse_icnet.formats.exchange.tensors import (
     Builder,
     PendingConvolution,
@@ -33,6 +34,7 @@ from sparse_icnet.formats.exchange.tensors import (
     weights_of_all,
 )
 from sparse_icnet.network.graph import Bilinear, Convolution, FloatConvolution, Resize, Size
+from sparse_icnet.network.limits import MAX_WEIGHTS
 from sparse_icnet.network.shapes import convolution_output_size
 
 MAX_CHANNELS = 1 << 16
@@ -50,16 +52,17 @@ def convolution(
     weight: Value,
     bias: Value | None = None,
 ) -> Tensor:
-    """Convolution of one group with weights (O, I, kh, kw), quantized or float, and an optional bias (O,); pending."""
-    tensor = g.planar_activation(node, x, any_channels=True)
+    """Convolution with weights (O, I, kh, kw), quantized or float, and an optional bias (O,); pending."""
+    tensor = g.planar_activation(node, x, any_channels=True, padded=True)
     given = required(node, weight, "the weights")
     _check_shape(node, given)
-    outputs, inputs, *kernel = given.shape
-    if node.attributes.group != 1 or inputs != tensor.shape[0]:
+    groups = node.attributes.group
+    if groups < 1 or given.shape[1] * groups != tensor.shape[0] or given.shape[0] % groups:
         raise FormatError(
-            f"{node.where}: expected weights for {tensor.shape[0]} input channels in one group, found "
-            f"{given.shape} in {node.attributes.group}"
+            f"{node.where}: expected weights for {tensor.shape[0]} input channels in {groups} groups, found {given.shape}"
         )
+    given = _of_one_group(node, given, groups)
+    outputs, _, *kernel = given.shape
     shift = np.zeros(outputs)
     if bias is not None:
         shift = required(node, bias, "the bias").values().astype(np.float64).ravel()
@@ -78,7 +81,7 @@ def convolution(
         )
     shape = (outputs, spans[0], spans[1])
     source, ones = g.operand(tensor), np.ones(outputs, np.float32)
-    window = (stride, dilation, padding)
+    window = (stride, dilation, added(padding, tensor.padding))
     if given.scale is None and given.array.dtype.kind == "f":
         weights = weights_of_all(tensor, _float_weights(node, given))
         pending = PendingConvolution(
@@ -90,6 +93,40 @@ def convolution(
     op = Convolution(node.name, source, weights_of_all(tensor, first), ones, ones, *window)
     others = None if rest is None else weights_of_all(tensor, rest)
     return Tensor(node.name, shape, planar(shape), PendingConvolution(op, scale, shift, others))
+
+
+def group_convolution(g: Builder, node: Node[ConvolutionAttributes], x: Value, weight: Value) -> Tensor:
+    """OpenVINO's, whose weights are (groups, O / groups, I / groups, kh, kw)."""
+    constant = required(node, weight, "the weights")
+    if constant.array.ndim != 5 or not constant.array.size:
+        raise FormatError(f"{node.where}: expected weights of 5 dimensions, found {constant.shape}")
+    groups, outputs, *rest = constant.shape
+    scale = constant.scale
+    if scale is not None and scale.size > 1:
+        if scale.shape != (groups, outputs, 1, 1, 1):
+            raise FormatError(
+                f"{node.where}: expected one weight scale or one per output channel, found {scale.shape}"
+            )
+        scale = scale.reshape(groups * outputs, 1, 1, 1)
+    flat = replace(constant, array=constant.array.reshape(groups * outputs, *rest), scale=scale)
+    grouped = replace(node, attributes=replace(node.attributes, group=groups))
+    return convolution(g, grouped, x, flat)
+
+
+def _of_one_group(node: AnyNode, weights: Constant, groups: int) -> Constant:
+    """The same convolution over all channels: weights between channels of different groups are 0, and not stored."""
+    array = weights.array
+    outputs, inputs, *kernel = array.shape
+    if groups == 1:
+        return weights
+    if array.size * groups > MAX_WEIGHTS:
+        raise FormatError(
+            f"{node.where}: expected at most {MAX_WEIGHTS} weights, found {array.shape} in {groups} groups"
+        )
+    parts = np.zeros((groups, outputs // groups, groups, inputs, *kernel), array.dtype)
+    each = np.arange(groups)
+    parts[each, :, each] = array.reshape(groups, outputs // groups, inputs, *kernel)
+    return replace(weights, array=parts.reshape(outputs, groups * inputs, *kernel))
 
 
 def _of_8_bits(codes: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int8] | None]:
@@ -129,7 +166,7 @@ def _weights(node: AnyNode, weights: Constant) -> tuple[NDArray[np.int16], NDArr
     if codes.min() < -256 or codes.max() > 254:
         raise FormatError(
             f"{node.where}: expected weights of 8 bits around their zero point, found "
-            f"{codes.min()}..{codes.max()}"
+            f"{codes.min()}..{codes.max()}: quantize them to 8 bits, as weight_type=QuantType.QInt8 of ONNX Runtime does"
         )
     scale = weights.scale
     if scale.size > 1 and (scale.ndim != 4 or scale.shape != (len(codes), 1, 1, 1)):
@@ -204,7 +241,10 @@ def interpolate(
         integer = tensor.codes is not None or g.holds_classes(tensor)
         if mode != "linear" or integer:
             expected = "'nearest'" if integer else "'nearest' or bilinear at the places of pixels"
-            raise FormatError(f"{node.where}: expected mode {expected}, found {mode!r}")
+            instead = (
+                "" if integer else ": train and export with mode 'nearest', or the last resize 'bilinear'"
+            )
+            raise FormatError(f"{node.where}: expected mode {expected}, found {mode!r}{instead}")
         if node.attributes.antialias:
             raise FormatError(f"{node.where}: expected a bilinear resize without antialias")
         corners = geometry.aligns_corners(tensor.shape[1:], size, node.attributes.coordinate, node.where)

@@ -308,6 +308,24 @@ def _split(node: OnnxNode) -> None:
     node.gives("split", node.named("x", "sizes"), attributes)
 
 
+@reads("Pad")
+def _pad(node: OnnxNode) -> None:
+    mode = node.text("mode", "constant").lower()
+    attributes = a.PadAttributes(mode, node.integers("pads"), node.number("value", 0.0))
+    node.gives("pad", node.named("x", "pads", "value", "axes"), attributes)
+
+
+@reads("ConstantOfShape")
+def _constant_of_shape(node: OnnxNode) -> None:
+    attributes = a.FillAttributes()
+    if "value" in node.values:
+        value = tensor_value(node.tensor("value"), node.where, node.beside)
+        if value.size != 1:
+            raise FormatError(f"{node.where}: expected one value, found {value.size}")
+        attributes = a.FillAttributes(float(value.ravel()[0]), value.dtype.name)
+    node.gives("constantofshape", node.named("x"), attributes)
+
+
 @reads("Concat")
 def _concat(node: OnnxNode) -> None:
     node.gives("concat", node.named(*MANY), a.AxisAttributes(node.integer("axis", 0)))

@@ -28,6 +28,10 @@ TYPES = {
     12: ("uint32", "uint64_data"),
     13: ("uint64", "uint64_data"),
 }
+SHORT_TYPES = {
+    **{16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz"},
+    **{21: "uint4", 22: "int4", 23: "float4e2m1"},
+}
 MAX_NAME = 255  # bytes of a file name, as file systems take them
 EXTERNAL = 1  # TensorProto.DataLocation
 
@@ -81,7 +85,11 @@ class Beside:
 def tensor_value(tensor: Any, where: str, beside: Beside) -> NDArray[Any]:
     """A TensorProto as an array; sizes are checked before anything is allocated."""
     if tensor.data_type not in TYPES:
-        raise FormatError(f"{where}: expected a float or integer type, found data type {tensor.data_type}")
+        found = SHORT_TYPES.get(tensor.data_type, f"data type {tensor.data_type}")
+        raise FormatError(
+            f"{where}: expected a float type or integers of 8 bits or more, found {found}: "
+            "quantize weights and activations to 8-bit integers"
+        )
     if tensor.HasField("segment"):
         raise FormatError(f"{where}: segmented tensors are not supported")
     shape = tuple(tensor.dims)

@@ -270,6 +270,17 @@ def _split(node: LayerNode) -> None:
     node.gives("split", node.named("x", "axis", "sizes"), a.SplitAttributes())
 
 
+@reads("Pad")
+def _pad(node: LayerNode) -> None:
+    attributes = a.PadAttributes(node.data.text("pad_mode", "constant").lower())
+    node.gives("pad", node.named("x", "pads_begin", "pads_end", "value"), attributes)
+
+
+@reads("GroupConvolution")
+def _group_convolution(node: LayerNode) -> None:
+    node.gives("groupconvolution", node.named("x", "weight"), a.ConvolutionAttributes(**window(node.data)))
+
+
 @reads("Concat")
 def _concat(node: LayerNode) -> None:
     node.gives("concat", node.named(*MANY), a.AxisAttributes(node.data.integer("axis")))

@@ -24,7 +24,7 @@ from sparse_icnet.operators.pooling.pack import (
 )
 from sparse_icnet.operators.pooling.params import AveragePoolParams, MaxPoolParams, Pooled, PyramidParams
 from sparse_icnet.operators.pooling.stages import Stage
-from sparse_icnet.operators.storage import Block, CodesMap, Demand, PlanError, Storage, View
+from sparse_icnet.operators.storage import Block, CodesMap, Demand, PlanError, SizeError, Storage, View
 from sparse_icnet.operators.taps import demand_of, int32_table, tap_offsets, taps_of
 
 
@@ -46,7 +46,7 @@ class MaxPoolStep(Plain):
                 f"zero point {codes.quantizer.zero_point} in {codes.quantizer.low}..{codes.quantizer.high}"
             )
         if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
-            raise PlanError(f"max pool {op.name!r}: input must be stride {op.stride} times the output")
+            raise SizeError(f"max pool {op.name!r}: input must be stride {op.stride} times the output")
         return cls(op, source, target)
 
     @property
