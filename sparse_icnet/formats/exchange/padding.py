@@ -93,9 +93,9 @@ def _fill(node: Node[PadAttributes], value: Value | None) -> float:
 def pooled_padding(g: Builder, node: AnyNode, tensor: Tensor) -> tuple[int, int, int, int]:
     """The zeros around what a max pool reads: its own padding, which never wins, where no value is below 0."""
     op = g.ops.get(tensor.name)
-    while isinstance(op, Quantize | Resize):
+    while isinstance(op, Resize) or (isinstance(op, Quantize) and op.quantizer.low < op.quantizer.zero_point):
         op = g.ops[op.input]
-    if any(tensor.padding) and not isinstance(op, Relu):
+    if any(tensor.padding) and not isinstance(op, Relu | Quantize):
         raise FormatError(f"{node.where}: expected zeros around a max pool behind a ReLU, found other values")
     return tensor.padding
 
