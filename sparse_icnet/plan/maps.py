@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparse_icnet.network.graph import AnyConvolution, Graph, Quantizer, Size
-from sparse_icnet.operators.storage import CodesMap, Grid, SizeError, RealMap, View
+from sparse_icnet.operators.storage import CodesMap, Grid, RealMap, SizeError, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
