@@ -16,9 +16,10 @@ from test_import_onnx import Model  # noqa: E402
 import sparse_icnet.formats  # noqa: E402
 from sparse_icnet.formats.errors import FormatError  # noqa: E402
 from sparse_icnet.formats.exchange.attributes import Attributes, AxisAttributes  # noqa: E402
+from sparse_icnet.formats.exchange.builder import Builder  # noqa: E402
 from sparse_icnet.formats.exchange.nodes import Node  # noqa: E402
 from sparse_icnet.formats.exchange.operations import MANY, TABLE, Operation  # noqa: E402
-from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value  # noqa: E402
+from sparse_icnet.formats.exchange.tensors import Tensor, Value  # noqa: E402
 from sparse_icnet.formats.onnx import operations as onnx_operations  # noqa: E402
 from sparse_icnet.formats.onnx.operations import OnnxNode  # noqa: E402
 from sparse_icnet.network.graph import Graph  # noqa: E402

@@ -12,6 +12,7 @@ import numpy as np
 
 from sparse_icnet.formats.errors import FormatError, brief
 from sparse_icnet.formats.exchange.attributes import ConstantAttributes, ConvertAttributes
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_ELEMENTS, AnyNode, Key, Model, Result, in_order
 from sparse_icnet.formats.exchange.operations import TABLE, Operation
@@ -19,7 +20,7 @@ from sparse_icnet.formats.exchange.pictures import picture_resize
 from sparse_icnet.formats.exchange.quantizers import CODE_RANGES
 from sparse_icnet.formats.exchange.repair import quantize_before_codes
 from sparse_icnet.formats.exchange.tail import normalized
-from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value
+from sparse_icnet.formats.exchange.tensors import Tensor, Value
 from sparse_icnet.network.faces import PLANAR, REAL_TYPES, Faces, OutputFace
 from sparse_icnet.network.graph import (
     Argmax,

@@ -12,16 +12,10 @@ from dataclasses import replace
 
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange.attributes import AxisAttributes, SplitAttributes
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.constants import integers
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
-from sparse_icnet.formats.exchange.tensors import (
-    Builder,
-    Channels,
-    PendingConvolution,
-    Tensor,
-    Value,
-    required,
-)
+from sparse_icnet.formats.exchange.tensors import Channels, PendingConvolution, Tensor, Value, required
 
 
 def chosen_channels(g: Builder, node: AnyNode, tensor: Tensor, positions: Iterable[int]) -> Tensor:

@@ -19,9 +19,10 @@ from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange import attributes as a
 from sparse_icnet.formats.exchange import channels, fold, padding, pixels, pools, shapes, windows
 from sparse_icnet.formats.exchange.advice import advice
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.constants import Constant
 from sparse_icnet.formats.exchange.nodes import MAX_INPUTS, AnyNode, Node
-from sparse_icnet.formats.exchange.tensors import Builder, Value
+from sparse_icnet.formats.exchange.tensors import Value
 
 Converter = Callable[..., Value | tuple[Value | None, ...]]
 Folder = Callable[..., Constant]

@@ -11,9 +11,10 @@ import numpy as np
 
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange.attributes import PadAttributes
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.constants import axes_of, integers
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
-from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, planar, required
+from sparse_icnet.formats.exchange.tensors import Tensor, Value, planar, required
 from sparse_icnet.network.graph import Quantize, Relu, Resize
 from sparse_icnet.network.limits import MAX_WINDOW
 

@@ -21,10 +21,11 @@ from sparse_icnet.formats.exchange.attributes import (
     SoftmaxAttributes,
     TopKAttributes,
 )
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.constants import Constant, integers
 from sparse_icnet.formats.exchange.geometry import MAX_LENGTH
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
-from sparse_icnet.formats.exchange.tensors import Builder, PendingInput, Tensor, Value, required
+from sparse_icnet.formats.exchange.tensors import PendingInput, Tensor, Value, required
 from sparse_icnet.network.faces import PLANAR, InputFace
 from sparse_icnet.network.graph import Add, Argmax, Input, Quantize, Quantizer, Relu, Resize, Size, Softmax
 from sparse_icnet.network.icnet import DEFAULT_SIZE

@@ -12,10 +12,11 @@ import numpy as np
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.formats.exchange import geometry
 from sparse_icnet.formats.exchange.attributes import PoolAttributes, ReduceAttributes
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.constants import axes_of, integers
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
 from sparse_icnet.formats.exchange.padding import added, pooled_padding
-from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, required
+from sparse_icnet.formats.exchange.tensors import Tensor, Value, required
 from sparse_icnet.formats.exchange.windows import window_of
 from sparse_icnet.network.graph import AveragePool, MaxPool
 from sparse_icnet.network.limits import MAX_WINDOW

@@ -17,6 +17,7 @@ from sparse_icnet.formats.exchange.attributes import (
     ShapeOfAttributes,
     TransposeAttributes,
 )
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.constants import (
     Constant,
     integers,
@@ -27,7 +28,7 @@ from sparse_icnet.formats.exchange.constants import (
 )
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
 from sparse_icnet.formats.exchange.quantizers import CODE_RANGES
-from sparse_icnet.formats.exchange.tensors import Builder, Tensor, Value, required
+from sparse_icnet.formats.exchange.tensors import Tensor, Value, required
 
 
 def shape_of(g: Builder, node: Node[ShapeOfAttributes], x: Value) -> Constant:

@@ -19,12 +19,12 @@ from sparse_icnet.formats.exchange.attributes import (
     StridedSliceAttributes,
     WindowAttributes,
 )
+from sparse_icnet.formats.exchange.builder import Builder
 from sparse_icnet.formats.exchange.channels import chosen_channels
 from sparse_icnet.formats.exchange.constants import Constant, Slices, axes_of, integers, sliced, strided
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
 from sparse_icnet.formats.exchange.padding import added
 from sparse_icnet.formats.exchange.tensors import (
-    Builder,
     PendingConvolution,
     PendingInput,
     Tensor,
