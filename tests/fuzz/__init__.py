@@ -11,7 +11,7 @@ headers, members of the archive, plain bytes (`mutate_npz`, `mutate_ir`, `mutate
 the same.  What may become of it (`check`):
 
     refused   load() raises FormatError, one line that names the file, without a warning
-    equal     the engine's output and every tensor equal the oracle's, on two threads
+    equal     the engine's output and every tensor equal the oracle's; every eighth file on two threads
     large     it loads and runs, but its maps are too large for the oracle to follow (counted, not compared)
 
 Anything else is a fault: another exception, a warning at load, other bits, a crash, more memory or time than what a file
