@@ -4,8 +4,8 @@
     python -m tests.fuzz.coverage --readers onnx --runs 1000
 
 libFuzzer keeps what reaches code that nothing before it reached: of `sparse_icnet.formats` and `sparse_icnet.network`,
-which are instrumented.  Half of its changes are those of `mutate_npz`, `mutate_ir` and `mutate_onnx`, half are of plain
-bytes.  An execution reads a file and plans what was read; the limits on time and memory are those of `check`.  What loads
+which are instrumented.  Most of its changes are those of `mutate_npz`, `mutate_ir` and `mutate_onnx`, others are of the
+bytes of one file, or of one member of an archive, the rest of all bytes.  An execution reads a file and plans what was read; the limits on time and memory are those of `check`.  What loads
 is kept, one file for each network, and afterwards checked like the files of a campaign, on two code paths.
 
 Needs the package atheris (and onnx for its reader).
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import struct
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,23 @@ def unpacked(reader: str, data: bytes) -> Files:
     return {".xml": data[4 : 4 + length], ".bin": data[4 + length :]}
 
 
+def _one_part(files: Files, rng: Any, mutate: Callable[[bytes, int], bytes]) -> Files:
+    """Bytes changed in one file of a model, or in one member of an archive, whose check sums stay right."""
+    suffix = sorted(files)[int(rng.integers(len(files)))]
+    content = files[suffix]
+    if suffix != ".npz":
+        return files | {suffix: mutate(content, 2 * len(content) + 16)}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = "graph.npy" if rng.random() < 0.5 else sorted(members)[int(rng.integers(len(members)))]
+    members[name] = mutate(members[name], 2 * len(members[name]) + 16)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
+    return {suffix: buffer.getvalue()}
+
+
 class _Target:
     """What libFuzzer calls."""
 
@@ -69,11 +89,15 @@ class _Target:
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        if rng.random() < 0.5:
-            changed: bytes = atheris.Mutate(data, size)
-            return changed
+        kind = rng.random()
         try:
-            found = packed(self.mutations(unpacked(self.reader, data), rng))
+            files = unpacked(self.reader, data)
+            if kind < 0.6:
+                found = packed(self.mutations(files, rng))
+            elif kind < 0.9:
+                found = packed(_one_part(files, rng, atheris.Mutate))
+            else:
+                found = atheris.Mutate(data, size)
         except Exception:  # what is no model any more has no structure to change
             found = atheris.Mutate(data, size)
         return found if len(found) <= size else data
