@@ -5,8 +5,9 @@
 
 libFuzzer keeps what reaches code that nothing before it reached: of `sparse_icnet.formats` and `sparse_icnet.network`,
 which are instrumented.  Most of its changes are those of `mutate_npz`, `mutate_ir` and `mutate_onnx`, others are of the
-bytes of one file, or of one member of an archive, the rest of all bytes.  An execution reads a file and plans what was read; the limits on time and memory are those of `check`.  What loads
-is kept, one file for each network, and afterwards checked like the files of a campaign, on two code paths.
+bytes of one file, or of one member of an archive, the rest of all bytes.  An execution reads a file and plans what was
+read; the limits on time and memory are those of `check`.  What loads is kept, one file for each network, and afterwards
+checked like the files of a campaign, on two code paths.
 
 Needs the package atheris (and onnx for its reader).
 """
