@@ -2,7 +2,7 @@
 
 A convolution of two input channels with weights 1 and 127 makes every sum of 0..32640, one to a pixel.  In the plan of such
 a network the tables of the epilogue are then overwritten: each output channel gets its own first sum, multiplier and bias.
-So a run of it is 32,641 consecutive sums of each of CHANNELS channels through the machine code that users run.
+So a run of it is up to 32,641 consecutive sums of each of CHANNELS channels through the machine code that users run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from engine import WINOGRAD, Net, forced
 from numpy.typing import NDArray
 
-from sparse_icnet.network.graph import Convolution, Graph, Quantizer
+from sparse_icnet.network.graph import Convolution, Graph, Quantizer, Size
 from sparse_icnet.plan import plan_for
 from sparse_icnet.plan.program import Plan
 from sparse_icnet.reference.oracle import Oracle
@@ -24,33 +24,23 @@ from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET
 
 CHANNELS = 32
-SUMS = 127 * 255 + 255 + 1  # consecutive ones that two codes with the weights 1 and 127 make
-SIZE = (128, 256)
+SUMS = 127 * 255 + 255 + 1  # consecutive ones that two codes with the weights 1 and 127 make, at most
+WIDE, MIDDLE, NARROW = (
+    (128, 256),
+    (64, 160),
+    (16, 32),
+)  # sizes of the map, by how many consecutive sums are wanted
 LOW, HIGH = -(1 << 31), (1 << 31) - 1
 INFO = np.finfo(np.float32)
-EDGES = (
-    *(
-        INFO.smallest_subnormal,
-        3 * INFO.smallest_subnormal,
-        INFO.tiny / 2,
-        INFO.tiny,
-        np.nextafter(INFO.tiny, 1),
-    ),
-    *(
-        1e-20,
-        2.0**-31,
-        2.0**-24,
-        2.0**-23,
-        1 - INFO.epsneg,
-        1.0,
-        1 + INFO.eps,
-        3.0,
-        2.0**24,
-        1e20,
-        INFO.max / 2,
-        INFO.max,
-    ),
+_TINY = (
+    INFO.smallest_subnormal,
+    3 * INFO.smallest_subnormal,
+    INFO.tiny / 2,
+    INFO.tiny,
+    np.nextafter(INFO.tiny, 1),
 )
+_USUAL = (1e-20, 2.0**-31, 2.0**-24, 2.0**-23, 1 - INFO.epsneg, 1.0, 1 + INFO.eps, 3.0, 2.0**24, 1e20)
+EDGES = tuple(map(float, (*_TINY, *_USUAL, INFO.max / 2, INFO.max)))
 
 
 class Epilogue:
@@ -58,11 +48,13 @@ class Epilogue:
 
     kernel     that computes the convolution
     quantizer  of the result; saturates: whether it is made so that saturating instructions clip
-    inner      a quantizer between the convolution and a sum with codes of `addend`
+    size       of the map
+    count      consecutive sums of each channel
     """
 
-    def __init__(self, kernel: Any, quantizer: Quantizer, saturates: bool) -> None:
-        net = Net(SIZE, Quantizer(1.0))
+    def __init__(self, kernel: Any, quantizer: Quantizer, saturates: bool, size: Size = WIDE) -> None:
+        self.kernel = getattr(kernel, "name", kernel)
+        net = Net(size, Quantizer(1.0))
         window = 3 if kernel == WINOGRAD else 1
         weight = np.zeros((CHANNELS, 3, window, window), np.int8)
         weight[:, :2, window // 2, window // 2] = 1, 127
@@ -75,9 +67,8 @@ class Epilogue:
         net.ops.append(Convolution(name, op.input, weight, scale, zeros, op.stride, op.dilation, op.padding))
         self.codes = net.codes(name, quantizer)
         self.quantizer = quantizer
-        self.session = Session(
-            plan_for(net.classify(self.codes), 1, keep_tensors=True, policy=forced(kernel))
-        )
+        plan = plan_for(net.classify(self.codes), 1, keep_tensors=True, policy=forced(kernel))
+        self.session = Session(plan)
         step = next(step for step in self.session.plan.body if step.name == name)
         epilogue = step.record[0]["epilogue"]
         self.saturates = bool(epilogue["output"]["saturates"])
@@ -88,16 +79,18 @@ class Epilogue:
             _table(self.session.plan, int(epilogue[part])).view(np.float32)[:CHANNELS]
             for part in ("multiplier", "bias")
         )
-        index = np.minimum(np.arange(SIZE[0] * SIZE[1]), SUMS - 1)
+        pixels = size[0] * size[1]
+        self.count = min(pixels, SUMS)
+        index = np.minimum(np.arange(pixels), self.count - 1)
         high = np.minimum(index // 127, 255)
-        self.blob = np.zeros((3, *SIZE), np.float32)
-        self.blob[:2] = np.stack([index - 127 * high, high]).reshape(2, *SIZE)
+        self.blob = np.zeros((3, *size), np.float32)
+        self.blob[:2] = np.stack([index - 127 * high, high]).reshape(2, *size)
         self.index = index
 
     def differences(
         self, first: NDArray[np.int64], multiplier: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> tuple[int, str]:
-        """How many codes differ for sums first[c] + 0..32640 of each channel c, and one of them in words."""
+        """How many codes differ for sums first[c] + 0..count - 1 of each channel c, and one of them in words."""
         self.first[:], self.multiplier[:], self.bias[:] = first, multiplier, bias
         self.session.class_map(self.blob)
         found = self.session.tensor(self.codes).reshape(CHANNELS, -1)
@@ -123,50 +116,56 @@ def _kernels() -> list[Any]:
     return [*TARGET.kernels, WINOGRAD]
 
 
-def _batches(
+def _compare(
+    epilogue: Epilogue,
     rows: list[tuple[int, float, float]],
-) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
-    """(first sum, multiplier, bias) of each channel, CHANNELS at a time; the last batch is filled up."""
+    what: str,
+    counts: Counter[str],
+    faults: list[str],
+) -> None:
+    """(first sum, multiplier, bias) of each channel, CHANNELS at a time; the last ones again to fill up."""
+    if (
+        epilogue.saturates
+    ):  # saturating instructions are used where |x| <= 2**30 is proven, so for such constants
+        rows = [row for row in rows if (abs(row[0]) + SUMS) * abs(row[1]) + abs(row[2]) <= 2.0**30]
     for start in range(0, len(rows), CHANNELS):
-        part = rows[start : start + CHANNELS]
-        part = (part * CHANNELS)[:CHANNELS]
+        part = (rows[start : start + CHANNELS] * CHANNELS)[:CHANNELS]
         first, multiplier, bias = (np.array(column) for column in zip(*part, strict=True))
-        yield np.clip(first, LOW, HIGH - SUMS + 1), multiplier.astype(np.float32), bias.astype(np.float32)
-
-
-def ties(quick: bool) -> list[tuple[int, float, float]]:
-    """Ties of all codes for multipliers of powers of two of both signs, also those that a bias makes or unmakes.
-
-    Up to 2**-10 all sums of results in -300..300; beyond, sums around each tie of results in -2..258.
-    """
-    rows: list[tuple[int, float, float]] = []
-    for power, sign in itertools.product((0, 1, 3, 12) if quick else range(25), (1, -1)):
-        biases = (0.0, 0.5, -0.25, 2.0**-25) if power < 4 else (0.0, 0.5) if power <= 10 else (0.0,)
-        if power <= 10:
-            firsts = range(-300 << power, 300 << power, SUMS)
-        else:
-            low, high = (-2, 258) if sign > 0 else (-258, 2)
-            low, high = max(low, LOW >> power), min(high, HIGH >> power)
-            firsts = range(
-                *((end << power) + (1 << power - 1) - SUMS // 2 for end in (low, high)), 1 << power
+        first = np.clip(first, LOW, HIGH - epilogue.count + 1)
+        count, message = epilogue.differences(first, multiplier.astype(np.float32), bias.astype(np.float32))
+        counts[what] += CHANNELS * epilogue.count
+        if count:
+            faults.append(
+                f"{epilogue.kernel}, {what}, saturates {epilogue.saturates}: {count} differ, {message}"
             )
-            firsts = firsts[:: max(1, 1 << max(0, 14 - power))]
-        rows += [
-            (first, sign * 2.0**-power, bias) for first in firsts for bias in biases[: 2 if quick else 4]
-        ]
+
+
+def all_sums(quick: bool) -> list[tuple[int, float, float]]:
+    """All sums of results in -300..300 for multipliers of powers of two down to 2**-10: every tie, also those that a bias
+    makes or unmakes."""
+    rows: list[tuple[int, float, float]] = []
+    for power, sign in itertools.product((0, 1, 3) if quick else range(11), (1, -1)):
+        biases = (0.0, 0.5, -0.25, 2.0**-25)[: 2 if quick else 4]
+        firsts = range(-300 << power, 300 << power, SUMS)
+        rows += [(first, sign * 2.0**-power, bias) for first in firsts for bias in biases]
     return rows
 
 
-def edges(quick: bool) -> list[tuple[int, float, float]]:
+def ties(quick: bool, count: int) -> list[tuple[int, float, float]]:
+    """`count` sums around each tie of results in -2..258 for multipliers of powers of two down to 2**-24."""
+    rows: list[tuple[int, float, float]] = []
+    for power, sign in itertools.product((12,) if quick else range(11, 25), (1, -1)):
+        low, high = (-2, 258) if sign > 0 else (-258, 2)
+        low, high = max(low, LOW >> power), min(high, HIGH >> power)
+        firsts = range(*((end << power) + (1 << power - 1) - count // 2 for end in (low, high)), 1 << power)
+        rows += [(first, sign * 2.0**-power, 0.0) for first in firsts]
+    return rows
+
+
+def edges(quick: bool, count: int) -> list[tuple[int, float, float]]:
     """Multipliers and biases at the edges of float32, sums at those of int32 and where float32 begins to round them."""
-    firsts = (
-        LOW,
-        -(1 << 24) - SUMS // 2,
-        -SUMS // 2,
-        (1 << 24) - SUMS // 2,
-        (1 << 30) - SUMS // 2,
-        HIGH - SUMS + 1,
-    )
+    half = count // 2
+    firsts = (LOW, -(1 << 24) - half, -half, (1 << 24) - half, (1 << 30) - half, HIGH - count + 1)
     biases = (0.0, 255.5, -INFO.tiny, INFO.smallest_subnormal, -INFO.max)
     multipliers = EDGES[::4] if quick else (*EDGES, *(-edge for edge in EDGES))
     return list(
@@ -185,19 +184,12 @@ def random(count: int) -> list[tuple[int, float, float]]:
 def run(quick: bool, counts: Counter[str], faults: list[str]) -> None:
     """All of it; `counts` of values compared, `faults` in words."""
     for kernel, saturates in itertools.product(_kernels(), (True, False)):
-        epilogue = Epilogue(kernel, Quantizer(1.0), saturates)
-        # Saturating instructions are used where |x| <= 2**30 is proven: so are the constants here.
-        near = [r for r in ties(quick) if not saturates or abs(r[0]) * abs(r[1]) < 2**30]
-        for rows, what in (
-            (near, "ties"),
-            ([] if saturates else edges(quick), "edges"),
-            (random(64 if quick else 640), "random"),
-        ):
-            for batch in _batches(rows):
-                count, message = epilogue.differences(*batch)
-                counts[f"sums, {what}"] += CHANNELS * SUMS
-                if count:
-                    faults.append(f"{kernel}, saturates {saturates}, {what}: {count} differ, {message}")
+        wide = Epilogue(kernel, Quantizer(1.0), saturates)
+        narrow = Epilogue(kernel, Quantizer(1.0), saturates, NARROW)
+        _compare(wide, all_sums(quick), "all sums", counts, faults)
+        _compare(wide, random(64 if quick else 640), "random constants", counts, faults)
+        _compare(narrow, ties(quick, narrow.count), "ties", counts, faults)
+        _compare(narrow, edges(quick, narrow.count), "edges of float32", counts, faults)
     _zero_points(quick, counts, faults)
     _pairs_of_codes(quick, counts, faults)
     _inputs(quick, counts, faults)
@@ -216,16 +208,16 @@ def _quantizers(quick: bool) -> Iterator[Quantizer]:
 
 def _zero_points(quick: bool, counts: Counter[str], faults: list[str]) -> None:
     """Ties of halves, quarters and eighths around the whole range of codes."""
-    rows = [(first, sign * 2.0**-power, bias) for power in (1, 2, 3) for sign in (1, -1)
-            for first in (-(600 << power), -SUMS // 2) for bias in (0.0, 0.5, 128.0)]  # fmt: skip
+    count = MIDDLE[0] * MIDDLE[1]
+    rows = [
+        (first, sign * 2.0**-power, bias)
+        for power, sign in itertools.product((1, 2, 3), (1, -1))
+        for first in (-(600 << power), -count // 2)
+        for bias in (0.0, 0.5, 128.0)
+    ]
     for number, quantizer in enumerate(_quantizers(quick)):
-        kernel = _kernels()[number % len(_kernels())]
-        epilogue = Epilogue(kernel, quantizer, True)
-        for batch in _batches(rows if number % 8 == 0 else rows[:CHANNELS]):
-            count, message = epilogue.differences(*batch)
-            counts["sums, zero points"] += CHANNELS * SUMS
-            if count:
-                faults.append(f"{kernel}, {quantizer}: {count} differ, {message}")
+        epilogue = Epilogue(_kernels()[number % len(_kernels())], quantizer, True, MIDDLE)
+        _compare(epilogue, rows, "zero points", counts, faults)
 
 
 def _pairs_of_codes(quick: bool, counts: Counter[str], faults: list[str]) -> None:
@@ -255,9 +247,8 @@ def _pairs_of_codes(quick: bool, counts: Counter[str], faults: list[str]) -> Non
         name = net.convolution(maps[0], 4, weight=np.eye(4, dtype=np.int8)[:, :, None, None])
         mixed = net.codes(net.sum(net.codes(name, Quantizer(unit / 3, 77)), maps[1]), Quantizer(unit, 100))
         graph: Graph = net.classify(total, mixed)
-        session = Session(
-            plan_for(graph, 1, keep_tensors=True, policy=forced(_kernels()[number % len(TARGET.kernels)]))
-        )
+        policy = forced(_kernels()[number % len(TARGET.kernels)])
+        session = Session(plan_for(graph, 1, keep_tensors=True, policy=policy))
         session.class_map(blob)
         oracle = Oracle(session.graph, blob)
         for tensor in session.tensors():

@@ -37,10 +37,8 @@ def main(name: str, folder: Path) -> None:
     code_paths.enter(name)
     from sparse_icnet.run import machine_code
 
-    machine_code._keep(machine_code._compile())
-    found = machine_code._find()
-    assert found is not None, "the kernels could not be kept"
-    print(found[0])
+    machine_code._machine_code()
+    print(*sorted(folder.iterdir()), sep="\n")
 
 
 if __name__ == "__main__":

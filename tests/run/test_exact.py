@@ -29,7 +29,7 @@ def test_a_little_of_everything(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     results = json.loads(record.read_text("utf-8"))["paths"]["native"]
     assert not any(part["faults"] for part in results.values())
-    assert sum(results["requantization"]["counts"].values()) > 50_000_000
+    assert sum(results["requantization"]["counts"].values()) > 20_000_000
     assert results["sums"]["counts"]["largest"] > 2**27
     assert results["calls"]["counts"]["floats set to up"] or not calls.SETTINGS
 
@@ -37,7 +37,7 @@ def test_a_little_of_everything(tmp_path):
 @pytest.mark.parametrize("saturates", [True, False])
 def test_one_wrong_code_is_seen(saturates):
     epilogue = requantization.Epilogue(TARGET.kernels[0], Quantizer(1.0), saturates)
-    (batch,) = requantization._batches([(-100, 0.5, 0.0)])
+    batch = [np.full(requantization.CHANNELS, value) for value in (-100, np.float32(0.5), np.float32(0))]
     assert epilogue.differences(*batch) == (0, "")
     found = epilogue.session.tensor
 
