@@ -28,6 +28,13 @@ def main() -> int:
     add("--paths", nargs="+", choices=names, default=default, help="default: all that run here")
     add("--step", type=int, default=96, metavar="N", help="pixels from size to size, default 96")
     add("--largest", default="768x960", metavar="HxW", help="default 768x960")
+    add(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ICNet at one of N sizes, which takes longest; default 1",
+    )
     add("--graphs", type=int, default=150, metavar="N", help="random graphs, default 150")
     add("--damages", type=int, default=12, metavar="N", help="damaged plans of each, default 12")
     add("--first", type=int, default=0, metavar="I", help="number of the first case")
@@ -43,9 +50,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.child or options.only is not None:
         return _run_here(options)
-    command = (
-        f"python -m tests.guard --step {options.step} --largest {options.largest} --graphs {options.graphs}"
+    settings = (
+        f"--{name} {getattr(options, name)}" for name in ("step", "largest", "every", "graphs", "damages")
     )
+    command = f"python -m tests.guard {' '.join(settings)}"
     results = header(command) | {"paths": {}}
     if options.record and options.record.exists():
         results = json.loads(options.record.read_text("utf-8"))
@@ -83,7 +91,7 @@ def _run(path: str, options: argparse.Namespace) -> dict[str, Any]:
     start, first, target = time.monotonic(), 0, ""
     while True:
         arguments = ["--child", "--paths", path, "--first", str(first)]
-        for name in ("step", "largest", "graphs", "damages"):
+        for name in ("step", "largest", "every", "graphs", "damages"):
             arguments += [f"--{name}", str(getattr(options, name))]
         child = subprocess.Popen(
             [
@@ -148,7 +156,7 @@ def _run_here(options: argparse.Namespace) -> int:
     from .cases import cases, numbered, run
 
     height, width = map(int, options.largest.split("x"))
-    found = cases(options.step, (height, width), options.graphs)
+    found = cases(options.step, (height, width), options.every, options.graphs)
     print(json.dumps({"target": TARGET.name}), flush=True)
     chosen = (
         [(options.only, found[options.only])] if options.only is not None else numbered(found, options.first)

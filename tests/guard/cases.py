@@ -30,7 +30,7 @@ SECONDS = 10  # of a plan that the proof refused
 
 @dataclass(frozen=True)
 class Case:
-    """kind  "icnet", "operators", "upsampled" or "random"; kernel: index into `_policies`; seed: of a random graph"""
+    """kind: "icnet", "operators", "floats", "upsampled", "random"; kernel: index into `_policies`; seed: of a random one"""
 
     kind: str
     size: Size
@@ -43,13 +43,15 @@ class Case:
         return f"{self.kind} {what}, {'end' if self.at_end else 'beginning'}, kernel {self.kernel}"
 
 
-def cases(step: int, largest: Size, graphs: int) -> list[Case]:
-    """All sizes in steps of `step` in both directions, then random graphs; at the end and at the beginning."""
+def cases(step: int, largest: Size, every: int, graphs: int) -> list[Case]:
+    """All sizes in steps of `step` in both directions, ICNet at one of `every`; random graphs; each at both ends."""
     found = []
     sizes = itertools.product(range(step, largest[0] + 1, step), range(step, largest[1] + 1, step))
     for number, size in enumerate(sizes):
-        for kind, kernel in (("icnet", number % 2), ("operators", number), ("upsampled", number)):
-            found += [Case(kind, size, at_end, kernel) for at_end in (True, False)]
+        kinds = [(kind, number) for kind in ("operators", "floats", "upsampled")]
+        if number % every == 0 or size == largest:
+            kinds.append(("icnet", number // every % 2))
+        found += [Case(kind, size, at_end, kernel) for kind, kernel in kinds for at_end in (True, False)]
     found += [
         Case("random", (0, 0), at_end, seed, seed) for seed in range(graphs) for at_end in (True, False)
     ]
@@ -76,12 +78,16 @@ def graph_of(case: Case) -> Graph:
     if case.kind == "upsampled":
         logits = net.convolution(net.image, 5, 3, 4)
         return net.softmax(net.add(Bilinear("up", logits, (height // 2 + 7, width + 5))))
+    half = height // 2, width // 2
+    if case.kind == "floats":
+        x = net.max_pool(net.relu(net.float_convolution("image", 6, 3, 2)), 3, 1, 1)
+        y = net.sum(x, net.resize(net.mean(x, (3, 2)), half))
+        y = net.codes(net.float_convolution(y, 6, 3, dilation=2))
+        return net.classify(y, net.codes("image"), grid=(height // 8, width // 8))
     x = net.codes(net.relu(net.convolution(net.image, 8, 3, 2)))
-    y = net.codes(
-        net.sum(net.convolution(x, 8, 3), net.resize(net.mean(x, (2, 3)), (height // 2, width // 2)))
-    )
+    y = net.codes(net.sum(net.convolution(x, 8, 3), net.resize(net.mean(x, (2, 3)), half)))
     z = net.codes(net.convolution(x, 8, 3, dilation=3))
-    spread = net.resize(net.codes(net.convolution(y, 9, 5, 4)), (height // 2, width // 2))
+    spread = net.resize(net.codes(net.convolution(y, 9, 5, 4)), half)
     shallow = net.codes(net.sum(x, y))
     return net.classify(y, z, net.max_pool(x, 3, 1, 1), shallow, spread, grid=(height // 8, width // 8))
 
