@@ -190,7 +190,7 @@ def _timing(facts: Facts, rounds: Sequence[Round], load: float | None) -> Timing
 
 
 def _peak_share(layer: Layer, seconds: float, best: Sequence[float | None]) -> float | None:
-    rate = best[layer.filtered]
+    rate = None if layer.real else best[layer.filtered]
     return layer.macs / rate / seconds if rate and layer.macs else None
 
 
@@ -212,7 +212,7 @@ def _kinds(
         dense = [twins[one.convolutions][1] for one in these if one.convolutions in twins]
         both = np.sum(dense, axis=0) if dense and len(dense) == len(these) else None
         macs, filtered = sum(one.macs for one in these), these[0].filtered
-        rate = best[filtered]
+        rate = None if these[0].real else best[filtered]
         kinds.append(
             KindTiming(
                 kernel=kernel,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.bundled import short_name
-from sparse_icnet.network.graph import Convolution, Graph, Size
+from sparse_icnet.network.graph import Graph, Size
+from sparse_icnet.network.operations import Convolution, FloatConvolution
 from sparse_icnet.operators import kernel_name
 from sparse_icnet.operators.storage import Block, RealMap, Storage
 from sparse_icnet.plan.program import Step
@@ -25,6 +26,8 @@ from sparse_icnet.target import TARGET, target_cpu
 if TYPE_CHECKING:
     from sparse_icnet.model import Model
 
+Scalar = TypeVar("Scalar", np.int8, np.float32)
+
 # Inferences of a round that count, after one that brings weights and maps back into the caches.
 RUNS = 3
 
@@ -34,6 +37,7 @@ class Layer:
     """What the plan says of a layer; `sparse_icnet.study.timing.LayerTiming` says what the fields mean.
 
     numbers  of its steps in the inference
+    real     whether its products are of float32, whose peak is not measured
     """
 
     name: str
@@ -45,6 +49,7 @@ class Layer:
     macs: int
     dense_macs: int
     filtered: bool
+    real: bool
     zeros: float
     stored: float
     bytes: int
@@ -109,18 +114,26 @@ def shown_name(net: Model) -> str:
 
 
 def dense_twin(graph: Graph) -> Graph:
-    """`graph` with 1 and -1 in turns in place of its zero weights: every product must be computed.
+    """`graph` with the smallest other weight in place of its zeros, positive and negative in turns: no product is left out.
 
-    Weights as small as possible, so that what depends on their size (couples of blocks on CPUs without a dot product of
-    four bytes, whether filtering is exact) is decided as for dense weights of this kind.
+    That is 1 where weights are int8, so that what depends on their size (couples of blocks on CPUs without a dot product
+    of four bytes, whether filtering is exact) is decided as for dense weights of this kind; of a layer in float32 the
+    smallest magnitude in it.
     """
     ops = []
     for op in graph.ops:
         if isinstance(op, Convolution):
-            signs = (1 - 2 * (np.arange(op.weight.size) % 2)).reshape(op.weight.shape)
-            op = replace(op, weight=np.where(op.weight == 0, signs, op.weight).astype(np.int8))
+            op = replace(op, weight=_without_zeros(op.weight, 1))
+        elif isinstance(op, FloatConvolution):
+            sizes = np.abs(op.weight[op.weight != 0])
+            op = replace(op, weight=_without_zeros(op.weight, sizes.min() if sizes.size else 1))
         ops.append(op)
     return replace(graph, ops=tuple(ops))
+
+
+def _without_zeros(weight: NDArray[Scalar], least: float) -> NDArray[Scalar]:
+    signs = (1 - 2 * (np.arange(weight.size) % 2)).reshape(weight.shape)
+    return np.where(weight == 0, least * signs, weight).astype(weight.dtype)
 
 
 def layers_of(steps: Sequence[Step]) -> tuple[Layer, ...]:
@@ -164,6 +177,7 @@ def _as_layer(steps: Sequence[Step], main: int, numbers: tuple[int, ...]) -> Lay
         macs=sum(report.macs for report in reports),
         dense_macs=sum(report.dense_macs for report in reports),
         filtered=any(report.filtered for report in reports),
+        real=any(report.kernel == TARGET.float_kernel.name for report in reports),
         zeros=sum(report.sparsity * math.prod(report.shape) for report in reports) / max(weights, 1),
         stored=sum(r.block_density * math.prod(r.shape) for r in reports) / max(weights, 1),
         bytes=sum(map(storage_bytes, storages)) + sum(report.weight_bytes for report in reports),

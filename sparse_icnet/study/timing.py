@@ -63,7 +63,7 @@ class LayerTiming:
     zeros         share of zero weights; stored: share of the blocks of its kernel that hold a non-zero
     bytes         of the maps that it reads and writes and of its packed weights, each counted once
     peak_share    the least time that its products could take, at the measured peak of their dot product, in `time`; None
-                  where the peak was not measured or there are no products
+                  where the peak was not measured or there are no such products (those of float32 are none)
     dense         time of the same layer with no zero among its weights, of the same rounds; dense_kernel: what computes it
     saved         differences dense - time, round by round: what its zeros buy.  None where there is no dense layer
     """

@@ -7,8 +7,10 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from engine import Net
 from networks import random_picture
 
+from sparse_icnet.model import Model
 from sparse_icnet.study.analyze import analyze, compare
 from sparse_icnet.study.measure import Facts, Layer, Round, dense_twin, layers_of
 from sparse_icnet.study.peak import Peak
@@ -25,6 +27,7 @@ def a_layer(name: str, number: int, macs: int = 0, **fields: object) -> Layer:
         convolutions,
         macs,
         2 * macs,
+        False,
         False,
         0.5,
         0.6,
@@ -133,6 +136,28 @@ def test_a_twin_has_no_zeros_and_keeps_the_rest(tiny_graph):
         assert np.array_equal(weight[kept], op.weight[kept])
         assert abs(int(weight[~kept].astype(int).sum())) <= (~kept).sum() // 2
         assert set(np.unique(weight[~kept])) <= {-1, 1}
+
+
+def test_layers_of_float32_are_measured_without_a_peak():
+    net = Net((48, 64))
+    codes = net.codes(net.relu(net.convolution(net.image, 8, 3, density=0.5)))
+    real = net.float_convolution(codes, 8, 3, density=0.25)
+    graph = net.classify(codes, net.codes(net.relu(real)))
+    twin = dense_twin(graph)
+    (name,) = (op.name for op in graph.layers if op not in graph.convolutions)
+    zeros = graph[name].weight == 0
+    assert 0.5 < zeros.mean() < 1
+    assert (twin[name].weight != 0).all()
+    assert twin[name].weight.dtype == np.float32
+    assert np.abs(twin[name].weight[zeros]).max() == np.abs(graph[name].weight[~zeros]).min()
+    timing = analyze(Model(graph, 1), rounds=1).first
+    assert timing[name].peak_share is None
+    assert timing[name].saved is not None
+    assert timing[name].dense_macs > timing[name].macs > 0
+    kinds = {kind.kernel: kind.peak_share for kind in timing.kinds if kind.macs}
+    assert kinds.pop(timing[name].kernel) is None
+    assert all(share > 0 for share in kinds.values())
+    assert len(kinds) > 0
 
 
 def test_layers_hold_every_step_of_the_inference_once(tiny_net):
