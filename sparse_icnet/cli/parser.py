@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sparse_icnet.cli.entry import BAD_INPUT, complain
+from sparse_icnet.cli.terminal import flush, say
 from sparse_icnet.suggest import did_you_mean
 
 
@@ -18,6 +20,14 @@ class Parser(argparse.ArgumentParser):
         command = self.prog.partition(" ")[2]
         complain(f"{command}: {message}" if command else message, hint=f"see {self.prog} --help")
         raise SystemExit(BAD_INPUT)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """What --help and --version print; argparse would say nothing of a full disk."""
+        if message and file is sys.stdout:
+            say(message.removesuffix("\n"))
+            flush()
+        else:
+            super()._print_message(message, file)
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is None or value in action.choices:

@@ -239,7 +239,8 @@ class Batch:
                 continue  # the film has failed
             call = replace(self._call, token=secrets.token_hex(8))
             try:
-                future = executor.submit(task.function, call, *task.arguments)
+                with tasks.starting():
+                    future = executor.submit(task.function, call, *task.arguments)
             except BrokenExecutor:
                 (self._alone if task.breaks else self._next).appendleft(task)
                 raise

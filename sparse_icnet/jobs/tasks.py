@@ -12,8 +12,8 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,23 @@ _models: dict[bytes, Once[Model]] = {}
 _stop: Any = None  # a ctypes bool in memory that is shared with the process that started this one
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """Around what may start processes of one's own pool: Ctrl-C waits, in them until `start`.
+
+    A process begins with the signals held that were so where it was started.  While it imports its modules nothing in
+    it could answer but the interpreter, by a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def start(stop: Any) -> None:
     """Prepare a process of one's own pool.
 
@@ -44,6 +61,8 @@ def start(stop: Any) -> None:
     _stop = stop
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of damage that Pillow can live with
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # `starting` has held it up to here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

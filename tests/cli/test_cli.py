@@ -284,6 +284,19 @@ class TestProcess:
         assert child.returncode == 2
         assert child.stderr == b"sparse-icnet: error: standard output: No space left on device\n"
 
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+    @pytest.mark.parametrize("words", [["--help"], ["--version"], ["segment", "--help"]])
+    def test_a_full_disk_is_named_by_help(self, words):
+        with open("/dev/full", "w") as full:
+            child = subprocess.run(
+                [sys.executable, "-m", "sparse_icnet", *words],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=120,
+            )
+        assert child.returncode == 2
+        assert child.stderr == b"sparse-icnet: error: standard output: No space left on device\n"
+
     @pytest.mark.skipif(os.name != "posix", reason="signals to a process as POSIX has them")
     def test_ctrl_c_while_modules_are_imported(self, tiny_file):
         """At moments spread over the start: one line, never a traceback."""

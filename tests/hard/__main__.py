@@ -20,10 +20,10 @@ FULL = {
 }
 QUICK = {
     "endurance": {"seconds": 3.0, "size": (192, 192), "every": 0.5},
-    "signals": {"interrupts": 40, "terminations": 5, "scheduler": False},
-    "disks": {"count": 6},
+    "signals": {"interrupts": 30, "terminations": 5, "scheduler": False},
+    "disks": {"count": 3, "commands": 1},
     "caches": {"count": 300, "at_once": 0},
-    "limits": {"count": 5},
+    "limits": {"count": 2},
 }
 
 

@@ -145,7 +145,7 @@ def _commands(
         good = ended.code == 0 or (
             ended.one_line(130) and "interrupted" in ended.err
             if which is signal.SIGINT
-            else ended.code == -signal.SIGTERM
+            else ended.code == -signal.SIGTERM and not ended.err
         )
         record.check(good, what, ended.complaint)
         record.check(gone, "no process left", f"{what}: processes of its group live on")

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from networks import random_icnet, random_picture
@@ -38,12 +38,14 @@ class Ended:
 
     code     as `subprocess` has it
     seconds  from its signal, or from its start, to its end
+    answered whether it came so far as to answer
     """
 
     code: int
     out: str
     err: str
     seconds: float
+    answered: bool = True
 
     @property
     def complaint(self) -> str:
@@ -87,24 +89,28 @@ class Workshop:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(HELPERS)]))
         child = subprocess.Popen(
             [sys.executable, str(self.script), str(writer), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",
             start_new_session=True,
             pass_fds=(writer,),
-            **{"env": environment, "preexec_fn": _listen, **options},  # type: ignore[arg-type]
+            **{  # type: ignore[call-overload]
+                "env": environment,
+                "preexec_fn": _listen,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "stdin": subprocess.DEVNULL,
+                **options,
+            },
         )
         os.close(writer)
-        os.read(reader, 1)
+        self.answered = os.read(reader, 1) == b"x"
         os.close(reader)
         return child
 
     def run(self, *words: str, **options: object) -> Ended:
         """The command from its start to its end."""
         start = time.monotonic()
-        return end(self.start(*words, **options), start)
+        return replace(end(self.start(*words, **options), start), answered=self.answered)
 
 
 def _listen() -> None:
@@ -119,7 +125,7 @@ def end(child: subprocess.Popen[str], start: float) -> Ended:
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         out, err = child.communicate()
-    return Ended(child.returncode, out, err, time.monotonic() - start)
+    return Ended(child.returncode, out or "", err or "", time.monotonic() - start)
 
 
 @contextmanager

@@ -342,6 +342,37 @@ def test_command_line_shards(capsys, expected, tiny_file, files, tmp_path):
     assert "expected I/N" in capsys.readouterr().err
 
 
+def _held() -> bool:
+    """Whether Ctrl-C waits in this thread."""
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals of POSIX")
+def test_interruptions_wait_while_processes_start(segmented, files, tmp_path):
+    """A process that imports its modules could answer Ctrl-C, which reaches all of a terminal, by a traceback alone."""
+    held = []
+
+    class Watched(Breaking):
+        def submit(self, function, /, *arguments):
+            held.append(_held())
+            return super().submit(function, *arguments)
+
+    segment_files(
+        files / "0.png", tmp_path, Watched(9), model=segmented.keywords["model"], size=SIZE, threads=1
+    )
+    assert held == [True]
+    assert not _held()
+    code = (
+        "import signal; from types import SimpleNamespace; from sparse_icnet.jobs import tasks\n"
+        "held = lambda: signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())\n"
+        "before = held(); signal.raise_signal(signal.SIGINT); tasks.start(SimpleNamespace(value=0))\n"
+        "print(before, held(), signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    )
+    with tasks.starting():
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (child.stdout, child.stderr) == ("True False True\n", "")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_command_line_interrupted(tiny_file, files, tmp_path):
     out = tmp_path / "out"
