@@ -10,6 +10,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,12 @@ class Batch:
         at_once: int = AT_ONCE,
     ) -> Summary:
         """Segment the sources; see `segment_files`."""
+        with tasks.ending_in_order() if executor is None else nullcontext():
+            return self._run(found, executor, workers, at_once)
+
+    def _run(
+        self, found: Sequence[Source], executor: Executor | None, workers: int | None, at_once: int
+    ) -> Summary:
         self._summary.sources = len(found)
         try:
             if executor is None:

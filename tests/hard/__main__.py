@@ -14,14 +14,14 @@ CAMPAIGNS = ("endurance", "signals", "disks", "caches", "limits")
 FULL = {
     "endurance": {"seconds": 1800.0},
     "signals": {"interrupts": 500, "terminations": 100},
-    "disks": {"count": 120},
+    "disks": {"count": 40},
     "caches": {"count": 3000, "at_once": 4},
-    "limits": {"count": 60},
+    "limits": {"count": 20},
 }
 QUICK = {
     "endurance": {"seconds": 3.0, "size": (192, 192), "every": 0.5},
-    "signals": {"interrupts": 30, "terminations": 5, "scheduler": False},
-    "disks": {"count": 3, "commands": 1},
+    "signals": {"interrupts": 20, "terminations": 5, "scheduler": False},
+    "disks": {"count": 2, "commands": 1},
     "caches": {"count": 300, "at_once": 0},
     "limits": {"count": 2},
 }

@@ -342,6 +342,37 @@ def test_command_line_shards(capsys, expected, tiny_file, files, tmp_path):
     assert "expected I/N" in capsys.readouterr().err
 
 
+_TERMINATED = """
+import os, signal, sys
+from sparse_icnet.batch import segment_files
+if __name__ == "__main__":
+    def end(source, records):
+        os.kill(os.getpid(), signal.SIGTERM)
+    files, out, model = sys.argv[1:]
+    segment_files(files, out, model=model, size=(192, 192), threads=1, workers=2, on_records=end)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_terminated(tiny_file, files, tmp_path):
+    """Whole results alone, and no complaint of the interpreter about what the pool had of the system."""
+    (tmp_path / "script.py").write_text(_TERMINATED)
+    command = [sys.executable, tmp_path / "script.py", files, tmp_path / "out", tiny_file]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+    assert results_in(tmp_path / "out")
+
+
+def test_a_handler_of_ones_own_stays(segmented, files, tmp_path):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        own = signal.getsignal(signal.SIGTERM)
+        with tasks.ending_in_order():
+            assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _held() -> bool:
     """Whether Ctrl-C waits in this thread."""
     return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
