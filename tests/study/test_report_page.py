@@ -236,15 +236,20 @@ def test_table_sorts(browser, pages):
     quiet(browser)
 
 
-def test_print_holds_the_whole_drawing(browser, pages):
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_print_holds_the_whole_drawing_dark_on_white(browser, pages, scheme):
     opened(browser, pages["icnet"], SIZES[0], "light")
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
         shown = browser.execute_script(
             "return [...document.querySelectorAll('svg.network')].filter(s => s.getBoundingClientRect().width)"
             ".map(s => s.dataset.shape)"
         )
         assert shown == ["wide"]
+        body = browser.find_element(By.TAG_NAME, "body")
+        assert body.value_of_css_property("background-color") == "rgba(255, 255, 255, 1)"
+        assert body.value_of_css_property("color") == "rgba(27, 36, 48, 1)"
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     quiet(browser)

@@ -40,7 +40,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A bottleneck or a fusion around its layers, or a lane around a branch."""
+    """A bottleneck or a fusion around its layers, or a lane around a branch.
+
+    inset  of the title from the left
+    """
 
     title: str
     x: float
@@ -48,6 +51,7 @@ class Frame:
     width: float
     height: float
     lane: bool = False
+    inset: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,8 @@ class Canvas:
         """A sum, around the point (x, y)."""
         return self.mark("+", x - 10, y - 10, 20, 20)
 
-    def lane(self, title: str, x: float, y: float, width: float, height: float) -> None:
-        self.frames.append(Frame(title, x, y, width, height, lane=True))
+    def lane(self, title: str, x: float, y: float, width: float, height: float, inset: float = 10.0) -> None:
+        self.frames.append(Frame(title, x, y, width, height, True, inset))
 
     def line(self, *points: Point, arrow: bool = True) -> None:
         self.lines.append(Line(points, arrow))

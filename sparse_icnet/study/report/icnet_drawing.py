@@ -104,7 +104,7 @@ def _wide() -> Drawing:
     lanes = ((8.0, 116.0), (136.0, 214.0), (362.0, 214.0))
     width = left + 60 + 14 * pitch + 50
     for title, (y, height) in zip(("the whole picture", *BRANCHES[1:]), lanes, strict=True):
-        canvas.lane(f"Branch of {title}", 6, y, width - 12, height)
+        canvas.lane(f"Branch of {title}", 6, y, width - 12, height, 44)
 
     def column(index: float) -> float:
         return left + 62 + index * pitch

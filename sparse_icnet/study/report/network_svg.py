@@ -145,9 +145,7 @@ def _frame(frame: Frame) -> Markup:
     return tag(
         "g",
         tag("rect", x=frame.x, y=frame.y, width=frame.width, height=frame.height, rx=8),
-        tag(
-            "text", frame.title, x=frame.x + (10 if frame.lane else 5), y=frame.y + (17 if frame.lane else 12)
-        ),
+        tag("text", frame.title, x=frame.x + frame.inset, y=frame.y + (17 if frame.lane else 12)),
         class_=kind,
         aria_hidden=True,
     )
