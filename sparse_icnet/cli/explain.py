@@ -303,10 +303,9 @@ def _loop(loop: Loop, room: int) -> Iterator[str]:
         f"{loop.offsets} loads of offsets",
         f"{loop.stores} stores",
     ]
-    kind = "stored block" if loop.of_blocks else "pair of input channels"
     text = f"{len(loop.instructions)} instructions a turn: {', '.join(what)}"
     if loop.blocks:
-        text += f"; {loop.blocks} times what a {kind} takes, {loop.block_dots} dot products"
+        text += f"; {loop.blocks} times what a {loop.unit} takes, {loop.block_dots} dot products"
     yield from _paragraph("", text, room, 0, 0)
 
 

@@ -28,8 +28,10 @@ from sparse_icnet.target import TARGET, Dot
 DISASSEMBLERS = ("objdump", "llvm-objdump")
 TIMEOUT = 300.0  # seconds
 
-# By the beginning of a mnemonic: what multiplies and adds neighbours, or, on other CPUs, what multiplies at all.
-_DOTS = re.compile(r"v?pdp\w+|v?pmadd\w+|v?pmull?d|v?pmuludq|[su]+dot|[su]?ml[as]l?2?|[su]?mull?2?\b")
+# By the beginning of a mnemonic: what multiplies and adds neighbours; without such an instruction what multiplies at all.
+_NEIGHBOURS = r"v?pdp\w+|v?pmadd\w+|[su]+dot"
+_ANY = r"v?pmull?d|v?pmuludq|[su]?ml[as]l?2?\b|[su]?mull?2?\b"
+_DOTS = re.compile(_NEIGHBOURS if TARGET.x86_registers else f"{_NEIGHBOURS}|{_ANY}")
 _BROADCASTS = re.compile(r"v?p?broadcast\w+|vbroadcast\w+|ld1r|dup")
 _VECTOR_REGISTER = re.compile(r"%[xyz]mm\d+|\b[vq]\d+\b")
 _STORES_AARCH64 = re.compile(r"st[rpu]\w*|st1")
@@ -56,8 +58,8 @@ class Loop:
     instructions  of one turn
     loads         of vectors; broadcasts of words of weights; offsets: words that say where a block reads; dots: dot
                   products; stores
-    block_dots    dot products of one stored block (filtering: of one pair of input channels); blocks: of them in a turn,
-                  0 where that is not a whole number; of_blocks: whether they are stored blocks
+    block_dots    dot products of one block, couple of blocks or, filtering, pair of input channels: `unit`; blocks: of them
+                  in a turn, 0 where that is not a whole number
     """
 
     function: str
@@ -70,7 +72,7 @@ class Loop:
     stores: int
     block_dots: int
     blocks: int
-    of_blocks: bool
+    unit: str
 
     def to_dict(self) -> dict[str, Any]:
         """The same as dictionaries, lists and numbers, as JSON takes them."""
@@ -96,8 +98,16 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
     listing = listing or listed()
     functions = dict(_functions_of(record, kernel, listing))
     expected, wide = _expected(record, kernel, vectors)
+    couple = "couple of blocks" if TARGET.couples else "stored block"
+    unit = (
+        couple
+        if record is ConvolutionParams
+        else "pair of input channels"
+        if record is WinogradParams
+        else ""
+    )
     loops = [
-        _loop(name, listing.found_by, body, expected, record is ConvolutionParams)
+        _loop(name, listing.found_by, body, expected, unit)
         for name, code in functions.items()
         for body in _innermost(code)
     ]
@@ -269,7 +279,7 @@ def _innermost(code: Sequence[tuple[int, str, int | None]]) -> list[Sequence[tup
 
 
 def _loop(
-    function: str, found_by: str, body: Sequence[tuple[int, str, int | None]], block: int, of_blocks: bool
+    function: str, found_by: str, body: Sequence[tuple[int, str, int | None]], block: int, unit: str
 ) -> Loop:
     instructions = tuple(Instruction(place, text, _does(text)) for place, text, _ in body)
     count = Counter(what for instruction in instructions for what in instruction.does)
@@ -285,7 +295,7 @@ def _loop(
         stores=count["store"],
         block_dots=block,
         blocks=blocks,
-        of_blocks=of_blocks,
+        unit=unit,
     )
 
 
@@ -298,7 +308,7 @@ def _does(text: str) -> tuple[str, ...]:
         does.append("dot")
     if "(" in operands or "%" in operands:  # x86
         memory = re.search(r"[-\w]*\([^)]*\)", operands)
-        if "{1to" in operands or (_BROADCASTS.match(mnemonic) and vector):
+        if "{1to" in operands or (_BROADCASTS.match(mnemonic) and vector) or text.startswith("pshufd $0x0,"):
             does.append("broadcast")
         elif memory and not mnemonic.startswith(("lea", "prefetch", "nop", "cmp", "test", "j")):
             if memory.end() == len(operands) and "," in operands:
@@ -312,7 +322,7 @@ def _does(text: str) -> tuple[str, ...]:
             does.append("broadcast")
         elif _LOADS_AARCH64.match(mnemonic):
             does.append("load" if vector else "offset")
-    elif vector and _BROADCASTS.match(mnemonic):
+    elif vector and _BROADCASTS.match(mnemonic):  # of Arm
         does.append("broadcast")
     return tuple(does)
 
