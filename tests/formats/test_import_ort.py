@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import pickle
 import re
@@ -253,6 +254,29 @@ def test_one_of_several_outputs(tmp_path):
     np.testing.assert_array_equal(again(blob), found)
     assert found.min() < -0.1  # logits
     np.testing.assert_allclose(sparse_icnet.load(path, output="result")(blob).sum(1), 1, atol=1e-5)
+
+
+def test_the_command_line_knows_outputs_and_notes(tmp_path, run):
+    names = {"output_names": ["result", "aux"]}
+    path = quantized(exported(TwoHeads(), tmp_path / "f.onnx", **names), tmp_path / "net.onnx")
+    code, _, err = run("info", path)
+    assert code == 2
+    assert "choose one by its name, output='result' or --output result" in err
+    code, _, err = run("info", path, "--output", "auxx")
+    assert (code, "did you mean aux?" in err) == (2, True)
+    code, out, _ = run("info", path, "--output", "aux", "--json", tmp_path / "i.json", "--threads", "1")
+    assert code == 0
+    assert "the file takes float32 (1, 3, 64, 96), RGB, and gives float32 (1, 6, 16, 24)" in " ".join(
+        out.split()
+    )
+    figures = json.loads((tmp_path / "i.json").read_text())
+    assert "assumed to be normalized as the model card says" in figures["notes"]
+    assert figures["notes"].split("; ")[0] in " ".join(out.split())
+    assert run("convert", path, tmp_path / "aux.npz", "--output", "aux", "--bgr")[0] == 0
+    kept = sparse_icnet.load(tmp_path / "aux.npz", threads=1)
+    assert kept.graph.faces.input.bgr
+    blob = blobs(1)[0]
+    np.testing.assert_array_equal(kept(blob), sparse_icnet.load(path, threads=1, output="aux")(blob))
 
 
 @pytest.mark.parametrize("kind", ["QUInt8", "QInt8"])

@@ -156,6 +156,7 @@ class Builder:
                 bias = pending.bias.astype(np.float32)
             name = self.emit(replace(op, weight=op.weight * alive, weight_scale=scale, bias=bias))
             if pending.rest is not None:
+                self.note("weights of 9 bits around a zero point are sums of two convolutions")
                 none = np.zeros_like(bias)
                 rest = replace(op, name=f"{op.name}/rest", weight=pending.rest * alive)
                 other = self.emit(replace(rest, weight_scale=scale, bias=none))
@@ -239,6 +240,7 @@ class Builder:
                 f"{node.where}: expected constants to scale or shift what convolutions read, found {tensor.name!r}, behind "
                 "a softmax"
             )
+        self.note("a scale and shift of an activation, such as a batch norm, is a convolution of 1x1")
         ones, unit = np.ones(tensor.shape[0], np.float32), np.eye(tensor.shape[0], dtype=np.int8)
         weight = weights_of_all(tensor, unit[:, :, None, None])
         op = Convolution(node.name, tensor.name, weight, ones, ones)
@@ -250,6 +252,11 @@ class Builder:
             op = self.ops[op.input]
         return isinstance(op, Softmax)
 
+    def note(self, text: str) -> None:
+        """Say what was left out, folded or assumed, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def normalization(self) -> Normalization:
         """How an image becomes the input: as the model card says, unless the file normalizes by itself.
 
@@ -257,11 +264,16 @@ class Builder:
         image, small ones expect image / 255.  Integers are pixel values.
         """
         if self.face.takes_bytes and self.input is not None:
+            self.note("pictures are given as pixel values of 0..255, which the file declares")
             count = self.input.shape[0]
             return Normalization(1.0, (0.0,) * count, (1.0,) * count)
         if not self._affines or not self._affines[0].scale.all():
+            self.note(
+                "pictures are assumed to be normalized as the model card says, as the file does not do it"
+            )
             return Normalization()
         scale, shift = self._affines[0].scale, self._affines[0].shift
         unit = bool((np.abs(shift / scale) < 1.5).all() and (np.abs(scale) > 1 / 16).all())
-        count = len(scale)
+        count, highest = len(scale), 1 if unit else 255
+        self.note(f"pictures are assumed to be given as 0..{highest}, by the mean and deviation in the file")
         return Normalization(255.0 if unit else 1.0, (0.0,) * count, (1.0,) * count)

@@ -27,6 +27,8 @@ def chosen_channels(g: Builder, node: AnyNode, tensor: Tensor, positions: Iterab
     if not order or len(set(order)) != len(order):
         raise FormatError(f"{node.where}: expected channels, each at most once, found {list(order)[:16]}")
     whole = order == tuple(range(old.total))
+    if order == tuple(reversed(range(old.total))) and not whole:
+        g.note("channels are reversed inside the file: bgr=True if it takes blue, green, red")
     axis = _channel_axis(node, tensor)
     axes = tensor.axes[:axis] + ("C" if len(order) > 1 else "1") + tensor.axes[axis + 1 :]
     channels = None if whole else Channels(order, old.total)

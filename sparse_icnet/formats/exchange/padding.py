@@ -56,6 +56,7 @@ def pad(
     (top, bottom), (left, right) = amounts[2], amounts[3]
     channels, height, width = tensor.shape
     shape = (channels, height + top + bottom, width + left + right)
+    g.note("zeros around a map became padding of what reads it")
     before = tensor.padding
     total = (before[0] + top, before[1] + left, before[2] + bottom, before[3] + right)
     return replace(tensor, shape=shape, axes=planar(shape), padding=total)

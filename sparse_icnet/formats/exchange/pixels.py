@@ -76,9 +76,9 @@ def _input_face(g: Builder, dtype: str, axes: str, size: Size) -> InputFace:
     resize = g.resize
     if resize is not None and g.size_is_free:
         g.size_is_free = False
-        g.notes.append(f"pictures of any size are resized by Pillow, not by the file's own {resize.mode}")
+        g.note(f"pictures of any size are resized by Pillow, not by the file's own {resize.mode}")
     elif resize is not None and resize.mode == "bilinear_pillow" and size != resize.size:
-        g.notes.append(
+        g.note(
             f"pictures of {size[0]}x{size[1]} are resized as Pillow does; OpenVINO may round bytes otherwise, by 2 of 255"
         )
         return InputFace(dtype, axes, picture=size, whole=not resize.floats)

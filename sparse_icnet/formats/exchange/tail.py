@@ -5,7 +5,8 @@ Exporters write more behind the logits.  What is left out here, and what that ch
 * A softmax before an argmax.  The softmax (Q8) keeps the order of the logits, so the class is the same, but where rounding
   makes two probabilities equal: there the larger logit decides.
 * A quantizer behind the softmax or behind a bilinear resize.  It rounds the result to the nearest of at most 256 values, by
-  half a step at most; without it the result is what the file's network rounds.
+  half a step at most; without it the result is what the file's network rounds.  Behind a bilinear resize that changes
+  the class of 0.1 to 0.3 % of the pixels of the bundled `sparse-60` at 768x960.
 
 Quantizers on the logits themselves stay, as they are computed.
 """
