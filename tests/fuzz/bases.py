@@ -21,6 +21,7 @@ from sparse_icnet.network.graph import (
     AveragePool,
     Bilinear,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -90,6 +91,15 @@ class _Builder:
                 (padding,) * 4,
             )
         )
+
+    def in_float32(
+        self, name: str, source: str, outputs: int, inputs: int, kernel: int = 1, stride: int = 1
+    ) -> str:
+        weight = self.rng.normal(0, 1 / (np.sqrt(inputs) * kernel), (outputs, inputs, kernel, kernel))
+        weight *= self.rng.random(weight.shape) < 0.6
+        shift = self.rng.normal(0, 0.3, outputs).astype(np.float32)
+        window = ((stride, stride), (1, 1), (kernel // 2,) * 4)
+        return self.add(FloatConvolution(name, source, weight.astype(np.float32), shift, *window))
 
     def relu(self, source: str) -> str:
         return self.codes(self.add(Relu(f"{source}/relu", source)))
@@ -185,6 +195,19 @@ def _smooth_classes(size: Size) -> Graph:
     return g.graph()
 
 
+def _in_float32(size: Size) -> Graph:
+    """The first layer, one in the middle and the last in float32; a max pool, a mean and sums without quantizers."""
+    height, width = size
+    g = _Builder(size, 7)
+    x = g.add(Relu("relu", g.in_float32("first", "image", 5, 3, 3, 2)))
+    x = g.add(MaxPool("pool", x, (3, 3), (2, 2), (1, 1, 1, 1)))
+    up = g.add(Resize("up", g.add(AveragePool("mean", x, (2, 4))), (height // 4, width // 4)))
+    x = g.codes(g.add(Add("sum", x, up)), 0.03, 20)
+    x = g.add(Add("both", g.convolution("second", x, 6, 5, 3), g.in_float32("third", x, 6, 5, 3)))
+    g.add(Softmax("probabilities", g.in_float32("logits", g.relu(x), 4, 6)))
+    return g.graph()
+
+
 def graphs(reader: str) -> dict[str, Graph]:
     """Each kind of network at a size of its own; tails of vectors and whole ones both occur, pools overlap and tile."""
     return {
@@ -194,6 +217,7 @@ def graphs(reader: str) -> dict[str, Graph]:
         "smooth": _smooth((32, 64)),
         "corners": _smooth_classes((32, 32)),
         "means": _means((32, 36), (3, 5)),
+        "floats": _in_float32((32, 48)),
     }
 
 

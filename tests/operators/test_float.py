@@ -280,3 +280,23 @@ def test_values_are_explained():
         numbers |= {line.equation for line in found.lines}
     assert numbers >= {"Q12", "Q13", "Q14"}
     assert {"Q12", "Q13", "Q14"} <= set(equations())
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_written_files_keep_float_layers(tmp_path, suffix):
+    """As ONNX and as IR: read again they are the same layers, with the bits of the graph that was written."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnx", reason="needs onnx (extra peers)")
+    net = Net((48, 64))
+    x = net.max_pool(net.relu(net.float_convolution("image", 6, 3, 2)), 3, 2, 1)
+    x = net.codes(net.sum(x, net.resize(net.mean(x, (3, 2)), (12, 16))))
+    graph = net.softmax(net.float_convolution(x, 5))
+    formats.save(graph, tmp_path / f"net{suffix}")
+    loaded = formats.load(tmp_path / f"net{suffix}")
+    assert [op.name for op in loaded.layers] == [op.name for op in graph.layers]
+    assert all(isinstance(op, FloatConvolution) for op in loaded.layers)
+    kinds = (sorted(type(op).__name__ for op in ops) for ops in (loaded, pruned(graph.ops, graph.output)))
+    assert next(kinds) == next(kinds)
+    blob = random_blob(graph.input.shape)
+    found, expected = (Oracle(one, blob).output() for one in (loaded, graph))
+    np.testing.assert_allclose(found, expected, atol=0.02)  # an IR states scales by ranges

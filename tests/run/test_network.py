@@ -202,6 +202,9 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[3:]]))
 """
 
 
+FLOAT_TESTS = ("test_planes_around_the_width_of_a_tile", "test_layers_anywhere", "test_numbers_that_are_none")
+
+
 def _on(cpu: str, *arguments: object) -> list[str]:
     """Lines that _CODE prints, run in a process of its own in which Numba compiles for `cpu`."""
     environment = {
@@ -240,6 +243,7 @@ def other_cpus(graph, blob, tmp_path_factory) -> Iterator[dict[str, Future[list[
     native.save(graph, folder / "network.npz")
     np.save(folder / "blob.npy", blob)
     tests = [TESTS / "operators" / "test_kernels.py", TESTS / "simd" / "test_simd.py"]
+    tests += [f"{TESTS / 'operators' / 'test_float.py'}::{name}" for name in FLOAT_TESTS]
     files = [folder / "network.npz", folder / "blob.npy", *tests]
     with ThreadPoolExecutor(2) as pool:
         yield {cpu: pool.submit(_on, cpu, *files) for cpu in CPUS if _runs(cpu)}
