@@ -90,7 +90,7 @@ class Target:
     code_shift     what the dot product takes away from each code, which where the sums begin makes up for
     kernels        micro-kernels of the convolution, tiles that fill the registers
     filtering      Winograd's filtering
-    float_kernel   of the convolution of float32: one output channel x vectors that fill most registers with sums
+    float_kernel   of the convolution of float32: four output channels x vectors that fill most registers with sums
     measured       whether speeds and costs are measured (bench/kernels.py) or estimated from those of other CPUs
     """
 
@@ -161,7 +161,7 @@ TARGETS: tuple[Target, ...] = (
             MicroKernel("2x9_avx512vnni", 2, 9, 0.91),
         ),
         filtering=Filtering("winograd4x4_avx512vnni", (2, 3), 1.10, 860.0, 186.0),
-        float_kernel=MicroKernel("float1x12_avx512vnni", 1, 12, 1.0),
+        float_kernel=MicroKernel("float4x6_avx512vnni", 4, 6, 1.0),
         measured=True,
     ),
     Target(
@@ -176,7 +176,7 @@ TARGETS: tuple[Target, ...] = (
         code_shift=0,
         kernels=(MicroKernel("4x1_avxvnni", 4, 1, 1.0), MicroKernel("2x3_avxvnni", 2, 3, 0.8)),
         filtering=Filtering("winograd4x4_avxvnni", (1, 1), 1.05, 300.0, 120.0),
-        float_kernel=MicroKernel("float1x6_avxvnni", 1, 6, 1.0),
+        float_kernel=MicroKernel("float4x1_avxvnni", 4, 1, 1.0),
         measured=False,
     ),
     Target(
@@ -191,7 +191,7 @@ TARGETS: tuple[Target, ...] = (
         code_shift=0,
         kernels=(MicroKernel("4x4_avx512bw", 4, 4, 1.0, 1.7), MicroKernel("2x6_avx512bw", 2, 6, 0.97, 1.68)),
         filtering=Filtering("winograd4x4_avx512bw", (2, 3), 0.45, 155.0, 60.0),
-        float_kernel=MicroKernel("float1x12_avx512bw", 1, 12, 1.0),
+        float_kernel=MicroKernel("float4x6_avx512bw", 4, 6, 1.0),
         measured=False,
     ),
     Target(
@@ -206,7 +206,7 @@ TARGETS: tuple[Target, ...] = (
         code_shift=0,
         kernels=(MicroKernel("4x1_avx2", 4, 1, 1.0, 1.45), MicroKernel("2x2_avx2", 2, 2, 0.86, 1.35)),
         filtering=Filtering("winograd4x4_avx2", (1, 1), 0.42, 155.0, 58.0),
-        float_kernel=MicroKernel("float1x6_avx2", 1, 6, 1.0),
+        float_kernel=MicroKernel("float4x1_avx2", 4, 1, 1.0),
         measured=True,
     ),
     Target(
@@ -221,7 +221,7 @@ TARGETS: tuple[Target, ...] = (
         code_shift=0,
         kernels=(MicroKernel("4x1_sse2", 4, 1, 1.0), MicroKernel("2x1_sse2", 2, 1, 0.8)),
         filtering=Filtering("winograd4x4_sse2", (1, 1), 0.45, 155.0, 60.0),
-        float_kernel=MicroKernel("float1x3_sse2", 1, 3, 1.0),
+        float_kernel=MicroKernel("float4x1_sse2", 4, 1, 1.0),
         measured=False,
     ),
     # Arm's instruction takes signed bytes alone.
@@ -242,7 +242,7 @@ TARGETS: tuple[Target, ...] = (
         code_shift=128,
         kernels=(MicroKernel("4x1_dotprod", 4, 1, 1.0), MicroKernel("2x2_dotprod", 2, 2, 0.9)),
         filtering=Filtering("winograd4x4_dotprod", (1, 1), 3.5, 400.0, 160.0),
-        float_kernel=MicroKernel("float1x6_dotprod", 1, 6, 1.0),
+        float_kernel=MicroKernel("float4x1_dotprod", 4, 1, 1.0),
         measured=False,
     ),
     Target(
@@ -257,7 +257,7 @@ TARGETS: tuple[Target, ...] = (
         code_shift=0,
         kernels=(MicroKernel("4x1_generic", 4, 1, 1.0), MicroKernel("2x2_generic", 2, 2, 0.8)),
         filtering=Filtering("winograd4x4_generic", (1, 1), 0.5, 155.0, 60.0),
-        float_kernel=MicroKernel("float1x3_generic", 1, 3, 1.0),
+        float_kernel=MicroKernel("float4x1_generic", 4, 1, 1.0),
         measured=False,
     ),
 )

@@ -26,14 +26,15 @@ is the scale of the quantizer that reads it, or 1 for a network output.
 (Q10) input         [x]_u = f32(x / f32(u))
 (Q11) bilinear      r[j] = f32(near_y * [x]_u[k_y, j]) + f32(far_y * [x]_u[k'_y, j])      for the columns j = k_x and k'_x,
                     [up(x)]_u[y, x] = f32(near_x * r[k_x]) + f32(far_x * r[k'_x])
-(Q12) float32 convolution   a = 0, then a = f32(a + f32(w * [x]_1)) for each weight w that is not 0, in the order of taps
-                    (row by row) and, at each tap, of input channels;   [y]_u = f32(a * f32(1 / u)) + f32(b / u)
+(Q12) float32 convolution   a = 0, then a = f32(a + f32(w * [x]_1)) for each weight w, in the order of taps (row by row)
+                    and, at each tap, of input channels, but those that are 0 in all four output channels 4k .. 4k + 3;
+                    [y]_u = f32(a * f32(1 / u)) + f32(b / u)
 (Q13) real average pool   the sums of each column of the window, top to bottom, added left to right, each sum rounded;
                     [mean(x)]_u = f32(f32(sum of [x]_u) * f32(1 / n))
 (Q14) max pool      the largest code of each window; of real values the largest [x]_u
 
-Padding of (Q12) holds 0, that of (Q14) nothing.  What lies outside the map changes no sum of (Q12), nor would a weight of
-0: for finite [x]_1 its products are 0 or -0, and no a is ever -0, since it begins with 0.
+Padding of (Q12) holds 0, that of (Q14) nothing.  For finite [x]_1 what lies outside the map changes no sum of (Q12), nor
+does any weight of 0: its products are 0 or -0, and no a is ever -0, since it begins with 0.
 
 Because a quantizer reads its whole expression in one unit, an engine may fuse convolution, residual,
 ReLU and quantizer into one pass and still produce the bits that these equations define.

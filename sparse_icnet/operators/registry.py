@@ -24,7 +24,7 @@ from sparse_icnet.target import TARGET, TARGETS, Dot, Filtering, MicroKernel, Ta
 _LOOPS: Mapping[type, tuple[str, ...]] = {
     ConvolutionParams: ("_micro_kernel", "accumulate"),
     WinogradParams: ("_product", "product"),
-    FloatConvolutionParams: ("_channel",),
+    FloatConvolutionParams: ("float_convolution",),
 }
 # What the loop calls for its products, and what that emits.
 _PRODUCTS: Mapping[Dot, tuple[str, str]] = {

@@ -131,7 +131,7 @@ def _products(op: Op, values: int) -> int:
 def _packed_bytes(op: Op, planes: int) -> int:
     """At most so many bytes of packed weights and offsets of a convolution, whatever kernel computes it."""
     if isinstance(op, FloatConvolution):
-        return int(np.count_nonzero(op.weight)) * (4 + 4 * planes)
+        return int(np.count_nonzero(op.weight)) * (16 + 4 * planes)
     if not isinstance(op, Convolution):
         return 0
     outputs, inputs = (n + -n % 4 for n in op.weight.shape[:2])

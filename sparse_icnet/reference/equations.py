@@ -69,15 +69,16 @@ def matrix_products(x: NDArray[Any], weight: NDArray[Any], op: AnyConvolution) -
 
 def float_sums(x: NDArray[np.float32], op: FloatConvolution) -> NDArray[np.float32]:
     """The sums a of (Q12): real values (I, H, W) in the unit 1 -> float32 (O, H', W'), each sum rounded in order."""
+    groups = np.logical_or.reduceat(op.weight != 0, np.arange(0, len(op.weight), 4), axis=0)
+    counts = np.repeat(groups, 4, axis=0)[: len(op.weight)]
     total: NDArray[np.float32] | None = None
     with np.errstate(over="ignore", invalid="ignore"):
         for y, x_tap, window in taps(x, op):
             if total is None:
                 total = np.zeros((len(op.weight), *window.shape[1:]), np.float32)
             for channel, pixels in enumerate(window):
-                weights = op.weight[:, channel, y, x_tap]
-                (used,) = np.nonzero(weights)
-                total[used] += weights[used, None, None] * pixels
+                (used,) = np.nonzero(counts[:, channel, y, x_tap])
+                total[used] += op.weight[used, channel, y, x_tap, None, None] * pixels
     assert total is not None  # a kernel has a tap
     return total
 

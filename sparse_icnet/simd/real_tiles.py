@@ -1,4 +1,4 @@
-"""Rows of vectors of float32 that live in registers: sums of products in a definite order."""
+"""Tiles of float32 that live in registers: sums of products in a definite order."""
 
 from __future__ import annotations
 
@@ -12,42 +12,49 @@ from sparse_icnet.simd.tiles import Tile
 
 
 @intrinsic(prefer_literal=True)
-def real_zero(typing, vectors):
-    """A row of `vectors` vectors of zeros."""
-    tile = Tile(1, vectors.literal_value, True)
+def real_zero(typing, rows, vectors):
+    """A tile of zeros."""
+    tile = Tile(rows.literal_value, vectors.literal_value, True)
 
     def emit(context, builder, signature, arguments):
         return ir.Constant(context.get_value_type(tile), None)
 
-    return tile(vectors), emit
+    return tile(rows, vectors), emit
 
 
 @intrinsic
-def real_add_products(typing, tile, values, weight):
-    """tile[p] + values[p] * weight: P vectors at an address; a multiplication, then an addition, each rounded."""
+def real_add_products(typing, tile, values, weights):
+    """tile[r, p] + values[p] * weights[r]: P vectors and R float32 at two addresses; two roundings, never fused."""
 
     def emit(context, builder, signature, arguments):
-        result, values, weight = arguments
-        factor = llvm.splat(builder, weight, llvm.F32X16)
+        result, values, weights = arguments
+        factors = [
+            llvm.splat(builder, llvm.load(builder, weights, llvm.F32, 4 * r), llvm.F32X16)
+            for r in range(tile.rows)
+        ]
         for p in range(tile.vectors):
             x = llvm.load(builder, values, llvm.F32X16, VECTOR_BYTES * p)
-            total = builder.fadd(builder.extract_value(result, p), builder.fmul(x, factor))
-            result = builder.insert_value(result, total, p)
+            for r, factor in enumerate(factors):
+                index = r * tile.vectors + p
+                total = builder.fadd(builder.extract_value(result, index), builder.fmul(x, factor))
+                result = builder.insert_value(result, total, index)
         return result
 
-    return tile(tile, types.intp, types.float32), emit
+    return tile(tile, types.intp, types.intp), emit
 
 
 @intrinsic
-def real_scale(typing, tile, multiplier, bias):
-    """tile[p] * multiplier + bias, two roundings (Q12)."""
+def real_scale(typing, tile, multiplier, biases):
+    """tile[r, p] * multiplier + biases[r], two roundings (Q12): R float32 at an address."""
 
     def emit(context, builder, signature, arguments):
-        result, *scalars = arguments
-        multiplier, bias = (llvm.splat(builder, scalar, llvm.F32X16) for scalar in scalars)
-        for p in range(tile.vectors):
-            x = builder.fmul(builder.extract_value(result, p), multiplier)
-            result = builder.insert_value(result, builder.fadd(x, bias), p)
+        result, multiplier, biases = arguments
+        multiplier = llvm.splat(builder, multiplier, llvm.F32X16)
+        for r in range(tile.rows):
+            bias = llvm.splat(builder, llvm.load(builder, biases, llvm.F32, 4 * r), llvm.F32X16)
+            for index in range(r * tile.vectors, (r + 1) * tile.vectors):
+                x = builder.fmul(builder.extract_value(result, index), multiplier)
+                result = builder.insert_value(result, builder.fadd(x, bias), index)
         return result
 
-    return tile(tile, types.float32, types.float32), emit
+    return tile(tile, types.float32, types.intp), emit

@@ -80,7 +80,7 @@ def test_sources_are_functions():
     for entry in registry.entries():
         names = [line_of(place).partition("(")[0] for place in vars_of(entry.source)]
         if entry.kernel.startswith("float"):
-            assert names[1:] == ["def _channel", "def real_add_products", "def emit"]
+            assert names[1:] == ["def float_convolution", "def real_add_products", "def emit"]
             continue
         assert names[1] in ("def accumulate", "def product")
         assert names[2].startswith("def tile_dot")

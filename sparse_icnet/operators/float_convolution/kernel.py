@@ -1,32 +1,20 @@
-"""Convolution of float32: each output channel is a tile of float32 sums in registers, (Q12) weight by weight.
+"""Convolution of float32: a tile of sums of four output channels in registers, (Q12) weight by weight.
 
-The weights that are not 0 of an output channel are a list; where each reads is a byte offset that the plan computed.  The
-loop is P loads, a broadcast, P multiplications and P additions, in the order of (Q12), never fused.
+The blocks of a group of four output channels are a list; where each reads is a byte offset that the plan computed.  The
+loop is P loads, four broadcasts, 4 * P multiplications and 4 * P additions, in the order of (Q12), never fused.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from sparse_icnet.operators.epilogue import pack
-from sparse_icnet.operators.float_convolution.params import ROW_BYTES, VECTORS
+from sparse_icnet.operators.epilogue import finish_real
+from sparse_icnet.operators.float_convolution.params import VECTORS
+from sparse_icnet.operators.params import TILE_ROW_BYTES
 from sparse_icnet.simd.jit import jit
 from sparse_icnet.simd.real_tiles import real_add_products, real_scale, real_zero
-from sparse_icnet.simd.scalars import get_f32, get_i32, get_i64
+from sparse_icnet.simd.scalars import get_i32, get_i64
 from sparse_icnet.simd.tiles import tile_store
-from sparse_icnet.simd.vectors import load_f32, maximum, splat_f32, splat_i32, store
-
-
-@njit(inline="always")
-def _channel(step, channel, values, offsets, scratch):
-    """One output channel of a tile, in the unit of the result, to scratch."""
-    place, weights = step.indptr + 4 * channel, step.weights
-    tile = real_zero(VECTORS)
-    for j in range(np.int64(get_i32(place)), np.int64(get_i32(place + 4))):
-        tile = real_add_products(tile, values + get_i32(offsets + 4 * j), get_f32(weights + 4 * j))
-    tile = real_scale(tile, step.multiplier, get_f32(step.biases + 4 * channel))
-    tile_store(scratch, np.int64(ROW_BYTES), tile)
 
 
 @jit
@@ -40,24 +28,15 @@ def float_convolution(step, task, scratch):
     first = task // (chunks * phases) * step.groups_per_task
     last = min(first + step.groups_per_task, step.groups)
     start = task % chunks * VECTORS
-    count = min(VECTORS, step.vectors - start)
     values, offsets = step.source + 64 * start, step.offsets + phase * step.offsets_phase
     output = step.output
-    stride = output.map.stride  # of one channel if real, of four channels if codes
+    stride = output.map.stride * (4 if output.real else 1)  # of four channels
     out = output.map.address + get_i64(output.map.planes + 8 * phase) + 64 * start
-    low, high = splat_f32(output.rounding.low), splat_f32(output.rounding.high)
-    constant, nothing = splat_i32(np.int32(output.rounding.pack)), splat_f32(np.float32(0))
     for group in range(first, last):
-        for r in range(4):
-            _channel(step, 4 * group + r, values, offsets, scratch + ROW_BYTES * r)
-        if output.real:
-            for r in range(4):
-                place = out + (4 * group + r) * stride
-                for p in range(0, 64 * count, 64):
-                    x = load_f32(scratch + ROW_BYTES * r + p)
-                    store(place + p, maximum(x, nothing) if output.relu else x)
-        else:
-            for p in range(0, 64 * count, 64):
-                a, b = load_f32(scratch + p), load_f32(scratch + ROW_BYTES + p)
-                c, d = load_f32(scratch + 2 * ROW_BYTES + p), load_f32(scratch + 3 * ROW_BYTES + p)
-                store(out + group * stride + p, pack(a, b, c, d, low, high, constant))
+        place = step.indptr + 4 * group
+        tile = real_zero(4, VECTORS)
+        for j in range(np.int64(get_i32(place)), np.int64(get_i32(place + 4))):
+            tile = real_add_products(tile, values + get_i32(offsets + 4 * j), step.weights + 16 * j)
+        tile_store(scratch, TILE_ROW_BYTES, real_scale(tile, step.multiplier, step.biases + 16 * group))
+        count = np.int64(min(VECTORS, step.vectors - start))
+        finish_real(output, phase, start, count, scratch, out + stride * group)

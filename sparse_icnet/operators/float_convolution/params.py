@@ -9,8 +9,6 @@ from sparse_icnet.operators.record import Table, record
 from sparse_icnet.target import TARGET
 
 VECTORS = TARGET.float_kernel.vectors  # of 16 pixels in a tile
-ROW_BYTES = 64 * VECTORS  # of a tile in scratch
-SCRATCH_BYTES = 4 * ROW_BYTES
 
 
 @record
@@ -21,10 +19,10 @@ class FloatConvolutionParams:
     phases      of the output; vectors: of 16 pixels in one of its planes; chunks: tiles that divide a plane
     groups      of four output channels; groups_per_task: of them, at most
     source      address of the real values that it reads, in the unit 1
-    offsets     int32 (phases, n): byte offset in the source of the first pixel that each weight reads; offsets_phase: bytes
+    offsets     int32 (phases, n): byte offset in the source of the first pixel that each block reads; offsets_phase: bytes
                 from one phase to the next
-    indptr      int32 (4 * groups + 1,): the range of the weights of each output channel
-    weights     float32 (n,): those that are not 0, in the order of (Q12)
+    indptr      int32 (groups + 1,): the range of the blocks of each group
+    weights     float32 (n, 4): a block is the weights of a group for one tap and input channel
     multiplier  f32(1 / u); biases: float32 (4 * groups,)
     """
 

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import FloatConvolution, Size
 from sparse_icnet.operators.float_convolution.pack import Weights
-from sparse_icnet.operators.float_convolution.params import SCRATCH_BYTES, VECTORS, FloatConvolutionParams
+from sparse_icnet.operators.float_convolution.params import VECTORS, FloatConvolutionParams
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Report
 from sparse_icnet.operators.outputs import output
+from sparse_icnet.operators.params import SCRATCH_BYTES
 from sparse_icnet.operators.storage import Demand, Storage, View
 from sparse_icnet.operators.taps import demand_of, taps_of
 from sparse_icnet.target import TARGET
 
 REASON = "float32 in the file"
 # The work of the kernel; no other computes such a layer, so nothing depends on it.
-COST = "weights * computed"
-COST_WORDS = "weights: that are not 0; computed: vectors of 16 pixels in whole tiles"
+COST = "4 * blocks * computed"
+COST_WORDS = "blocks of 4 output channels; computed: vectors of a plane in whole tiles"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,18 +118,17 @@ class FloatConvolutionStep:
         )
 
     def reports(self) -> Sequence[Report]:
-        pixels, stored = math.prod(self.size), self.weights.values.size
-        density = stored / self.op.weight.size
+        pixels, stored, weight = math.prod(self.size), self.weights.values, self.op.weight
         return (
             Report(
                 self.name,
                 TARGET.float_kernel.name,
                 REASON,
-                macs=stored * pixels,
-                dense_macs=self.op.weight.size * pixels,
-                sparsity=1 - density,
-                block_density=density,
-                shape=self.op.weight.shape,
-                weight_bytes=8 * stored,
+                macs=stored.size * pixels,
+                dense_macs=weight.size * pixels,
+                sparsity=1 - np.count_nonzero(weight) / weight.size,
+                block_density=len(stored) / (self._groups * weight[0].size),
+                shape=weight.shape,
+                weight_bytes=stored.nbytes + 4 * len(stored),
             ),
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparse_icnet.operators.float_convolution.params import SCRATCH_BYTES, VECTORS, FloatConvolutionParams
+from sparse_icnet.operators.float_convolution.params import VECTORS, FloatConvolutionParams
 from sparse_icnet.operators.input.params import RealBlobParams, RealImageParams
+from sparse_icnet.operators.params import SCRATCH_BYTES
 from sparse_icnet.operators.pooling.params import RealAveragePoolParams, RealMaxPoolParams
 from sparse_icnet.plan.proof.access import HERE, Access, Span, proves, steps, values
 from sparse_icnet.plan.proof.maps import VECTOR, output_groups, planes_at, row_bytes, scattered_rows
@@ -18,12 +19,12 @@ def float_convolution(a: Access) -> None:
     groups, chunks = a.count("groups", "groups"), a.count("chunks", "chunks")
     a.count("groups_per_task", "groups of a task")
     a.require((chunks - 1) * VECTORS < vectors, "expected every chunk to begin within the plane")
-    ranges = a.table("ranges", a["indptr"], np.int32, (4 * groups + 1,)).astype(np.int64)
+    ranges = a.table("ranges", a["indptr"], np.int32, (groups + 1,)).astype(np.int64)
     a.require(bool(ranges[0] >= 0 and (np.diff(ranges) >= 0).all()), "its weights: expected ascending ranges")
     a.constant("biases", a["biases"], 16 * groups)
     first, end = int(ranges[0]), int(ranges[-1])
     if first < end:
-        a.constant("weights", a["weights"], 4 * end)
+        a.constant("weights", a["weights"], 16 * end)
         offsets = a.table("offsets", a["offsets"], np.int32, (phases, end), (a["offsets_phase"], 4))[
             :, first:
         ]
