@@ -58,6 +58,7 @@ class LayerInfo:
     empty_1x4, empty_4x4   share of the blocks of output x input channels whose weights are all zero
     weight_bytes     of its packed weights; 0 where the output does not need the layer
     kernel, reason   what computes it and why; "none" where nothing does
+    dtype            of its weights: "int8", or "float32" where the file leaves the layer so
     dense_macs       multiply-accumulates of one inference after the rewrites, zeros included
     macs             those that are executed
     """
@@ -75,6 +76,7 @@ class LayerInfo:
     reason: str
     dense_macs: int
     macs: int
+    dtype: str = "int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ def _layer(graph: Graph, op: AnyConvolution, step: Report | None) -> LayerInfo:
         reason=step.reason if step else "not needed",
         dense_macs=step.dense_macs if step else 0,
         macs=step.macs if step else 0,
+        dtype=str(op.weight.dtype),
     )
 
 

@@ -50,6 +50,7 @@ def _print(path: Path, info: ModelInfo) -> None:
         f"{info.dense_macs / 1e9:.2f} GMAC after the rewrites; {info.macs / 1e9:.2f} "
         "executed, blocks of zeros skipped and input channels filled up to fours; "
         f"{info.filtered_macs / 1e9:.2f} of these of int16, by Winograd's filtering",
+        *_in_float32(info),
         *([f"notes: {info.notes}"] if info.notes else []),
     )
     say()
@@ -59,6 +60,19 @@ def _print(path: Path, info: ModelInfo) -> None:
         "weights: output x input channels x height x width; empty 1x4, 4x4: share of the blocks of that many output x "
         "input channels that hold nothing but zeros"
     )
+
+
+def _in_float32(info: ModelInfo) -> list[str]:
+    """What layers that the file leaves in float32 cost; nothing where there are none."""
+    layers = [layer for layer in info.layers if layer.dtype == "float32"]
+    if not layers:
+        return []
+    names = ", ".join(layer.name for layer in layers)
+    work = sum(layer.macs for layer in layers) / 1e9
+    return [
+        f"float32 in the file, which takes some five to ten times as long as int8: {len(layers)} of {len(info.layers)} "
+        f"convolutions, {work:.2f} GMAC: {names}"
+    ]
 
 
 def _row(layer: LayerInfo) -> tuple[str, ...]:

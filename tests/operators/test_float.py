@@ -18,6 +18,7 @@ from engine import (
 
 import sparse_icnet
 from sparse_icnet import formats
+from sparse_icnet.cli import main
 from sparse_icnet.network.graph import (
     AveragePool,
     FloatConvolution,
@@ -231,8 +232,9 @@ def test_icnet_with_layers_in_float32(tiny_graph, names):
     assert np.mean(double.argmax(0) != expected.argmax(0)) < 0.1
 
 
-def test_native_files_keep_float_layers(tmp_path):
+def test_native_files_keep_float_layers(tmp_path, capsys):
     graph = _several(Net((48, 64)))
+    layers, floats = len(graph.layers), sum(isinstance(op, FloatConvolution) for op in graph)
     formats.save(graph, tmp_path / "net.npz")
     loaded = formats.load(tmp_path / "net.npz")
     for one, other in zip(graph.layers, loaded.layers, strict=True):
@@ -246,6 +248,13 @@ def test_native_files_keep_float_layers(tmp_path):
     assert (layer.kernel, layer.reason) == (TARGET.float_kernel.name, "float32 in the file")
     weight = graph[layer.name].weight
     groups = np.logical_or.reduceat(weight != 0, np.arange(0, len(weight), 4), axis=0)
+    assert {layer.dtype for layer in net.info().layers} == {"int8", "float32"}
+    assert main(["info", str(tmp_path / "net.npz")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"float32 in the file, which takes some five to ten times as long as int8: {floats} of {layers}"
+        in said
+    )
     assert layer.weight_bytes == 20 * np.count_nonzero(groups)
 
 
