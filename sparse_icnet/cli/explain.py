@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 def lines(told: Explanation, room: int = ROOM, everything: bool = False) -> Iterator[str]:
     """The page; `everything`: all products of a value."""
     file = told.file
-    yield f"{told.layer}: {file.operation}, {_times(file.shape)} at {_times(told.size)}"
+    head = f"{told.layer}: {file.operation}, {_times(file.shape)} at {_times(told.size)}"
+    yield from _paragraph("", head, room, 0, 0)
     yield ""
     if told.place is not None:
         names = [f"{told.place.authors} in the authors' model"] * bool(told.place.authors)

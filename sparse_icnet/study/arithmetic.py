@@ -35,7 +35,7 @@ from sparse_icnet.network.graph import (
 )
 from sparse_icnet.network.shapes import pool_windows
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.study.value import Arithmetic, At, Line, Product, Sum
+from sparse_icnet.study.value import Arithmetic, At, Line, Product, Sum, comma, digits, some
 
 
 def arithmetic_of(graph: Graph, oracle: Oracle, name: str, at: At) -> Arithmetic:
@@ -101,17 +101,17 @@ class _Trace:
                     np.float32(low) if np.isnan(real) else np.clip(real, np.float32(low), np.float32(high))
                 )
                 code = int(np.rint(clipped)) + q.zero_point
-                text = f"clip(rint({_n(real)}) + {q.zero_point}, {q.low}, {q.high})"
+                text = f"clip(rint({digits(real)}) + {q.zero_point}, {q.low}, {q.high})"
                 self.say("Q1", op, text, code)
             case Resize(input=source):
                 place = self.nearest(op, y, x)
                 code = self.read(source, (channel, *place))
-                self.say("Q7", op, f"the code of {source} at {_at((channel, *place))}", code)
+                self.say("Q7", op, f"the code of {source} at {comma((channel, *place))}", code)
             case MaxPool(input=source):
                 found = list(self.window(op, y, x))
                 codes = [self.read(source, (channel, *place)) for place in found]
                 code = max(codes)
-                self.say("", op, f"max of {len(codes)} codes of {source}: {_list(codes)}", code)
+                self.say("Q14", op, f"max of {len(codes)} codes of {source}: {some(codes)}", code)
             case (
                 Input()
                 | Affine()
@@ -151,7 +151,7 @@ class _Trace:
         if isinstance(op, Resize):
             place = self.nearest(op, y, x)
             index = int(self.oracle.value(op.input)[(0, *place)])
-            self.say("Q7", op, f"the class of {op.input} at {_at((0, *place))}", index)
+            self.say("Q7", op, f"the class of {op.input} at {comma((0, *place))}", index)
             return index
         (source,) = op.inputs
         values = self.oracle.real(source, 1.0)[:, y, x]
@@ -175,13 +175,13 @@ class _Trace:
             case Input():
                 pixel = self.oracle.real(op.name, 1.0)[at]
                 value = self.oracle.real(op.name, unit)[at]
-                self.say("Q10", op, f"{_n(pixel)} / {_n(np.float32(unit))}", value)
+                self.say("Q10", op, f"{digits(pixel)} / {digits(np.float32(unit))}", value)
             case Affine(scale=scale, shift=shift):
                 pixel = self.oracle.real(op.input, 1.0)[at]
                 multiplier = arithmetic.f32(float(scale[channel]) / unit)
                 offset = arithmetic.f32(float(shift[channel]) / unit)
                 value = pixel * multiplier + offset
-                self.say("Q9", op, f"{_n(pixel)} * {_n(multiplier)} + {_n(offset)}", value)
+                self.say("Q9", op, f"{digits(pixel)} * {digits(multiplier)} + {digits(offset)}", value)
             case Convolution():
                 value = self.convolution(op, unit, at)
             case FloatConvolution():
@@ -189,23 +189,22 @@ class _Trace:
             case Add(left=left, right=right):
                 a, b = (self.real(self.graph[side], unit, at) for side in (left, right))
                 value = a + b
-                self.say("Q5", op, f"{_n(a)} + {_n(b)}", value)
+                self.say("Q5", op, f"{digits(a)} + {digits(b)}", value)
             case Relu(input=source):
                 a = self.real(self.graph[source], unit, at)
                 value = a if a > 0 else np.float32(0)
-                self.say("Q5", op, f"max({_n(a)}, 0)", value)
+                self.say("Q5", op, f"max({digits(a)}, 0)", value)
             case MaxPool(input=source):
                 found = [self.oracle.real(source, unit)[(channel, *place)] for place in self.window(op, y, x)]
-                value = self.oracle.real(op.name, unit)[at]
+                value = max(found)
                 self.say("Q14", op, f"max of {len(found)} values of {source}", value)
             case AveragePool(input=source) if self.graph.quantizer(source) is None:
-                value = self.oracle.real(op.name, unit)[at]
-                self.say("Q13", op, f"mean of real values of {source}", value)
+                value = self.real_mean(op, unit, at)
             case AveragePool():
                 value = self.mean(op, unit, at)
             case Resize(input=source):
                 value = self.real(self.graph[source], unit, (channel, *self.nearest(op, y, x)))
-                self.say("Q7", op, f"of {source} at {_at((channel, *self.nearest(op, y, x)))}", value)
+                self.say("Q7", op, f"of {source} at {comma((channel, *self.nearest(op, y, x)))}", value)
             case Bilinear():
                 value = self.bilinear(op, unit, at)
             case Softmax(input=source):
@@ -221,7 +220,10 @@ class _Trace:
         multiplier = arithmetic.dequantize_multiplier(quantizer, unit)
         value = np.float32(code - quantizer.zero_point) * multiplier
         self.say(
-            "Q2", op, f"({code} - {quantizer.zero_point}) * {_n(multiplier)}, its code at {_at(at)}", value
+            "Q2",
+            op,
+            f"({code} - {quantizer.zero_point}) * {digits(multiplier)}, its code at {comma(at)}",
+            value,
         )
         return value
 
@@ -233,7 +235,7 @@ class _Trace:
         multiplier = arithmetic.convolution_multiplier(op, source, unit)[channel]
         bias = arithmetic.convolution_bias(op, unit)[channel]
         value = np.float32(total) * multiplier + bias
-        self.say("Q4", op, f"{_n(np.float32(total))} * {_n(multiplier)} + {_n(bias)}", value)
+        self.say("Q4", op, f"{digits(np.float32(total))} * {digits(multiplier)} + {digits(bias)}", value)
         return np.float32(value)
 
     def float_convolution(self, op: FloatConvolution, unit: float, at: At) -> np.float32:
@@ -251,7 +253,7 @@ class _Trace:
         self.say("Q12", op, text, total)
         multiplier, bias = arithmetic.unit_multiplier(unit), arithmetic.convolution_bias(op, unit)[channel]
         value = total * multiplier + bias
-        self.say("Q12", op, f"{_n(total)} * {_n(multiplier)} + {_n(bias)}", value)
+        self.say("Q12", op, f"{digits(total)} * {digits(multiplier)} + {digits(bias)}", value)
         return np.float32(value)
 
     def sum(self, op: Convolution, source: Quantizer, at: At) -> int:
@@ -292,8 +294,24 @@ class _Trace:
         multiplier = arithmetic.mean_multiplier(quantizer, window.size, unit)
         value = np.float32(window.sum()) * multiplier
         where = f"rows {top} to {bottom - 1}, columns {left} to {right - 1} of {op.input}"
-        self.say("Q6", op, f"{int(window.sum())} * {_n(multiplier)}: {window.size} codes, {where}", value)
+        self.say("Q6", op, f"{int(window.sum())} * {digits(multiplier)}: {window.size} codes, {where}", value)
         return np.float32(value)
+
+    def real_mean(self, op: AveragePool, unit: float, at: At) -> np.float32:
+        channel, y, x = at
+        values = self.oracle.real(op.input, unit)[channel]
+        top, bottom = pool_windows(values.shape[0], op.bins[0])[y]
+        left, right = pool_windows(values.shape[1], op.bins[1])[x]
+        total = np.float32(0)
+        for column in range(left, right):
+            part = values[top, column]
+            for row in range(top + 1, bottom):
+                part = part + values[row, column]
+            total = total + part if column > left else part
+        share = arithmetic.real_mean_multiplier((bottom - top) * (right - left))
+        where = f"rows {top} to {bottom - 1}, columns {left} to {right - 1} of {op.input}"
+        self.say("Q13", op, f"{digits(total)} * {digits(share)}: {where}", total * share)
+        return np.float32(total * share)
 
     def bilinear(self, op: Bilinear, unit: float, at: At) -> np.float32:
         channel, y, x = at
@@ -309,9 +327,10 @@ class _Trace:
         left, right = (near_y * grid[k, c] + far_y * grid[below, c] for c in (j, beside))
         value = near_x * left + far_x * right
         for c, r in ((j, left), (beside, right)):
-            text = f"{_n(near_y)} * {_n(grid[k, c])} + {_n(far_y)} * {_n(grid[below, c])}, column {c} of {op.input}"
+            above, under = digits(grid[k, c]), digits(grid[below, c])
+            text = f"{digits(near_y)} * {above} + {digits(far_y)} * {under}, column {c} of {op.input}"
             self.say("Q11", op, text, r)
-        self.say("Q11", op, f"{_n(near_x)} * {_n(left)} + {_n(far_x)} * {_n(right)}", value)
+        self.say("Q11", op, f"{digits(near_x)} * {digits(left)} + {digits(far_x)} * {digits(right)}", value)
         return np.float32(value)
 
     def softmax(self, op: Softmax, source: str, unit: float, at: At) -> np.float32:
@@ -321,22 +340,7 @@ class _Trace:
         total = exponentials[0]
         for i, (score, exponential) in enumerate(zip(scores, exponentials, strict=True)):
             total = total + exponential if i else total
-            self.say("Q8", op, f"class {i}: exp({_n(score)} - {_n(scores.max())})", exponential)
+            self.say("Q8", op, f"class {i}: exp({digits(score)} - {digits(scores.max())})", exponential)
         share = exponentials[channel] * (np.float32(1.0) / total)
-        self.say("Q8", op, f"{_n(exponentials[channel])} * f32(1 / {_n(total)})", share)
+        self.say("Q8", op, f"{digits(exponentials[channel])} * f32(1 / {digits(total)})", share)
         return np.float32(share / np.float32(unit))
-
-
-def _n(value: Any) -> str:
-    """A float32 with as many digits as tell it from its neighbours."""
-    number = float(value)
-    return str(int(number)) if number.is_integer() and abs(number) < 1 << 24 else str(np.float32(value))
-
-
-def _at(at: At) -> str:
-    return ",".join(map(str, at))
-
-
-def _list(codes: list[int]) -> str:
-    shown = " ".join(map(str, codes[:25]))
-    return shown if len(codes) <= 25 else f"{shown} ..."

@@ -68,16 +68,18 @@ def equations_of(op: Op) -> tuple[str, ...]:
             return ("Q10",)
         case Bilinear():
             return ("Q11",)
-        case MaxPool() | Argmax():
+        case MaxPool():
+            return ("Q14",)
+        case Argmax():
             return ()
         case _:
             assert_never(op)
 
 
 def _equations_in(graph: Graph, op: Op) -> tuple[str, ...]:
-    """`equations_of` where the operation stands: pools of real values have equations of their own."""
-    if isinstance(op, MaxPool | AveragePool) and graph.quantizer(op.input) is None:
-        return ("Q13",) if isinstance(op, AveragePool) else ("Q14",)
+    """`equations_of` where the operation stands: the mean of real values has an equation of its own."""
+    if isinstance(op, AveragePool) and graph.quantizer(op.input) is None:
+        return ("Q13",)
     return equations_of(op)
 
 

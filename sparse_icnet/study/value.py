@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 At = tuple[int, int, int]
 
 
@@ -77,3 +79,20 @@ class Arithmetic:
     def to_dict(self) -> dict[str, Any]:
         """The same as dictionaries, lists and numbers, as JSON takes them."""
         return asdict(self)
+
+
+def digits(value: Any) -> str:
+    """A float32 with as many digits as tell it from its neighbours."""
+    number = float(value)
+    return str(int(number)) if number.is_integer() and abs(number) < 1 << 24 else str(np.float32(value))
+
+
+def comma(at: At) -> str:
+    """'12,40,55'."""
+    return ",".join(map(str, at))
+
+
+def some(codes: list[int]) -> str:
+    """The first 25 of a list."""
+    shown = " ".join(map(str, codes[:25]))
+    return shown if len(codes) <= 25 else f"{shown} ..."
