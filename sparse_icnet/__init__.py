@@ -6,14 +6,14 @@
 >>> result = net.predict("street.jpg")           # classes, shares, confidence ...   # doctest: +SKIP
 >>> result.overlay(palette="colour-blind").save("overlay.png")                       # doctest: +SKIP
 
-Importing this package imports neither NumPy nor Numba; the first inference does.
+Importing this package imports neither NumPy nor Numba: `load` imports NumPy, the first inference Numba.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as `typing` has it, which is slow to import: until `main` runs, nobody answers Ctrl-C
+TYPE_CHECKING = False  # as `typing` has it, which is slow to import: before `main` nothing handles Ctrl-C
 if TYPE_CHECKING:
     from typing import Any
 

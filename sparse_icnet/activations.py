@@ -54,7 +54,10 @@ class Activation:
 
 
 class Activations:
-    """Runs a graph so that its tensors can be read; safe to call from several Python threads at once."""
+    """Runs a graph so that its tensors can be read; safe to call from several Python threads at once.
+
+    threads  of an inference; None: one for each core this process may use
+    """
 
     def __init__(self, graph: Graph, threads: int | None) -> None:
         self.graph = graph
@@ -81,7 +84,10 @@ class Activations:
 
 
 def checked_names(graph: Graph, names: Sequence[str] | None) -> list[str]:
-    """`names` if the graph has them all, every quantized tensor for None; ValueError names what is unknown."""
+    """`names` if the graph has them all, every quantized tensor for None.
+
+    Raises ValueError that names what is unknown, TypeError for a string in place of a list.
+    """
     known = [op.name for op in graph]
     if names is None:
         return [name for name in known if graph.quantizer(name) is not None]

@@ -16,7 +16,7 @@ MAX_SIDE = 1 << 14
 
 
 def checked_size(size: Size) -> Size:
-    """(height, width) as two Python integers within 1..MAX_SIDE."""
+    """(height, width) as two Python integers within 1..MAX_SIDE; TypeError or ValueError for anything else."""
     if (
         not isinstance(size, Sequence)
         or len(size) != 2
@@ -30,7 +30,7 @@ def checked_size(size: Size) -> Size:
 
 
 def checked_threads(threads: int | None) -> int | None:
-    """A Python integer within 1..MAX_THREADS, or None."""
+    """A Python integer within 1..MAX_THREADS, or None; TypeError or ValueError for anything else."""
     if threads is None:
         return None
     if not isinstance(threads, int | np.integer) or isinstance(threads, bool):
@@ -41,7 +41,10 @@ def checked_threads(threads: int | None) -> int | None:
 
 
 def checked_blob(blob: NDArray[Any], face: InputFace, shape: tuple[int, ...]) -> NDArray[Any]:
-    """`blob` as (N, *shape), if it is of the type and axes of `face`."""
+    """`blob` as (N, *shape), if it has the type and axes of `face`; TypeError or ValueError if not.
+
+    shape  of one input as the file takes it, without the axis N
+    """
     batched = "N" in face.axes
     axes = ("N", *map(str, shape)) if batched else tuple(map(str, shape))
     expected = f"{face.dtype} of shape ({', '.join(axes)})"

@@ -24,7 +24,7 @@ def output_shape(graph: Graph) -> tuple[int, ...]:
 
 
 def output_type(graph: Graph) -> np.dtype[np.generic]:
-    """Type of its numbers."""
+    """Type of the numbers of an output as the file gives it."""
     return np.dtype(graph.faces.output.dtype or (np.uint8 if graph.returns_classes else np.float32))
 
 

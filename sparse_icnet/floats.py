@@ -1,7 +1,9 @@
 """How a thread calculates with floats: rounding to nearest, subnormal numbers kept, no traps, whatever was set before.
 
-Other libraries change these settings of a thread and do not restore them (`-ffast-math`, sound, games); sums have other
-bits.  x86 keeps them in MXCSR, 64-bit Arm in FPCR.  The compiled kernels set their own (`sparse_icnet.simd.environment`);
+Some libraries change these settings of a thread and do not restore them (those compiled with `-ffast-math`, for
+example), and then sums have other bits.
+
+x86 keeps the settings in MXCSR, 64-bit Arm in FPCR.  The compiled kernels set their own (`sparse_icnet.simd.environment`);
 `standard_floats` is for Python: reading a model, folding its constants, planning.  What a caller computes itself, and how
 Pillow resizes pictures, follows the settings of the caller.  On other CPUs nothing is set.
 """

@@ -99,7 +99,7 @@ def to_rgb(image: ImageLike, name: str | None = None) -> Image.Image:
 
 
 def frame_count(image: ImageLike, name: str | None = None) -> int:
-    """Number of frames that `frames` yields if none is damaged: 1 for whatever is no animation.
+    """Number of frames that `frames` yields if none is damaged: 1 for a picture that is no animation.
 
     Opens the picture without decoding it; raises what `to_rgb` raises about that.
     """
@@ -149,7 +149,7 @@ def _frames(image: Image.Image, name: str) -> Iterator[Frame]:
         place = f"{name}: frame {number} of {len(film)}"
         try:
             image.seek(index)
-        except Exception as error:  # decoders of broken files raise nearly anything
+        except Exception as error:  # decoders of broken files raise exceptions of any type
             raise ImageError(f"{place}: the picture is damaged ({_brief(error)})") from error
         picture = _plain(image, place)
         yield Frame(picture, _seconds(image))
@@ -229,7 +229,7 @@ def _opened(source: object, name: str) -> Image.Image:
             return Image.open(file, formats=[one for one in Image.ID if one not in _REFUSED])
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {error}") from error
-    except Exception as error:  # decoders of broken files raise nearly anything
+    except Exception as error:  # decoders of broken files raise exceptions of any type
         raise ImageError(
             f"{name}: expected a picture that Pillow can read, found none ({_brief(error)})"
         ) from error
@@ -318,7 +318,7 @@ def fitted(image: ImageLike, size: Size, name: str | None = None) -> tuple[NDArr
 
 
 def enlarge(class_map: NDArray[np.uint8], network: Size, size: Size) -> NDArray[np.uint8]:
-    """Class map (h, w) -> `size` (H', W') by way of the network's own size, nearest both times."""
+    """Class map uint8 (h, w) -> `size` (H', W') by way of the network's own size, nearest both times."""
     rows, columns = (nearest_points(*lengths) for lengths in zip(class_map.shape, network, size, strict=True))
     return class_map.take(columns, 1).take(rows, 0)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelMeta:
-    """What a file states about its model.
+    """What a file states about its model; the class names are those in use.
 
     name           of the model, or ""
     input_size     (height, width); None where the file leaves them free

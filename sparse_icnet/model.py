@@ -84,6 +84,7 @@ class Model:
     """A network ready to run; safe to call from several Python threads at once.
 
     graph        the network as loaded
+    threads      of one inference; None: one for each core this process may use
     size         (height, width) of its input
     output_size  (height, width) of its output, which may differ: many exports leave out the last enlargement
     class_names  of its classes, in order
@@ -266,11 +267,11 @@ class Model:
 
         image   whatever `sparse_icnet.image.to_rgb` takes (path, bytes, binary file object, PIL image, uint8 array),
                 or a list of these, which gives a list
-        smooth  interpolate the scores of the classes from the grid on which the network computes them (an eighth of its
-                height and width) straight to every pixel of the image, equation (Q11) of `sparse_icnet.network.operations`:
-                smooth edges, and more pixels right.  False: the grid's classes as they are, blocks of 8 x 8 pixels of the
-                network, brought to the image by nearest neighbour, as the model card says.  Every network that the engine
-                runs has such scores, also one whose output is a class map
+        smooth  interpolate the scores of the classes from the grid on which the network computes them (in ICNet an eighth
+                of its height and width) straight to every pixel of the image, equation (Q11) of
+                `sparse_icnet.network.operations`: smooth edges, and more pixels right.  False: the grid's classes as they
+                are, in ICNet blocks of 8 x 8 pixels of the network, brought to the image by nearest neighbour, as the model
+                card says.  Every network that the engine runs has such scores, also one whose output is a class map
 
         The image is stretched to the network size (bilinear).
         """
@@ -322,6 +323,8 @@ class Model:
         blob  H and W those of `size`; as `blob()` makes it: (RGB / 255 - mean) / deviation.
               Infinities count as the nearest value the input quantizer knows, NaN as its lowest.
         out   C-contiguous array for the result, not overlapping `blob`; also returned
+
+        Raises TypeError or ValueError for a blob or array of another type or shape.
         """
         graph, session = self.graph, self.session
         blobs = checked_blob(blob, graph.faces.input, input_shape(graph))

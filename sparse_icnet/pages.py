@@ -1,4 +1,4 @@
-"""Memory that can hold machine code: pages that are written first and made executable, and no longer writeable, then."""
+"""Memory that can hold machine code: pages that are written first, then made executable and no longer writeable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class Pages:
         self._memory[offset : offset + len(content)] = content
 
     def protect(self, offset: int, size: int, access: int) -> None:
-        """Allow READ, WRITE, EXECUTE alone on the pages from `offset`, a multiple of the page size."""
+        """Allow nothing but `access`, of READ | WRITE | EXECUTE, on the pages from `offset`, a multiple of the page size.
+
+        Raises OSError where the system refuses.
+        """
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         if size and libc.mprotect(self.address + offset, size, access):

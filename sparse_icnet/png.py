@@ -1,8 +1,8 @@
 """Pictures -> PNG files (W3C, "Portable Network Graphics Specification", 3rd edition).
 
 Encoding an overlay takes longer than the inference that it shows, so what is done for every pixel is chosen by
-measurement: RGB rows all take the filter Average and run-length matches alone.  Pillow's encoder tries five filters a row
-and takes twice the time for a file that is 3 to 9 % smaller.
+measurement: RGB rows all take the filter Average, and only run-length matches are searched for.  Pillow's encoder tries
+five filters a row and takes twice the time for a file that is 3 to 9 % smaller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of what will be executed: read only where nobody but the user and root can have written, written for no one else.
+"""Files of what will be executed: read only where the user and root alone can have written, closed to writing by others.
 
 A folder counts if it belongs to the user or to root and neither its group nor others may write into it, a file if the
 same holds and it is a regular file of bounded size.  Neither is opened through a link, no opening waits (a FIFO would),

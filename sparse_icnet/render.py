@@ -163,6 +163,8 @@ def overlay(
     """`image` (1 - alpha) + colours of `classes` (its own size) * alpha, RGB.
 
     alpha  0 (the image alone) to 1 (the colours alone)
+
+    Raises ValueError for another alpha and a class map of another size.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in 0..1, found {alpha}")

@@ -63,9 +63,9 @@ class Filtering:
 
     name      as `sparse-icnet info` prints it: the outputs of a tile, then the class of CPUs
     vectors   of 16 tiles that its products keep in registers, beside 4 output channels: few, many
-    product   seconds of a pair of input channels x an output channel x a vector of 16 tiles and one element; inputs: of the
-              transform of four input channels x a vector; outputs: of the outputs of one channel x a vector: relative to
-              those of a single block row x a vector of the direct convolution
+    product   time of a pair of input channels x an output channel x a vector of 16 tiles and one element; inputs: of the
+              transform of four input channels x a vector; outputs: of the outputs of one channel x a vector; each relative
+              to the time of a single block row x a vector of the direct convolution
     """
 
     name: str

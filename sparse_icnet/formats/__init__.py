@@ -1,4 +1,4 @@
-"""Model files: `load` and `save` choose the format; each format has a file of its own."""
+"""Model files: `load` and `save` choose the format: `native`, or one of the folders `onnx` and `openvino`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ def _native(load: Callable[[Path], Graph], path: Path, output: str | None) -> Gr
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write a model in the format of the suffix: .npz, .xml (with .bin beside it) or .onnx."""
+    """Write a model in the format of the suffix: .npz, .xml (with .bin beside it) or .onnx.
+
+    Raises FormatError for another suffix and for faces that the format cannot hold, FileExistsError for a .bin there
+    without its .xml, ImportError for ONNX without the package onnx, OSError where nothing can be written.
+    """
     path = Path(path)
     match path.suffix.lower():
         case ".npz":

@@ -57,8 +57,9 @@ def mean_multiplier(quantizer: Quantizer, count: int, unit: float) -> np.float32
     return f32(quantizer.scale / (count * unit))
 
 
-# exp on [-87, 0] as 2**k * p(r), r = x - k*ln2 in two parts (Cody and Waite); p is the degree-6 Taylor-like minimax
-# polynomial of Cephes' expf.  Plain float32 multiplications and additions: the same bits on every CPU.
+# exp on [-87, 0] as 2**k * (1 + r + r**2 * p(r)) with r = x - k * ln 2, where ln 2 is a sum of two parts (Cody and
+# Waite); p is the polynomial of degree 5 of Cephes' expf.  Plain float32 multiplications and additions: the same bits on
+# every CPU.
 EXP_LOWEST = np.float32(-87.0)
 LOG2_E = np.float32(1.44269504088896341)
 LN2_HIGH = np.float32(0.693359375)
@@ -95,7 +96,7 @@ def exp(x: Array32) -> Array32:
 def interpolation(
     points: int, length: int, pixels: NDArray[np.int64], align_corners: bool = False
 ) -> tuple[NDArray[np.int64], Array32, Array32]:
-    """(cell k, near, far) of (Q11) of each of `pixels` of an axis: `points` grid points stretched over `length` pixels."""
+    """(cell k int64, near and far float32) of (Q11) of each of `pixels`: `points` grid points over `length` pixels."""
     cells, rest, denominator = fractions(points, length, pixels, align_corners)
     return (
         cells,
@@ -107,7 +108,7 @@ def interpolation(
 def fractions(
     points: int, length: int, pixels: NDArray[np.int64], align_corners: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """(cell k, n, d) of (Q11) with p - k = n / d, of each of `pixels`.
+    """(cell k, n, d) of (Q11) with p - k = n / d, of each of `pixels`; `points` and `length` as for `interpolation`.
 
     Numerators stay below 2**53 for lengths up to 2**31 of up to 2**16 points: float64 holds them exactly.
     """

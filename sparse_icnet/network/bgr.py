@@ -17,6 +17,8 @@ def for_rgb(graph: Graph) -> Graph:
     Every operation between the input and its first convolutions acts on each channel by itself, so the reversal moves
     through all of them; a sum of integers over the channels (Q3) does not depend on their order.  The sums of float32 (Q12)
     are those of the network that is returned.
+
+    Raises GraphError for another number of input channels than 3, and for another operation before the convolutions.
     """
     if graph.input.shape[0] != 3:
         raise GraphError(

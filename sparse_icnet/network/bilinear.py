@@ -1,4 +1,4 @@
-"""Bilinear upsampling, (Q11), in NumPy: what the oracle and a session compute for networks that return enlarged logits."""
+"""Bilinear upsampling, (Q11), in NumPy: for the oracle, and for the enlarged logits that some networks return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparse_icnet.network.graph import Size
 def bilinear(
     x: NDArray[np.floating], size: Size, align_corners: bool = False, rows: NDArray[np.int64] | None = None
 ) -> NDArray[np.floating]:
-    """(Q11): (C, h, w) -> (C, *size), or of that only `rows`; float32 by its roundings, float64 by its own."""
+    """(Q11): (C, h, w) -> (C, *size), or of that only `rows`; every step in the dtype of x, float32 as (Q11) rounds."""
     rows = np.arange(size[0]) if rows is None else rows
     upper, near, far = _weights(x, 1, size[0], rows, align_corners)
     lower = np.minimum(upper + 1, x.shape[1] - 1)

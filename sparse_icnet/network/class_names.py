@@ -12,7 +12,7 @@ from sparse_icnet.network.meta import checked_class_names
 def class_names_of(graph: Graph, given: Sequence[str] | None = None) -> tuple[str, ...]:
     """Those `given`, else those of the file, else CamVid's for as many classes, else "class 0" and so on.
 
-    Raises ValueError where there are not as many as classes, or where `checked_class_names` refuses one.
+    Raises ValueError where there are not as many as classes, and what `checked_class_names` raises.
     """
     count, stated = _class_count(graph), graph.meta.class_names
     if given is not None:
@@ -23,7 +23,7 @@ def class_names_of(graph: Graph, given: Sequence[str] | None = None) -> tuple[st
 
 
 def _class_count(graph: Graph) -> int:
-    """Channels of what the last softmax or argmax reads."""
+    """Channels of the logits: of what the last softmax or argmax reads, if there is one."""
     op = graph[graph.output]
     while isinstance(op, Resize | Bilinear | Softmax | Argmax):
         op = graph[op.input]

@@ -1,9 +1,9 @@
 """Whether every float32 constant of an evaluation is finite.
 
 The weights, scales and normalization of a graph may be finite as they stand and still overflow in the unit in which they
-are read: (Q2), (Q4), (Q6), (Q9) and (Q12) of `sparse_icnet.network.operations` divide them by the scale u of the quantizer
-that reads the expression.  With an infinite constant, sums become NaN, and no two ways of computing a maximum agree on
-those.
+are read: (Q2), (Q4), (Q6), (Q9), (Q10) and (Q12) of `sparse_icnet.network.operations` divide them by the scale u of the
+quantizer that reads the expression.  With an infinite constant, sums become NaN, and instructions for maxima differ in
+what they make of it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ from sparse_icnet.network.graph import Graph
 
 
 def digest(graph: Graph) -> str:
-    """SHA-256 of a network: of every field of every operation, the output, the normalization, and faces of its own."""
+    """SHA-256, in hexadecimal, of what a network computes: operations, output, normalization, and faces if not the default.
+
+    `meta` and `size_is_free` do not count.
+    """
     total = hashlib.sha256(repr((graph.output, graph.normalization)).encode())
     if graph.faces != Faces():
         total.update(repr(graph.faces).encode())

@@ -1,8 +1,8 @@
 """What a file says about its own input and output: types of numbers, order of axes, size and channels of pictures.
 
 A `Graph` takes float32 (3, H, W) with channels red, green, blue, and gives float32 (C, h, w) or a class map, uint8
-(1, h, w).  Files have other conventions, such as bytes in rows of pixels and class numbers of 64 bits.  They compute
-nothing, so they stand beside the graph; `Model.__call__` takes and gives what they say.
+(1, h, w).  Files have other conventions, such as bytes in rows of pixels and class numbers of 64 bits.  These change no
+operation, so they stand beside the graph; `Model.__call__` takes and gives what they say.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLASS_TYPES = (
 )
 PLANAR = "NCHW"
 MAX_AXES = 8
-MAX_SIDE = 1 << 14  # of a picture
+MAX_SIDE = 1 << 14  # rows and columns of a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class InputFace:
     picture  (height, width) of the pictures that it takes, which it brings to the size of the network by the bilinear
              resize of Pillow; None: that of the network
     whole    whether it rounds resized pixels to whole numbers, as Pillow does with bytes
+
+    Raises ValueError for another type, impossible axes, a size out of bounds.
     """
 
     dtype: str = "float32"
@@ -60,6 +62,8 @@ class OutputFace:
 
     dtype  of its numbers; "": that of the graph, float32 or uint8
     axes   as those of the input
+
+    Raises ValueError for another type and impossible axes.
     """
 
     dtype: str = ""
@@ -71,7 +75,7 @@ class OutputFace:
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Input and output of a file; those of the graph itself if nothing is given."""
+    """Input and output of a file; by default those of the graph itself."""
 
     input: InputFace = field(default_factory=InputFace)
     output: OutputFace = field(default_factory=OutputFace)

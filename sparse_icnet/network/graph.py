@@ -1,4 +1,4 @@
-"""The graph of a quantized network: small frozen operations, checked once, interpreted anywhere.
+"""The graph of a quantized network: small frozen operations, checked when the graph is made.
 
 Everything that a graph is made of can be imported from here; what its operations compute, equations (Q1) to (Q14), stands
 in `sparse_icnet.network.operations`.
@@ -93,7 +93,7 @@ class Normalization:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Operations in topological order; checked when built.
+    """Operations in topological order, checked when the graph is made: GraphError names what is wrong.
 
     ops            every name defined before it is used, exactly one Input
     output         name of the network output
@@ -232,7 +232,10 @@ def rename_inputs(op: Op, names: Mapping[str, str]) -> Op:
 
 
 def pruned(ops: Iterable[Op], output: str) -> tuple[Op, ...]:
-    """`ops` in a topological order, without those that `output` does not need.  Input order need not be topological."""
+    """`ops`, in any order, in a topological one, without those that `output` does not need.
+
+    Raises GraphError for a cycle and for an input that no operation defines.
+    """
     by_name = {op.name: op for op in ops}
     order: list[Op] = []
     state: dict[str, int] = {}
@@ -261,8 +264,8 @@ def pruned(ops: Iterable[Op], output: str) -> tuple[Op, ...]:
 def resized(graph: Graph, size: Size) -> Graph:
     """The same network for inputs of `size` (height, width): every resize target scales with the input.
 
-    `size` must be multiples of `size_step`; for ICNet these are 32 and 32.  Nothing else depends on the size: windows of
-    convolutions and max pools are local, and those of average pools follow `pool_windows` for any length, tiles or not.
+    `size` must be multiples of `size_step`, else GraphError; for ICNet these are 32 and 32.  Nothing else depends on the
+    size: windows of convolutions and max pools are local, and `pool_windows` gives those of average pools for any length.
     """
     channels, height, width = graph.input.shape
     if (height, width) == tuple(size):

@@ -30,6 +30,7 @@ from sparse_icnet.network.graph import (
     Softmax,
 )
 
+# The classes of CamVid in the order of the model card, and their colours: red, green, blue.
 CLASSES = (
     "sky",
     "building",
@@ -179,6 +180,8 @@ def icnet(
     weights      layer name -> LayerWeights, names as in `layer_specs`
     activations  tensor name -> Quantizer, names as in `activation_names`
     size         (height, width), positive multiples of 32
+
+    Raises ValueError for another size and for weights of another shape, KeyError for a name that is missing.
     """
     if min(size) < 1 or any(length % SIZE_MULTIPLE for length in size):
         raise ValueError(f"size must be positive multiples of {SIZE_MULTIPLE}, found {size[0]}x{size[1]}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 # All are far above any network of this kind, and so low that products of a few of them, and what a reader or the planner
 # computes from them, stay far below 2**63.
-MAX_LENGTH = 1 << 16  # channels, rows and columns of any tensor
-MAX_CHANNELS = 1 << 14
+MAX_LENGTH = 1 << 16  # rows and columns of any tensor, each size of weights
+MAX_CHANNELS = 1 << 14  # of any tensor
 MAX_ELEMENTS = 1 << 31  # of a tensor
-MAX_WINDOW = 1 << 12  # stride, dilation and padding of a window, bins of an average pool
-MAX_TAPS = 1 << 14  # kernel positions of a window, bins of a pooling
+MAX_WINDOW = 1 << 12  # stride, dilation and padding of a window, bins of an average pool, along an axis
+MAX_TAPS = 1 << 14  # kernel positions of a window, bins of an average pool
 MAX_WEIGHTS = 1 << 26  # of a convolution
 
 

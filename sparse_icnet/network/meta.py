@@ -64,9 +64,12 @@ def _check_text(text: object, what: str, shortest: int) -> None:
 def checked_class_names(
     names: Sequence[str], classes: int | None = None, place: str = "class ", first: int = 0
 ) -> tuple[str, ...]:
-    """`names` if they can name classes: distinct, printable, 1 to MAX_CLASS_NAME characters each, `classes` of them.
+    """`names` if they can name classes: distinct, 1 to MAX_CLASS_NAME printable characters without spaces around.
 
+    classes       how many there must be; None: 1 to MAX_CLASSES
     place, first  what errors call a name: "class 3", or "FILE: line 4" for place "FILE: line " and first 1
+
+    Raises ValueError, and TypeError for anything but a sequence of strings.
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"class names must be a sequence of strings, found {names!r:.100}")

@@ -1,10 +1,11 @@
 """The operations of a quantized network, and the equations (Q1) to (Q14) that define their results to the last bit.
 
-Every operation has one output and carries its name.  A tensor is either
+Every operation has one output and carries its name.  A tensor is one of
 
-* **quantized**: integer codes of a :class:`Quantizer` (the output of `Quantize`, or a `Resize`,
-  or a `MaxPool` of a quantized tensor), or
-* **real**: a float32 value between two quantizers.
+* **quantized**: integer codes of a :class:`Quantizer`, the output of `Quantize`, or of a `Resize` or
+  `MaxPool` of a quantized tensor,
+* a **class map**: uint8 (1, H, W), the output of `Argmax`, or of a `Resize` of one,
+* **real**: float32 values, all others.
 
 Arithmetic
 ----------

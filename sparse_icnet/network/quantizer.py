@@ -26,7 +26,9 @@ class Quantizer:
 
     scale       positive float, taken as float32, where it must be a normal number
     zero_point  the code of the real value 0, within low..high so that zero is exact
-    low, high   code range, at most 256 codes within LOWEST_CODE..HIGHEST_CODE
+    low, high   code range, 2 to 256 codes within LOWEST_CODE..HIGHEST_CODE
+
+    Raises GraphError for anything else.
     """
 
     scale: float

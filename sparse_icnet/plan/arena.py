@@ -16,7 +16,7 @@ from sparse_icnet.operators.params import LINE
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Memory that was taken from an arena, or a part of it; `constant` if no kernel may write it."""
+    """uint8 memory that was taken from an arena, or a part of it; `constant` if no kernel may write it."""
 
     memory: NDArray[np.uint8]
     constant: bool
@@ -31,7 +31,7 @@ class Piece:
 
 
 class Arena:
-    """Hands out memory, with huge pages where the system has them; `pieces` is all that was taken."""
+    """Hands out memory, with huge pages where the system has them; `pieces` is all that was taken, `bytes` its size."""
 
     CHUNK = 1 << 25
 

@@ -61,10 +61,10 @@ def largest_values(graph: Graph) -> dict[str, float]:
 
 
 def check_magnitudes(graph: Graph, known: dict[str, float]) -> None:
-    """Refuse a graph whose real values, in any unit that a quantizer reads them in, could leave float32.
+    """Raise PlanError for real values that could leave float32 in a unit in which a quantizer reads them.
 
-    known  bounds of all tensors.  A convolution of float32 of a tensor without one, as of the network input, may give
-           anything: that is for who passes the input in.
+    known  bounds of all tensors.  Where a convolution of float32 reads a tensor without one, such as the network input,
+           its values have no bound either: whether they stay finite depends on the input
 
     Infinities would make NaN in sums, and what maxima do with NaN differs between instructions.
     """

@@ -26,19 +26,18 @@ from sparse_icnet.operators.storage import Grid, PlanError
 from sparse_icnet.sparse.winograd import ELEMENTS, TAPS
 
 MAX_OPERATIONS = 1 << 12
-MAX_DEPTH = (
-    100  # operations in a row without a convolution or a pooling: what rewrites and planner look at together
-)
+# Operations in a row without a convolution or a pooling of codes: what rewrites and planner look at together.
+MAX_DEPTH = 100
 MAX_WEIGHTS = 1 << 27  # of all convolutions, zeros included
 MAX_PHASES = 1 << 16  # planes of a map: pixels of it to one of the smallest convolution output
 MAX_TAPS = 1 << 22  # kernel positions of an operation, in all phases of its output
 MAX_PACKED = 1 << 30  # bytes of all weights as kernels read them, and of the tables beside them
 MAX_COPY_TABLES = 1 << 28  # bytes of the masks by which shifted copies are stored, of all maps
 MAX_WORK = 1 << 41  # products of an inference; a comparison of a max pool counts as COMPARISON of them
-COMPARISON = 16  # measured: pools take bytes one tap at a time, products come sixteen pixels by four channels
+COMPARISON = 16  # products that take the time of one comparison, measured
 MAX_MEMORY = 1 << 31  # bytes of the tensors of a plan, which share them
 MAX_KEPT = 1 << 32  # the same where each tensor is kept
-MAX_SCRATCH = 1 << 30  # bytes that all threads together have for what is on its way
+MAX_SCRATCH = 1 << 30  # bytes of scratch memory of all threads together
 
 
 def check_graph(graph: Graph) -> None:

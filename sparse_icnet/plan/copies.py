@@ -15,7 +15,7 @@ from sparse_icnet.plan.layout import folded
 def with_copies(operators: Sequence[Operator]) -> list[Operator]:
     """`operators`, and behind each that fills a map of which copies or padding are read a step that makes them.
 
-    Convolutions make those of codes themselves, unless they scatter their output.
+    Convolutions of int8 weights make those of codes themselves, unless they scatter their output.
     """
     wanted = folded(operators)
     result: list[Operator] = []

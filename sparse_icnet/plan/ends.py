@@ -71,7 +71,7 @@ class Ends:
 
 
 def ends_of(graph: Graph) -> Ends:
-    """Raises PlanError for a graph that ends in anything else."""
+    """The end of `graph`; PlanError for one that ends in anything else, or in more than MOST_CLASSES classes."""
     end: Op = graph[graph.output]
     resizes = 0
     while isinstance(end, Resize):

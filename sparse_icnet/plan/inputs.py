@@ -11,7 +11,10 @@ from sparse_icnet.plan.program import Start
 
 
 class Inputs:
-    """steps  so far, by what an inference begins with"""
+    """Makes tensors of the network input.
+
+    steps  the operators of those made so far, by what an inference begins with
+    """
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps

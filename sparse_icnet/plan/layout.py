@@ -16,7 +16,7 @@ from sparse_icnet.plan.schedule import lifetimes, offsets
 
 
 def folded(operators: Iterable[Operator]) -> dict[AnyMap, MapLayout]:
-    """The layout of every map that an operator demands anything of."""
+    """The layout of every map that an operator demands anything of; PlanError where one is too large."""
     demands: dict[AnyMap, list[Demand]] = {}
     for operator in operators:
         for demand in operator.demands():
@@ -50,7 +50,9 @@ def _layout(map: AnyMap, demands: list[Demand]) -> MapLayout:
 def lay_out(program: Program, keep_tensors: bool) -> Placement:
     """Memory for every storage of `program`.
 
-    keep_tensors  each has memory of its own; else those that are not alive at a time share it
+    keep_tensors  each has memory of its own; else those that are not alive at the same time share it
+
+    Raises PlanError for more memory than a plan may have.
     """
     operators = program.operators()
     for operator in operators:

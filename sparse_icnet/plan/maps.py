@@ -10,7 +10,7 @@ from sparse_icnet.operators.storage import CodesMap, Grid, RealMap, SizeError, V
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Maps:
-    """Of the tensors of `graph` on `grid`."""
+    """The maps of the tensors of `graph` on `grid`."""
 
     graph: Graph
     grid: Grid
@@ -20,7 +20,7 @@ class Maps:
         return "x".join(map(str, self.graph.shape(name)[1:]))
 
     def phases(self, name: str) -> Size:
-        """PlanError if the tensor is no whole multiple of the grid."""
+        """Phases (down, across) of a tensor; SizeError unless it is a whole multiple of the grid."""
         phases = self.grid.phases(*self.graph.shape(name)[1:])
         if phases is None:
             raise SizeError(
@@ -30,7 +30,7 @@ class Maps:
         return phases
 
     def check_stride(self, op: AnyConvolution, source: View) -> Size:
-        """The phases of the output of `op`, which reads `source`; PlanError unless they are those of the stride."""
+        """The phases of the output of `op`, which reads `source`; SizeError unless they are those of the stride."""
         phases = self.phases(op.name)
         if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
             raise SizeError(

@@ -67,8 +67,10 @@ class Program:
 class Placement:
     """A program in memory: every storage has its place.
 
-    pieces  memory of each storage
-    shared  the memory of storages that others use before or after them
+    memory         layouts and addresses of the storages
+    arena          what their memory and the constants of the plan are taken from
+    pieces         memory of each storage
+    shared         uint8, the memory of storages that others use before or after them
     keeps_tensors  whether every tensor has memory of its own
     """
 
@@ -96,7 +98,7 @@ class Step:
 
     @property
     def kernel(self) -> str:
-        """Name of the micro-kernel or of the filtering; empty if it is no convolution."""
+        """Name of the kernel of the convolution that the step computes; empty if it is none."""
         return self.reports[-1].kernel if self.reports else ""
 
     def __repr__(self) -> str:
@@ -108,7 +110,7 @@ class Step:
 class Plan:
     """Everything that a session needs to run; what `Program` says of its parts holds of these.
 
-    scratch_bytes  that each thread needs
+    scratch_bytes  scratch memory that each thread needs
     """
 
     graph: Graph
@@ -147,7 +149,10 @@ class Plan:
         return [report for step in self.body for report in step.reports]
 
     def tensor(self, name: str) -> NDArray[np.int16]:
-        """Codes (C, H, W) of a quantized tensor, as the last inference left them; of a plan that keeps tensors."""
+        """Codes int16 (C, H, W) of a quantized tensor as the last inference left them, in a plan that keeps its tensors.
+
+        Raises KeyError for a name that `views` lacks.
+        """
         view, (channels, height, width) = self.views[name], self.graph.shape(name)
         source, (ky, kx) = view.codes, view.phases
         layout, address = self.placement.memory.layout(source), self.placement.memory.start(source)

@@ -1,12 +1,12 @@
-"""The runner behind `sparse-icnet verify`: does the engine compute what a reference computes?
+"""What `sparse-icnet verify` runs: whether the engine computes what a reference computes.
 
-Against the oracle the answer is yes or no, bit for bit.  Against another runtime nobody can ask for bits: it
-rounds at other places, and a network full of quantizers turns a last bit at a tie into a different code.  The
-measure is then the noise floor, the share of pixels whose class differs between a float32 and a float64
-evaluation of the very same formulas: a runtime may differ 1.5 times as much.
+Against the oracle the answer is yes or no, bit for bit.  Another runtime rounds at other places, and near a tie
+a quantizer turns a difference in the last bit into a different code.  The measure is then the noise floor, the
+number of pixels whose class differs between a float32 and a float64 evaluation of the same formulas: a runtime
+may differ 1.5 times as much.
 
-Chance decides where few pixels differ.  The classes are decided on a smaller map (`cell` pixels each) and
-then enlarged, so cells are counted; where the floor is below about 85 cells, the bound is the floor plus
+Where few pixels differ, their number varies by chance.  The classes are decided on a smaller map (`cell` pixels
+each) and then enlarged, so cells are counted; where the floor is below about 84 cells, the bound is the floor plus
 three standard deviations of the difference of two such counts, sqrt(2 * floor), plus three cells.
 """
 
@@ -133,6 +133,8 @@ def first_divergence(
     """The first tensor of `engine.executed` that differs from the oracle, and how many before are equal.
 
     oracle  of `engine.executed` and `blob`, if there is one already
+
+    Raises ValueError for codes of another shape.
     """
     oracle = oracle or Oracle(engine.executed, blob)
     trace = engine.trace(blob)
@@ -158,7 +160,7 @@ def first_divergence(
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """An execution of the graph with its faces; `graph64` is what it computes if all its arithmetic were exact."""
+    """An execution of the graph with its faces; `graph64` is what it would compute with exact arithmetic."""
 
     name: str
     run: Callable[[NDArray[Any]], NDArray[Any]]
@@ -166,7 +168,7 @@ class _Peer:
 
 
 def _peer_faces(graph: Graph) -> Faces:
-    """Those of the file, but for a resize of pictures, in which runtimes round as they like."""
+    """Those of the file, its input as the graph has it where that resizes pictures, which runtimes round differently."""
     faces = graph.faces
     return faces if faces.input.picture is None else Faces(InputFace(), faces.output)
 
@@ -242,7 +244,7 @@ def cell_size(graph: Graph) -> int:
 
 
 def classes(graph: Graph, output: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H, W) classes of a network output (C, H, W)."""
+    """uint8 (H, W): the classes of a network output, real values (C, H, W) or a class map uint8 (1, H, W)."""
     best: NDArray[np.uint8] = output[0] if output.dtype == np.uint8 else output.argmax(0).astype(np.uint8)
     return best
 
@@ -250,7 +252,7 @@ def classes(graph: Graph, output: NDArray[Any]) -> NDArray[np.uint8]:
 def difference(
     runtime: str, image: str, found: NDArray[Any], expected: NDArray[Any], graph: Graph
 ) -> Difference:
-    """How `found` differs from `expected`, both (C, H, W) outputs of `graph`."""
+    """How `found` differs from `expected`, both (C, H, W) outputs of `graph`; ValueError for two shapes."""
     if found.shape != expected.shape:
         raise ValueError(f"{runtime}: expected an output of shape {expected.shape}, found {found.shape}")
     differing = classes(graph, found) != classes(graph, expected)

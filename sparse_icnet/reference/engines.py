@@ -21,7 +21,7 @@ class Engine(Protocol):
     """What is verified: anything that turns one blob into the output of the graph."""
 
     def output(self, blob: Blob) -> Output:
-        """float32 (3, H, W) -> probabilities float32 (classes, H, W) or a class map uint8 (1, H, W), as the graph ends."""
+        """float32 (3, H, W) -> what the graph returns: float32 (classes, H, W), or a class map uint8 (1, H, W)."""
 
 
 @runtime_checkable
@@ -47,10 +47,11 @@ class SmoothEngine(Protocol):
 
 
 class SessionEngine:
-    """The engine of this package as a TracedEngine: results from a session as everybody uses it, tensors from one
-    that keeps them (only that differs), made when first asked for.
+    """The engine of this package as a TracedEngine and SmoothEngine: results from a session as `Model` makes it, tensors
+    from one that keeps them (only that differs), made when first asked for.
 
     session  what computes the results; None: a new one
+    threads  of an inference; None: one for each core this process may use
     """
 
     def __init__(self, graph: Graph, session: Session | None = None, threads: int | None = None) -> None:

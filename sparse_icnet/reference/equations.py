@@ -84,7 +84,7 @@ def float_sums(x: NDArray[np.float32], op: FloatConvolution) -> NDArray[np.float
 
 
 def real_average_pool(x: NDArray[np.float32], bins: Size) -> NDArray[np.float32]:
-    """(Q13): (C, H, W) -> (C, *bins)."""
+    """(Q13): float32 (C, H, W) -> (C, *bins)."""
     result = np.empty((x.shape[0], *bins), np.float32)
     for i, j, window in pooled_windows(x, bins):
         columns = window[:, 0].copy()
@@ -106,7 +106,7 @@ def nearest(x: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def max_pool(x: NDArray[Any], op: MaxPool) -> NDArray[Any]:
-    """Largest value of each window; padding holds the lowest value of the dtype, which never wins."""
+    """(Q14): largest value of each window of (C, H, W); padding holds the lowest value of the dtype, which never wins."""
     top, left, bottom, right = op.padding
     lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=lowest)
@@ -120,7 +120,7 @@ def max_pool(x: NDArray[Any], op: MaxPool) -> NDArray[Any]:
 
 
 def largest(rows: Iterable[NDArray[Any]], first: NDArray[Any]) -> NDArray[Any]:
-    """The largest of `first` and `rows`, taken one by one where it is larger: a NaN is larger than nothing."""
+    """The largest of `first` and `rows`, elementwise, a row taken where it is larger: a NaN in a row never is."""
     best = first
     for row in rows:
         best = np.where(row > best, row, best)
@@ -128,7 +128,7 @@ def largest(rows: Iterable[NDArray[Any]], first: NDArray[Any]) -> NDArray[Any]:
 
 
 def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(Q8): (C, H, W) float32 -> probabilities over axis 0, summed in ascending channel order."""
+    """(Q8): float32 (C, H, W) -> probabilities over axis 0, summed in ascending channel order."""
     exponentials = arithmetic.exp(x - largest(x[1:], x[0]))
     total = exponentials[0].copy()
     for row in exponentials[1:]:

@@ -1,6 +1,7 @@
-"""A second reading of a graph, independent of the oracle: real values, quantizers as FakeQuantize.
+"""A second evaluation of a graph: real values, quantizers as FakeQuantize, in the arithmetic of another precision.
 
-In float64 it checks the oracle; the distance between its float64 and its float32 is the noise floor of any comparison with
+It shares windows, taps and nearest resizes with the oracle (`equations`), not its units, multipliers and roundings.  In
+float64 it checks the oracle; the distance between its float64 and its float32 is the noise floor of any comparison with
 another runtime.
 """
 
@@ -41,8 +42,9 @@ def evaluate_float(
     dtype: type[np.floating] = np.float64,
     keep: Collection[str] | None = None,
 ) -> dict[str, NDArray[np.floating]]:
-    """Tensors of `graph` as real values, quantizers as FakeQuantize, in `dtype`: name -> (C, H, W).
+    """Tensors of `graph` as real values, quantizers as FakeQuantize, in `dtype`: name -> (C, H, W), class maps in uint8.
 
+    blob  (3, H, W), the network input
     keep  names to return, None for all; the others are dropped after their last reader, which saves gigabytes
     """
     values: dict[str, NDArray[Any]] = {}
@@ -59,6 +61,7 @@ def evaluate_float(
 def float_value(
     op: Op, values: dict[str, NDArray[Any]], blob: NDArray[Any], dtype: type[np.floating]
 ) -> NDArray[Any]:
+    """The value of `op`, (C, H, W), from those of its inputs in `values`."""
     match op:
         case Input():
             return blob.astype(dtype)

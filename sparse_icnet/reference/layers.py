@@ -16,7 +16,11 @@ from sparse_icnet.reference.oracle import Oracle
 
 @dataclass(frozen=True, slots=True)
 class LayerDifference:
-    """Codes of one quantizer as another runtime computed them from the oracle's own inputs."""
+    """Codes of one quantizer as another runtime computes them from the oracle's codes, compared with the oracle's.
+
+    codes, differing  how many there are, and how many of them differ
+    largest           difference, in codes
+    """
 
     tensor: str
     codes: int
@@ -35,7 +39,7 @@ class LayerRunner(Protocol):
 
 
 def layer_by_layer(graph: Graph, blob: Blob, peer: LayerPeer) -> tuple[LayerDifference, ...]:
-    """Every quantizer computed by another runtime, each from the oracle's codes, so that nothing accumulates.
+    """Every quantizer computed by another runtime, each from the oracle's codes.
 
     The graph is cut behind each quantizer: its codes are an output of the runtime, and its consumers read the
     oracle's codes, given as an input.  All layers run in one inference.
@@ -56,7 +60,7 @@ def layer_by_layer(graph: Graph, blob: Blob, peer: LayerPeer) -> tuple[LayerDiff
 
 
 def real_values(codes: NDArray[np.integer], quantizer: Quantizer) -> NDArray[np.float32]:
-    """(Q2) in unit 1."""
+    """(Q2) in the unit 1."""
     return (codes.astype(np.int32) - quantizer.zero_point).astype(np.float32) * np.float32(quantizer.scale)
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime runs our graphs: for `verify` and, at its fastest, for benchmarks."""
+"""Graphs run by ONNX Runtime: for `verify` and, at its fastest, for benchmarks."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def blob_to_probabilities(
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """The fastest way from blob to probabilities: input and output bound once, no copies.
 
-    The result is overwritten by the next call.
+    The shapes of the model must be fixed.  The next call overwrites the result; ValueError for a blob that is not
+    C-contiguous float32.
     """
     session = _session(_serialized(model), threads)
     (source,), (target,) = session.get_inputs(), session.get_outputs()
@@ -181,6 +182,7 @@ def _session(model: bytes | str, threads: int | None, int8: bool = True, exact: 
 
 
 def with_image_and_classes(graph: Graph, size: Size | None) -> bytes:
+    """The ONNX file of `image_to_classes`: uint8 (1, H, W, 3) -> uint8 (1, 1, H, W)."""
     onnx = onnx_write.import_onnx()
     helper, types = onnx.helper, onnx.TensorProto
     graph = replace(graph, faces=Faces())

@@ -1,4 +1,4 @@
-"""OpenVINO runs our graphs: for `verify` in float32 and exactly as written, for benchmarks at its fastest."""
+"""Graphs run by OpenVINO: for `verify` with float32 where it does not use int8, for benchmarks at its fastest."""
 
 from __future__ import annotations
 

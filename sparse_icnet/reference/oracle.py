@@ -47,12 +47,16 @@ from sparse_icnet.reference.smooth import smooth_class_map
 class Oracle:
     """One evaluation of `graph` on `blob`, float32 (C, H, W); every tensor is computed when first asked for.
 
-    codes(name)       int16 (C, H, W) codes of a quantized tensor
-    real(name, unit)  float32 (C, H, W), the value [x]_unit of any tensor
-    output()          what the network returns
+    codes(name)             int16 (C, H, W) codes of a quantized tensor
+    real(name, unit)        float32 (C, H, W), the value [x]_unit of any tensor but a class map
+    value(name)             classes, codes or real values in the unit 1
+    accumulator(name)       int32 (O, H, W), the sums (Q3) of a convolution
+    output()                what the network returns
+    logits()                float32 (C, h, w)
     smooth_class_map(size)  its smooth class map
 
-    codes may hold quantized tensors that are known already: they are taken as they are
+    The argument `codes` may hold quantized tensors that are known already: they are taken as they are.  Raises ValueError
+    for a blob of another shape or type.
     """
 
     def __init__(
@@ -197,7 +201,7 @@ class Oracle:
                 return self._blob * multiplier + offset
             case Convolution():
                 source = self.graph.quantizer(op.input)
-                assert source is not None  # a graph has no convolution of real values
+                assert source is not None  # a graph has no Convolution of real values
                 multiplier = arithmetic.convolution_multiplier(op, source, unit)[:, None, None]
                 bias = arithmetic.convolution_bias(op, unit)[:, None, None]
                 return self.accumulator(op.name).astype(np.float32) * multiplier + bias

@@ -19,7 +19,7 @@ class Difference:
     runtime     which execution the engine was compared with
     pixels      of the class map
     differing   pixels whose class differs
-    largest, mean  absolute difference of the probabilities; NaN if the network returns classes
+    largest, mean  absolute difference of the real values returned; NaN if the network returns classes
     equal       the same bits
     floor       pixels that differ between float32 and float64 evaluation; None against the oracle
     """

@@ -9,7 +9,7 @@ from sparse_icnet.network import arithmetic
 from sparse_icnet.network.bilinear import bilinear
 from sparse_icnet.network.graph import Size
 
-BAND_VALUES = 1 << 24  # of the values of all classes that are computed at a time
+BAND_VALUES = 1 << 24  # values, of all classes together, that are computed at a time
 
 
 def unbeaten(x: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ class BlockCSR:
 
     @classmethod
     def from_dense(cls, weight: NDArray[np.int8], rows: int) -> BlockCSR:
-        """Pack an int8 (O, I, kh, kw) array; only blocks without any non-zero are dropped."""
+        """Pack an int8 (O, I, kh, kw) array; blocks of zeros are dropped.  ValueError for another array or no rows."""
         blocks = _blocks(weight, rows)  # (row groups, columns, rows, 4)
         group, column = np.nonzero(_occupied(blocks))
         indptr = np.zeros(blocks.shape[0] + 1, np.int32)
@@ -70,7 +70,7 @@ class BlockCSR:
 
 
 def block_density(weight: NDArray[np.int8] | NDArray[np.float32], rows: int) -> float:
-    """Share of (rows x 4) blocks of (O, I, kh, kw) weights that hold a non-zero."""
+    """Share of the blocks of `rows` output x 4 input channels of (O, I, kh, kw) weights that hold a non-zero, 0 to 1."""
     return float(_occupied(_blocks((weight != 0).astype(np.int8), rows)).mean())
 
 

@@ -1,8 +1,8 @@
 """Couples: two blocks whose products may be added up in int16, proved from their weights alone.
 
 Without VNNI the fastest product is `vpmaddubsw`: u8 activations x s8 weights, two neighbouring products added into
-int16, saturating.  With p the sum of the positive and n that of the negative weights behind one int16 (two weights of
-one block, four of a couple), every value on the way lies in [-255 n, 255 p], whatever the activations.  So
+int16, saturating.  With p the sum of the positive weights behind one int16 and -n that of the negative ones (two weights
+of one block, four of a couple), every value on the way lies in [-255 n, 255 p], whatever the activations.  So
 
     p <= 128 and n <= 128   =>   -32768 < -255 * 128 <= sum <= 255 * 128 = 32640 <= 32767:
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.sparse.block_csr import BlockCSR
 
-LIMIT = 128  # of the sum of the weights of one sign: 255 * LIMIT fits int16
+LIMIT = 128  # of p and of n: 255 * LIMIT fits int16
 ALL_TRUE = 0x01010101  # four bytes of booleans
 ROUNDS = 12  # of the search for partners; twice as many found 1 to 3 % more on the bundled models
 
@@ -95,12 +95,12 @@ def _partners(blocks: BlockCSR) -> NDArray[np.int32]:
     group = _row_groups(blocks)
     left = left[np.argsort(group[left] * (LIMIT + 1) + LIMIT - heaviest[left], kind="stable")]
     sums = sums.astype(np.uint8)  # 256 wraps, but only in blocks that are not left
-    barren = 0  # turns since two fitted together
+    barren = 0  # turns since two blocks fitted together
     for turn in range(ROUNDS):
         sizes = np.bincount(group[left], minlength=blocks.indptr.size - 1)
         most = sizes.max(initial=0)
         if most < 2 or barren >= most:
-            break  # everyone has met everyone
+            break  # every block has met every other
         first = np.repeat(np.cumsum(sizes) - sizes, sizes)
         size = np.repeat(sizes, sizes)
         place = np.arange(left.size) - first

@@ -22,6 +22,8 @@ class CSR:
     indptr   int32 (O + 1,), row o is the slice indptr[o] : indptr[o + 1]
     indices  uint16 or uint32 (nnz,), columns, strictly ascending within a row
     data     int8 or float32 (nnz,), never 0
+
+    Raises ValueError for arrays that do not fit together.
     """
 
     shape: tuple[int, int, int, int]

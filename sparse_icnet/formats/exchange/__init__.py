@@ -11,4 +11,5 @@ pixels, windows, pools, padding, shapes, channels    converters by subject; advi
 constants, fold            constant values
 quantizers, geometry       arithmetic of quantizers, resizes and padding
 repair      quantizers where the graph needs them
+tail        the end of the network as the graph has it
 """

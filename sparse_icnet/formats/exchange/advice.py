@@ -1,4 +1,4 @@
-"""What to do about operations that no ICNet of this engine has: the end of a refusal."""
+"""What to do about operations that this engine does not compute: the end of a refusal."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class PoolAttributes(WindowAttributes):
 
 @dataclass(frozen=True, slots=True)
 class PadAttributes(Attributes):
-    """mode constant or another; pads of all axes at their begin, then at their end, in place of the inputs; value in it."""
+    """mode constant or another; pads at the begin of all axes, then at their end, and the value there: without inputs."""
 
     mode: str = "constant"
     pads: Numbers | None = None
@@ -116,7 +116,7 @@ class PadAttributes(Attributes):
 
 @dataclass(frozen=True, slots=True)
 class FillAttributes(Attributes):
-    """The value that ConstantOfShape repeats, (1,)."""
+    """The value that ConstantOfShape repeats, and its type by NumPy's name."""
 
     value: float = 0.0
     dtype: str = "float32"

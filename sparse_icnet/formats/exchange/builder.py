@@ -42,15 +42,15 @@ from sparse_icnet.network.limits import MAX_WEIGHTS
 class Builder:
     """Operations so far, and how tensors become operations.
 
-    ops      name -> operation, as emitted
-    unique   hands out operation names
-    input    the network input, once met
-    integers  outputs that the file converts to integers of 8 bits: codes, not values
+    ops           name -> operation, as emitted
+    unique        hands out operation names
+    input         the network input, once met
+    integers      outputs that the file converts to integers of 8 bits: codes, not values
     size_is_free  whether the file leaves its height or width open
-    face     types and axes of the network input
-    resize   the resize of pictures that the file begins with
-    notes    what was left out or read as something else, in sentences
-    means    average pools along one axis, made of a product with a matrix -> that axis
+    face          types and axes of the network input
+    resize        the resize of pictures that the file begins with; None without one
+    notes         what was left out, assumed, or read as something else, in sentences
+    means         average pools along one axis, made of a product with a matrix -> that axis, 0 rows, 1 columns
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,13 @@ class Builder:
         any_channels: bool = False,
         padded: bool = False,
     ) -> Tensor:
-        """`value` as an activation in (1, channels, height, width) order."""
+        """`value`, if it is an activation that the operation of `node` can take, else FormatError.
+
+        codes_allowed    codes between QuantizeLinear and DequantizeLinear
+        classes_allowed  a class map
+        any_channels     channels in another order, or some of them
+        padded           zeros around it that are not padding of an operation yet
+        """
         if not isinstance(value, Tensor):
             raise FormatError(f"{node.where}: expected an activation as input, found a constant or nothing")
         if value.codes is not None and not codes_allowed:
@@ -113,7 +119,7 @@ class Builder:
         any_channels: bool = False,
         padded: bool = False,
     ) -> Tensor:
-        """`activation` of a tensor that is (1, channels, height, width) in the file."""
+        """`activation`, if it is (1, channels, height, width) in the file, else FormatError."""
         tensor = self.activation(node, value, codes_allowed, classes_allowed, any_channels, padded)
         if not tensor.is_planar:
             raise FormatError(

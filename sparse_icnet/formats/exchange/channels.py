@@ -1,8 +1,8 @@
-"""Converters that choose channels of the network input: reversed (BGR for RGB), split and put together again.
+"""Converters that choose channels, as of the network input: reversed (BGR for RGB), split and put together again.
 
 Nothing is moved: a tensor remembers which channels of its operation it has, quantizers and scales act on each channel by
-itself, and the convolution behind reads its weights in the operation's order.  A sum over channels does not depend on
-their order: it is exact (Q3).
+itself, and the convolution behind gets weights in the operation's order.  A sum over channels of codes does not depend on
+their order: it is exact (Q3).  One of float32 (Q12) is taken in the operation's order.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def broadcast(node: AnyNode, x: Constant, shape: Constant) -> Constant:
 
 
 def range_(node: AnyNode, start: Constant, stop: Constant, step: Constant) -> Constant:
-    """Whole numbers from `start` on, below `stop`."""
+    """Whole numbers from `start` on, `stop` left out, by `step`."""
     first, end, stride = (integers(part, node.where, "bounds", 1)[0] for part in (start, stop, step))
     numbers = range(first, end, stride)
     bounded(node, (len(numbers),))
@@ -227,12 +227,12 @@ def transpose(node: Node[TransposeAttributes], x: Constant, order: Constant | No
 
 
 def floor(node: AnyNode, x: Constant) -> Constant:
-    """The next whole number below."""
+    """The largest whole number that is not above."""
     return Constant(np.floor(x.values()))
 
 
 def ceil(node: AnyNode, x: Constant) -> Constant:
-    """The next whole number above."""
+    """The smallest whole number that is not below."""
     return Constant(np.ceil(x.values()))
 
 

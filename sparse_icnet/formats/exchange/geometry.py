@@ -1,4 +1,4 @@
-"""Geometry of layers: nearest resizing as index maps, bilinear resizing, and automatic padding.
+"""Geometry of layers: nearest resizing as index maps, bilinear resizing, automatic padding, windows of average pools.
 
 The graph knows one nearest resize, index i * size_in // size_out (Q7).  Exporters name it in many ways; a
 coordinate mode is honoured when its index map is this one for the sizes at hand.
@@ -139,8 +139,8 @@ def ceiled_padding(
     stride: Sequence[int],
     drop_last: bool,
 ) -> tuple[int, int, int, int]:
-    """`padding` with rows and columns added below and right, so that rounding down gives the size of
-    rounding up.
+    """`padding` (top, left, bottom, right) with rows and columns added below and right, so that rounding down
+    gives the size of rounding up.
 
     drop_last  whether a last window that would start in the added part is left out (PyTorch, ONNX)
     """

@@ -19,7 +19,7 @@ from sparse_icnet.formats.exchange.attributes import Attributes, ConstantAttribu
 MAX_NODES = 8192  # of a file
 MAX_INPUTS = 64  # of one node
 MAX_RANK = 8
-MAX_NAME = 1024
+MAX_NAME = 1024  # characters
 MAX_ELEMENTS = 1 << 26  # of all constants of a file together, folded ones included
 
 Key = Hashable  # names an output of a node; its own for each output in a file
@@ -129,14 +129,17 @@ class FileNode:
 
 
 def definitions(model: Model) -> dict[Key, tuple[int, int]]:
-    """Key -> (index of the node, which of its outputs)."""
+    """Key -> (index of the node in `model.nodes`, index of its output)."""
     return {
         key: (index, port) for index, node in enumerate(model.nodes) for port, key in enumerate(node.outputs)
     }
 
 
 def in_order(model: Model, result: Key) -> list[int]:
-    """The nodes that `result` needs, each after its inputs; FormatError on a cycle anywhere in the file."""
+    """Indices of the nodes that `result` needs, each after its inputs.
+
+    Raises FormatError for a cycle anywhere in the file, and for an input that nothing defines.
+    """
     defined = definitions(model)
     sources: list[list[int]] = []
     for node in model.nodes:
@@ -184,7 +187,7 @@ class UniqueNames:
 
 
 def checked_name(name: str, where: str) -> str:
-    """`name`, if it is text for one line (protobuf gives bytes for text that is not UTF-8)."""
+    """`name`, if it is printable text, else FormatError (protobuf gives bytes for text that is not UTF-8)."""
     if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
         raise FormatError(
             f"{where}: expected a printable name of at most {MAX_NAME} characters, found {name[:40]!r}..."

@@ -2,7 +2,7 @@
 
 An entry gives the operation's name, the names of its inputs, its dataclass of attributes, and two functions:
 
-    convert(graph, node, **inputs) -> value           at least one input depends on the network input
+    convert(builder, node, **inputs) -> value         at least one input depends on the network input
     fold(node, **inputs) -> Constant                  all inputs are constants
 
 Both take the inputs that the node has, by the names of the entry.  `convert` gives one value, or a tuple with one for

@@ -31,7 +31,10 @@ def pad(
 ) -> Tensor:
     """Zeros above, left, below and right of (1, channels, height, width).
 
-    pads  those at the begin of each axis, then those at the end
+    pads                  those at the begin of each of `axes`, then those at the end, or
+    pads_begin, pads_end  each by itself
+    value                 what fills them, which must be the real value 0
+    axes                  that the pads are of; None: all
     """
     tensor = g.planar_activation(node, x, codes_allowed=True, any_channels=True, padded=True)
     if node.attributes.mode != "constant":

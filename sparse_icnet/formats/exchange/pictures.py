@@ -1,4 +1,4 @@
-"""A resize of pictures inside a file, before anything else is computed: found before the walk over its nodes begins.
+"""A resize of pictures that a file begins with: found before the walk over its nodes begins.
 
 PrePostProcessor of OpenVINO and similar tools write one.  It is no part of the network: the graph begins behind it.
 """

@@ -1,4 +1,4 @@
-"""Converters of nodes that act on each pixel: input, quantizers, arithmetic, softmax, argmax.
+"""Converters of nodes that act on each pixel: input, quantizers, arithmetic, batch norm, ReLU, softmax, argmax.
 
 Each takes the graph under construction, the node and its inputs by name, and returns the output value.
 """
@@ -32,7 +32,10 @@ from sparse_icnet.network.icnet import DEFAULT_SIZE
 
 
 def parameter(g: Builder, node: Node[ParameterAttributes]) -> Tensor:
-    """The network input; sizes that the file leaves free are those of the model card, 1 x 3 x 768 x 960."""
+    """The network input; sizes that the file leaves free are those of the model card, 1 x 3 x 768 x 960.
+
+    Height and width behind a resize of pictures that the file begins with are those of the resize.
+    """
     if g.input is not None:
         raise FormatError(f"{node.where}: expected one input of the network, found a second")
     shape = list(node.attributes.shape)
@@ -261,7 +264,7 @@ def relu(g: Builder, node: AnyNode, x: Value) -> Tensor:
 def clip(
     g: Builder, node: Node[ClipAttributes], x: Value, low: Value | None = None, high: Value | None = None
 ) -> Tensor:
-    """A clip from 0 to infinity, which is a ReLU; others are refused."""
+    """A clip from 0 to infinity, or to the largest float32, which is a ReLU; others are refused."""
     bounds = []
     for value, what, default in ((low, "low", node.attributes.low), (high, "high", node.attributes.high)):
         if value is None:

@@ -123,5 +123,5 @@ def matrix_product(g: Builder, node: AnyNode, a: Value, b: Value) -> Tensor:
 
 
 def _pooled(g: Builder, node: AnyNode, tensor: Tensor, bins: tuple[int, int]) -> Tensor:
-    """Whether the map divides into `bins` is for Graph to check."""
+    """The means of `pool_windows`, for any number of `bins` (rows, columns) that Graph takes."""
     return g.tensor(AveragePool(node.name, g.operand(tensor), bins), (tensor.shape[0], *bins))

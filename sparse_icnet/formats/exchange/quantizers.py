@@ -1,4 +1,4 @@
-"""FakeQuantize and QuantizeLinear of exchange files -> integer codes, scales and zero points.
+"""FakeQuantize, QuantizeLinear and DequantizeLinear of exchange files -> integer codes, scales and zero points.
 
 With L levels, input range il..ih and output range ol..oh, FakeQuantize of OpenVINO (opset 1) is
     rint((x - il) / (ih - il) * (L - 1)) / (L - 1) * (oh - ol) + ol,   clipped to the range,

@@ -1,4 +1,4 @@
-"""Codes where the graph takes them: quantizers move above max pooling and nearest resizing.
+"""Codes where the graph takes them: quantizers move before max pooling and nearest resizing.
 
 Exporters may put a quantizer behind a max pool or resize whose input is real.  Quantizing is monotone and
 acts on each value alone, so it commutes with taking a maximum and with repeating or skipping pixels:
@@ -29,8 +29,8 @@ from sparse_icnet.network.graph import (
 
 
 def quantize_before_codes(ops: Iterable[Op], unique: Callable[[str], str]) -> tuple[list[Op], list[str]]:
-    """(`ops`, topological, so that every Convolution reads codes, and pools where there are any; a sentence on each
-    convolution that has none)."""
+    """(`ops`, which are in topological order, in any order and so that every Convolution reads codes, and pools where there
+    are any; a sentence on each convolution that has none and becomes one of float32)."""
     repair = _Repair(list(ops), unique)
     notes: list[str] = []
     for name in list(repair.ops):
@@ -48,7 +48,7 @@ def quantize_before_codes(ops: Iterable[Op], unique: Callable[[str], str]) -> tu
 
 
 def _in_float32(op: Convolution) -> FloatConvolution:
-    """`op` of real values."""
+    """`op` of real values: its weights times their scales, rounded to float32."""
     weight = op.weight * op.weight_scale[:, None, None, None]
     return FloatConvolution(op.name, op.input, weight, op.bias, op.stride, op.dilation, op.padding)
 

@@ -2,8 +2,8 @@
 
 Exporters write more behind the logits.  What is left out here, and what that changes:
 
-* A softmax before an argmax.  The softmax (Q8) keeps the order of the logits, so the class is the same, but where rounding
-  makes two probabilities equal: there the larger logit decides.
+* A softmax before an argmax.  The softmax (Q8) keeps the order of the logits, so the class is the same, except where
+  rounding makes two probabilities equal: there the larger logit decides.
 * A quantizer behind the softmax or behind a bilinear resize.  It rounds the result to the nearest of at most 256 values, by
   half a step at most; without it the result is what the file's network rounds.  Behind a bilinear resize that changes
   the class of 0.1 to 0.3 % of the pixels of the bundled `sparse-60` at 768x960.
@@ -21,7 +21,10 @@ Tail = Quantize | Resize | Bilinear | Softmax | Argmax
 
 
 def normalized(ops: dict[str, Op], output: str) -> tuple[dict[str, Op], str, list[str]]:
-    """(`ops` with the end written anew, name of the output, a sentence on each operation that was left out)."""
+    """(`ops` with the end written anew, name of the output, a sentence on each operation that was left out).
+
+    Raises GraphError for a bilinear resize behind a softmax.
+    """
     chain: list[Tail] = []
     name = output
     while isinstance(op := ops[name], Quantize | Resize | Bilinear | Softmax | Argmax):

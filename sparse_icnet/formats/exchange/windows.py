@@ -96,7 +96,7 @@ def convolution(
 
 
 def group_convolution(g: Builder, node: Node[ConvolutionAttributes], x: Value, weight: Value) -> Tensor:
-    """OpenVINO's, whose weights are (groups, O / groups, I / groups, kh, kw)."""
+    """Convolution in groups as OpenVINO has it, with weights (groups, O / groups, I / groups, kh, kw); pending."""
     constant = required(node, weight, "the weights")
     if constant.array.ndim != 5 or not constant.array.size:
         raise FormatError(f"{node.where}: expected weights of 5 dimensions, found {constant.shape}")
@@ -147,7 +147,7 @@ def _check_shape(node: AnyNode, weights: Constant) -> None:
 
 
 def _float_weights(node: AnyNode, weights: Constant) -> NDArray[np.float32]:
-    """Of a layer that the file leaves in float32."""
+    """The weights of a layer that the file leaves in float32 (or another float type)."""
     with np.errstate(over="ignore"):
         values = weights.array.astype(np.float32)
     if not np.isfinite(values).all():
@@ -156,7 +156,7 @@ def _float_weights(node: AnyNode, weights: Constant) -> NDArray[np.float32]:
 
 
 def _weights(node: AnyNode, weights: Constant) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """int16 (O, I, kh, kw) within -256..254, and float64 (O,)."""
+    """int16 (O, I, kh, kw) within -256..254, which two of 8 bits add up to, and their scales, float64 (O,)."""
     if weights.scale is None or weights.array.dtype.kind not in "iu":
         raise FormatError(
             f"{node.where}: expected float weights or quantized ones (behind FakeQuantize, or int8 with a scale), "

@@ -14,7 +14,7 @@ from sparse_icnet.network.faces import PLANAR, InputFace, OutputFace, arranged_s
 
 
 class Nodes(Protocol):
-    """What a writer does."""
+    """What the functions below need of the writer of `write`."""
 
     onnx: Any
 

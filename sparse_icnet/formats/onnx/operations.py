@@ -165,7 +165,7 @@ def _linear(node: OnnxNode) -> None:
 
 
 def window(node: OnnxNode) -> dict[str, Any]:
-    """strides, dilations, padding of convolution and pooling."""
+    """The fields of `WindowAttributes` for a convolution or pooling."""
     pads = node.integers("pads") if "pads" in node.values else (0, 0, 0, 0)
     pads = pads or ()
     if len(pads) % 2:

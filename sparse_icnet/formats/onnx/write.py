@@ -5,10 +5,11 @@ What each operation becomes; the name of an operation is that of its node and of
     Quantize      [Clip], QuantizeLinear, DequantizeLinear with one scale and zero point
     Convolution   int8 weights > DequantizeLinear per output channel (axis 0), Conv with a float32 bias
     FloatConvolution  Conv with float32 weights and bias
-    AveragePool   AveragePool (or MatMul, where windows overlap)
+    AveragePool   AveragePool, or two MatMul where the windows do not tile the map
     Resize        Resize: nearest, asymmetric, floor, sizes
     Bilinear      Resize: linear, half_pixel or align_corners, sizes
     Affine        Mul, Add               Argmax   ArgMax, Cast to uint8
+    Add, Relu, MaxPool, Softmax   the same
 
 The bias stays float32, so that the file holds the model exactly.  ONNX Runtime rounds it to int32 itself
 where it fuses DequantizeLinear, Conv and QuantizeLinear into one integer convolution.
@@ -60,7 +61,10 @@ def save(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> None:
-    """Write `graph` to `path` (which must end in .onnx); `inputs` and `outputs` as in `serialize`."""
+    """Write `graph` to `path` (which must end in .onnx); `inputs` and `outputs` as in `serialize`.
+
+    Raises ValueError for another name, and what `serialize` raises.
+    """
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"{path}: an ONNX model must be written to a name ending in .onnx")
@@ -84,6 +88,9 @@ def serialize(
               input and output: then the value computed goes out, the value given is what the consumers read.
 
     Input and output have the types and axes of `graph.faces`, unless they are named here.
+
+    Raises ImportError without the package onnx, FormatError for an input face that ONNX cannot hold, ValueError
+    where the network input is needed and not among `inputs`.
     """
     wanted = (graph.output,) if outputs is None else tuple(outputs)
     if inputs is None and graph.faces.input != InputFace():

@@ -115,7 +115,7 @@ def _fake_quantize(node: LayerNode) -> None:
 
 
 def window(data: Attributes) -> dict[str, Any]:
-    """strides, dilations, padding of convolution and pooling."""
+    """The fields of `WindowAttributes` for a convolution or pooling."""
     return {
         "strides": data.integers("strides", (1, 1)),
         "dilations": data.integers("dilations", (1, 1)),

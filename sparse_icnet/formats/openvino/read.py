@@ -1,4 +1,4 @@
-"""OpenVINO IR, versions 10 and 11 (and 7 as best effort): `model.xml` with `model.bin` beside it -> Graph.
+"""OpenVINO IR, versions 10 and 11 (and 6 and 7 as best effort): `model.xml` with `model.bin` beside it -> Graph.
 
 Weights may be int8 behind Convert > [Subtract] > Multiply, or float behind FakeQuantize.  `operations` says what becomes
 of each layer.
@@ -38,8 +38,8 @@ _OPSET = re.compile(r"opset([0-9]{1,3})", re.ASCII)
 def load(path: str | os.PathLike[str], output: str | None = None) -> Graph:
     """Read `path` (.xml) and the .bin of the same name beside it, up to `output`, one of its outputs; None: the only one.
 
-    Raises FormatError for a file that is damaged or that the engine cannot run, naming the layer, and
-    OSError if the .xml cannot be read.
+    Raises FormatError for a file that is damaged or that the engine cannot run, naming the layer, and for a
+    .bin that is missing; OSError if a file cannot be read.
     """
     return to_graph(read(Path(path)), output)
 

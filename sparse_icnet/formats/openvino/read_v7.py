@@ -1,4 +1,4 @@
-"""OpenVINO IR of version 7 (2019), best effort: `Input`, no `Result`, constants in <blobs>.
+"""OpenVINO IR of versions 6 and 7 (2019), best effort: `Input`, no `Result`, constants in <blobs>.
 
 Current OpenVINO no longer reads these files, so they are translated from the specification of their time.
 """
@@ -42,7 +42,7 @@ ReadArray = Callable[[str, int, int, "np.dtype[Any] | None", tuple[int, ...]], "
 
 
 def translate(path: Path, network: Network, read_array: ReadArray) -> Model:
-    """The layers as nodes of the table; the one output that nothing reads is the result."""
+    """The layers as nodes of the table; the layers that no other reads, except constants, are the results."""
     nodes: list[AnyNode] = []
     names = UniqueNames()
     reader = _Reader(path, network, read_array)

@@ -74,21 +74,22 @@ def save(
 
     Input and output have the types and axes of `graph.faces`, unless they are named here.
 
-    Raises FileExistsError for a .bin that is there without its .xml.
+    Raises FileExistsError for a .bin that is there without its .xml, ValueError for another name than .xml, another
+    form of weights, and a network input that is needed and not among `inputs`.
     """
     path = Path(xml_path)
     if path.suffix != ".xml":
         raise ValueError(f"{path}: an OpenVINO model must be written to a name ending in .xml")
     check_free(path)
     xml, constants = serialize(graph, path.stem, weights=weights, inputs=inputs, outputs=outputs)
-    # The .bin goes first: whoever sees the new .xml finds the constants that belong to it.
+    # The .bin first: beside a new .xml the constants that belong to it are there already.
     for target, content in ((path.with_suffix(".bin"), constants), (path, xml)):
         with replacing(target) as temporary:
             temporary.write_bytes(content)
 
 
 def check_free(path: Path) -> None:
-    """Raise FileExistsError where the .bin beside `path` is not that of an .xml there: nobody has named it."""
+    """Raise FileExistsError where the .bin beside `path` has no .xml: writing would replace a file that was not named."""
     constants = path.with_suffix(".bin")
     if os.path.lexists(constants) and not path.exists():
         raise FileExistsError(

@@ -1,7 +1,7 @@
 """The XML of an OpenVINO IR: layers, ports and edges, bounded and checked, nothing interpreted.
 
-The file is hostile until proved otherwise: any DOCTYPE is refused (so no entity expands), sizes, depth and
-counts are capped, numbers are ASCII digits, every edge joins ports that exist.
+Nothing in the file is trusted: any DOCTYPE is refused (so no entity expands), sizes, depth and counts have
+bounds, numbers are ASCII digits, every edge joins ports that exist.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ def applications(graph: Graph, rewrites: Iterable[Rewrite] = REWRITES) -> Iterat
 def optimize(graph: Graph, rewrites: Iterable[Rewrite] = REWRITES) -> Graph:
     """`graph` without the work that its output does not need: all of `rewrites` until none applies.
 
-    Each rewrite removes an operation, computes one at fewer positions, or moves a resize one operation
-    towards an end of the network and never back, so this ends; the bound on the rounds is a guard that
-    could only leave work undone, never change a result.
+    Each rewrite removes an operation, computes one at fewer positions, leaves a quantizer fewer codes, or moves
+    a resize one operation towards an end of the network and never back, so this ends; the bound on the rounds
+    is a guard that could only leave work undone, never change a result.
 
     The result is for this input size: change the size first (`graph.resized`), then optimize.
     """
@@ -112,7 +112,8 @@ def _applied(graph: Graph, rewrites: tuple[Rewrite, ...], names: Set[str]) -> It
 def sampled(graph: Graph, rewritten: Graph, name: str) -> tuple[int, int]:
     """(step_y, step_x) such that `rewritten`'s tensor `name` is `graph`'s [:, ::step_y, ::step_x].
 
-    Both graphs must have `name`, else KeyError.  (1, 1) means that the whole tensor is equal.
+    Both graphs must have `name`, else KeyError.  (1, 1) means that the whole tensor is equal.  Raises GraphError
+    where one size does not divide the other, which no rewrite makes.
     """
     _, full_height, full_width = graph.shape(name)
     _, height, width = rewritten.shape(name)

@@ -2,9 +2,10 @@
 
 The kernels work on addresses and check nothing.  So from the records and tables that they will read, exactly as they lie in
 memory, this package derives which bytes each kernel touches, for all tasks, phases, taps, whole vectors and remainders, and
-compares them with the memory that was taken.  It shares no computation with the planner: what it knows is the loop
-structure of each kernel, written down again in `maps`, `convolutions`, `pools`, `floats` and `ends`.  Everything is summed
-in Python's integers, which cannot wrap; the kernels' own sums wrap modulo 2**64 and therefore meet the same addresses.
+compares them with the memory that was taken.  No address is computed as the planner computes it: what this package knows
+is the loop structure of each kernel, written down again in `maps`, `convolutions`, `pools`, `floats` and `ends`, and, from
+`schedule`, when a storage is alive.  Everything is summed in Python's integers, which cannot wrap; the kernels' own sums
+wrap modulo 2**64 and therefore meet the same addresses.
 
 What is proven of each step
 * its tables and packed weights are constants of the plan, complete, and no step writes them;
@@ -12,7 +13,7 @@ What is proven of each step
   inside its memory, padding and slack included;
 * what it writes to scratch fits the scratch memory of a thread;
 * what it reads of the caller's input and writes of the caller's result fits the sizes that a session checks;
-and of all together: storages that are alive at a time lie apart.
+and of all together: storages that are alive at the same time lie apart.
 
 A new operator states its ranges in a function registered with `proves`; a record without one is an error.
 """

@@ -1,4 +1,4 @@
-"""What the kernels without windows touch: `operators/elementwise` and `operators/input`."""
+"""What the kernels without windows touch: `operators/elementwise`, and `operators/input` where it makes codes."""
 
 from __future__ import annotations
 

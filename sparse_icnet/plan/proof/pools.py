@@ -1,4 +1,4 @@
-"""What the kernels of `operators/pooling` touch."""
+"""What the kernels of `operators/pooling` that read codes touch."""
 
 from __future__ import annotations
 
