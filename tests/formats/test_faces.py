@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -257,3 +258,51 @@ def test_axes_there_and_back(axes):
 def test_what_no_file_has_is_refused(faces, message):
     with pytest.raises(ValueError, match=message):
         faces()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda faces: faces.pop("output"), "must have the fields"),
+        (lambda faces: faces["input"].update(dtype="complex64"), "faces: dtype: expected one of"),
+        (lambda faces: faces["input"].update(axes=["N"]), "axes must be a string"),
+        (lambda faces: faces["input"].update(axes="NHW"), "expected an axis C, of size 3"),
+        (lambda faces: faces["input"].update(bgr=1), "bgr must be true or false"),
+        (lambda faces: faces["input"].update(picture=[1 << 20, 1]), "picture: expected"),
+        (lambda faces: faces["input"].update(picture=[1, 2, 3]), "picture must be 2 integers"),
+        (lambda faces: faces["input"].update(more=1), "must have the fields"),
+        (lambda faces: faces["output"].update(dtype="int64"), "for real values, found int64"),
+    ],
+)
+def test_damaged_faces_of_a_native_file_are_refused(tmp_path, change, message):
+    graph = replace(network(), faces=Faces(InputFace("uint8", "NHWC"), OutputFace("float16")))
+    formats.save(graph, tmp_path / "net.npz")
+    with np.load(tmp_path / "net.npz") as archive:
+        members = dict(archive)
+    document = json.loads(members["graph"].tobytes())
+    change(document["faces"])
+    members["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
+    np.savez(tmp_path / "net.npz", **members)
+    with pytest.raises(FormatError, match=message):
+        formats.load(tmp_path / "net.npz")
+
+
+def test_batches_and_results_of_the_callers(tmp_path):
+    net = sparse_icnet.Model(
+        replace(network("argmax"), faces=Faces(InputFace("uint8", "NHWC"), OutputFace("int64", "NHW"))),
+        threads=1,
+    )
+    pair = np.stack([random_picture(*SIZE), random_picture(*SIZE, seed=1)])
+    found = net(pair)
+    assert (found.dtype, found.shape) == (np.int64, (2, *SIZE))
+    np.testing.assert_array_equal(found[1], net(pair[1:])[0])
+    with pytest.raises(TypeError, match="out must be a int64 array"):
+        net(pair, out=np.empty((2, *SIZE), np.uint8))
+    alone = sparse_icnet.Model(
+        replace(network("argmax"), faces=Faces(output=OutputFace("uint8", "HW"))), threads=1
+    )
+    blob = alone.blob(pair[0])
+    assert alone(blob).shape == SIZE
+    assert alone(blob, out=np.empty(SIZE, np.uint8)).shape == SIZE
+    with pytest.raises(ValueError, match=r"expected one blob, .* found 2"):
+        alone(np.concatenate([blob, blob]))

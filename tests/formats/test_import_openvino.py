@@ -188,6 +188,46 @@ def test_convolution_padding(tmp_path, mode, stride, dilation):
     agrees(image, y, tmp_path)
 
 
+def weights_of(shape):
+    """(values of codes, one scale per output channel)."""
+    outputs = shape[:-3]
+    scale = scales(int(np.prod(outputs))).reshape(*outputs, 1, 1, 1)
+    return ops.multiply(ops.convert(ops.constant(codes(shape)), np.float32), ops.constant(scale))
+
+
+@pytest.mark.parametrize("version", ["opset1", "opset12"])
+def test_zeros_around_a_map(tmp_path, version):
+    image, x = quantized()
+    begin, end = integers(0, 0, 1, 0), integers(0, 0, 2, 1)
+    zeros = getattr(openvino, version).pad(x, begin, end, "constant", ops.constant(np.float32(0)))
+    y = ops.convolution(zeros, weights_of((4, 3, 3, 3)), [2, 2], [0, 1], [0, 0], [1, 1])
+    assert agrees(image, y, tmp_path).shape == (1, 4, 7, 6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "message"),
+    [
+        ("constant", 0.5, "expected padding with 0"),
+        ("edge", 0, "found mode 'edge': train or export with zero"),
+    ],
+)
+def test_other_padding_is_refused(tmp_path, mode, value, message):
+    image, x = quantized()
+    amounts = integers(0, 0, 1, 1)
+    padded = ops.pad(x, amounts, amounts, mode, ops.constant(np.float32(value)))
+    y = ops.convolution(padded, weights_of((4, 3, 3, 3)), [1, 1], [0, 0], [0, 0], [1, 1])
+    with pytest.raises(FormatError, match=message):
+        openvino_read.load(saved(image, y, tmp_path))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_convolution_of_groups(tmp_path, groups):
+    image, x = quantized()
+    weights = weights_of((groups, 4, 3 // groups, 3, 3))
+    y = ops.group_convolution(x, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    assert agrees(image, y, tmp_path).shape == (1, 4 * groups, 12, 12)
+
+
 @pytest.mark.parametrize("opset", [1, 5])
 def test_batch_norm(tmp_path, opset):
     image, x = quantized()
