@@ -306,3 +306,11 @@ def test_batches_and_results_of_the_callers(tmp_path):
     assert alone(blob, out=np.empty(SIZE, np.uint8)).shape == SIZE
     with pytest.raises(ValueError, match=r"expected one blob, .* found 2"):
         alone(np.concatenate([blob, blob]))
+
+
+def test_probabilities_of_half_precision_are_verified():
+    whole = network()
+    graph = Graph(whole.ops[:-1], "last", faces=Faces(output=OutputFace("float16")))
+    blob = np.random.default_rng(2).standard_normal((1, 3, *SIZE)).astype(np.float32)
+    report = compare.verify(graph, [blob], "openvino", threads=1)
+    assert report.passed, report
