@@ -8,6 +8,7 @@ from sparse_icnet.network.graph import (
     Add,
     Argmax,
     Convolution,
+    FloatConvolution,
     Graph,
     Input,
     MaxPool,
@@ -22,8 +23,11 @@ IMAGE = "\"><img src=x onerror=console.log('hostile')>"
 CLASSES = ("<b>sky", "'\"&amp;", "tree</td>", "road-->", "<!--pole")
 
 
-def hostile_network(seed: int = 0) -> Graph:
-    """Three convolutions, a sum and a pool for pictures of 32 x 48, five classes, no accuracy stated."""
+def hostile_network(seed: int = 0, real: bool = False) -> Graph:
+    """Three convolutions, a sum and a pool for pictures of 32 x 48, five classes, no accuracy stated.
+
+    real  the last convolution is one of float32
+    """
     rng = np.random.default_rng(seed)
     quantizer = Quantizer(0.02, 100)
 
@@ -33,6 +37,10 @@ def hostile_network(seed: int = 0) -> Graph:
         scale = np.full(outputs, 0.5 / size**2 / inputs, np.float32)
         bias = rng.normal(0, 0.2, outputs).astype(np.float32)
         return Convolution(name, source, weight, scale, bias, padding=(size // 2,) * 4)
+
+    def in_real_values(op: Convolution) -> FloatConvolution:
+        weight = (op.weight * op.weight_scale[:, None, None, None]).astype(np.float32)
+        return FloatConvolution(op.name, op.input, weight, op.bias)
 
     first, second, last = f"block/{SCRIPT}", f"{IMAGE}\u202e\n{'x' * 400}", "&lt;/script&gt;]]>"
     ops = (
@@ -45,7 +53,7 @@ def hostile_network(seed: int = 0) -> Graph:
         Add("sum", second, "first codes"),
         Quantize("sum codes", "sum", quantizer),
         MaxPool("pool", "sum codes", (2, 2), (2, 2)),
-        convolution(last, "pool", 5, 8, 1),
+        in_real_values(convolution(last, "pool", 5, 8, 1)) if real else convolution(last, "pool", 5, 8, 1),
         Argmax("classes", last),
     )
     meta = Meta(name=SCRIPT, class_names=CLASSES, licence="<i>none", notes=IMAGE)

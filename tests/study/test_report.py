@@ -13,11 +13,13 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from hostile import SCRIPT
+from hostile import SCRIPT, hostile_network
 from PIL import Image
 
+from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Convolution
 from sparse_icnet.operators.storage import PlanError
+from sparse_icnet.study.forms import forms
 from sparse_icnet.study.report import html_of, report_of, write_report
 from sparse_icnet.study.report.histograms import histogram
 from sparse_icnet.study.report.icnet_drawing import is_icnet
@@ -259,3 +261,28 @@ def test_a_bundled_model_at_another_size_says_so(hostile_report):
         "sparse-60 at 768 x 960",
         "block4x4 at 768 x 960",
     ]
+
+
+def test_layers_of_float32_are_shown():
+    model = Model(hostile_network(real=True), threads=1)
+    report = report_of(model, timing=False)
+    tree = check_page(html_of(report), report)
+    last = report.layers[-1]
+    weight = model.graph.layers[-1].weight
+    assert [layer.dtype for layer in report.layers] == ["int8", "int8", "float32"]
+    assert "Weights, float32" in tree.text["figcaption"]
+    found = last.weight_histogram
+    assert found.high == -found.low == pytest.approx(float(np.abs(weight).max()))
+    assert found.counts[found.zero_bin] == weight.size - np.count_nonzero(weight)
+    assert sum(found.counts) == weight.size
+    assert sum(found.counts[: found.zero_bin]) == np.count_nonzero(weight < 0)
+    assert np.count_nonzero(shown(last.after)) == np.count_nonzero(weight)
+    assert [form.bytes for form in last.forms] == [model.info().layers[-1].weight_bytes]
+    assert report.waterfall[-1].macs == model.info().macs
+
+
+def test_stored_forms_are_those_of_the_engine(tiny_net, icnet_report):
+    stored = forms(tiny_net.graph, tiny_net.plan, gather=False)
+    for layer, one in zip(icnet_report.layers, stored, strict=True):
+        assert layer.forms[1].bytes == one.csr_bytes
+        assert layer.forms[-1].bytes == one.packed.bytes

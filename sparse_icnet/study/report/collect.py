@@ -9,11 +9,11 @@ from sparse_icnet import bundled, render
 from sparse_icnet.image import ImageLike
 from sparse_icnet.info import LayerInfo
 from sparse_icnet.model import Model
-from sparse_icnet.network.graph import Convolution, Graph
+from sparse_icnet.network.graph import AnyConvolution, Graph
 from sparse_icnet.plan import PlanError
 from sparse_icnet.sparse.block_csr import block_density
 from sparse_icnet.sparse.gather import ROWS, block_work, gather_zeros, scatter_zeros
-from sparse_icnet.study.forms import DirectForm, LayerForms, forms_of
+from sparse_icnet.study.forms import DirectForm, LayerForms, WinogradForm, forms
 from sparse_icnet.study.history import History, Step, history, waterfall
 from sparse_icnet.study.report import icnet_drawing, layered_drawing
 from sparse_icnet.study.report.charts import count
@@ -54,7 +54,7 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
     except PlanError as error:  # every tensor kept at once may be more than a plan may have
         codes = {}
         notes.append(f"Activations were not counted: {clean(str(error), 400)}.")
-    reports = {report.name: report for report in plan.convolutions()}
+    stored = {one.name: one for one in forms(graph, plan, gather=False)}
     roles = icnet_drawing.roles() if icnet else {}
     figures = {row.name: row for row in info.layers}
     layers = tuple(
@@ -64,7 +64,7 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
             figures[op.name],
             past,
             roles.get(op.name, ""),
-            forms_of(op, reports.get(op.name)),
+            stored.get(op.name),
             pictures.get(op.name),
             (before[op.name], after[op.name]),
             codes.get(op.name),
@@ -93,7 +93,7 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
         skipped=rows[0].skipped,
         icnet=icnet,
         gathered=gathered,
-        left_out=len(graph.convolutions) - len(shown),
+        left_out=len(graph.layers) - len(shown),
         seconds=rows[0].seconds,
         layers=layers,
         drawings=drawings,
@@ -114,35 +114,37 @@ def _name(model: Model) -> str:
     return clean(bundled.short_name(model.path) if model.path else "a model made in memory")
 
 
-def _shown(graph: Graph) -> list[Convolution]:
+def _shown(graph: Graph) -> list[AnyConvolution]:
     """The convolutions of the most products, in the order of the graph."""
 
-    def products(op: Convolution) -> int:
+    def products(op: AnyConvolution) -> int:
         _, height, width = graph.shape(op.name)
         return op.macs_per_pixel * height * width
 
-    most = sorted(graph.convolutions, key=products, reverse=True)[:MOST_LAYERS]
+    most = sorted(graph.layers, key=products, reverse=True)[:MOST_LAYERS]
     chosen = {op.name for op in most}
-    return [op for op in graph.convolutions if op.name in chosen]
+    return [op for op in graph.layers if op.name in chosen]
 
 
-def _orders(graph: Graph) -> tuple[Mapping[str, Convolution], Mapping[str, Convolution], bool]:
+def _orders(graph: Graph) -> tuple[Mapping[str, AnyConvolution], Mapping[str, AnyConvolution], bool]:
     """The convolutions before and behind gathering of zeros, and whether the file is gathered already.
 
     Of such a file "before" has the channels in a random order.
     """
-    if sum(op.weight.size for op in graph.convolutions) > MOST_GATHERED:
-        same = {op.name: op for op in graph.convolutions}
+    if sum(op.weight.size for op in graph.layers) > MOST_GATHERED:
+        same = {op.name: op for op in graph.layers}
         return same, same, False
     gathered = gather_zeros(graph, rounds=1)  # a second one finds little more and takes as long
     already = block_work(gathered) >= ALREADY * block_work(graph)
     pair = (scatter_zeros(graph), graph) if already else (graph, gathered)
-    before, after = ({op.name: op for op in one.convolutions} for one in pair)
+    before, after = ({op.name: op for op in one.layers} for one in pair)
     return before, after, already
 
 
 def _pictures(
-    shown: Sequence[Convolution], before: Mapping[str, Convolution], after: Mapping[str, Convolution]
+    shown: Sequence[AnyConvolution],
+    before: Mapping[str, AnyConvolution],
+    after: Mapping[str, AnyConvolution],
 ) -> dict[str, Pair]:
     """As many pictures as there is room for, first of the layers with the fewest weights."""
     found: dict[str, Pair] = {}
@@ -158,13 +160,13 @@ def _pictures(
 
 def _layer(
     index: int,
-    op: Convolution,
+    op: AnyConvolution,
     figures: LayerInfo,
     past: History,
     role: str,
-    forms: LayerForms,
+    stored: LayerForms | None,
     pictures: Pair | None,
-    orders: tuple[Convolution, Convolution],
+    orders: tuple[AnyConvolution, AnyConvolution],
     activations: tuple[str, Histogram] | None,
     time: LayerTime | None,
 ) -> Layer:
@@ -183,12 +185,13 @@ def _layer(
         empty=figures.empty_4x4,
         kernel=figures.kernel,
         reason=figures.reason,
-        filtered=forms.packed is not None and not isinstance(forms.packed, DirectForm),
+        filtered=stored is not None and isinstance(stored.packed, WinogradForm),
         macs_written=written,
         dense_macs=figures.dense_macs,
         macs=figures.macs,
         weight_bytes=figures.weight_bytes,
-        forms=tuple(_forms(forms)),
+        dtype=figures.dtype,
+        forms=tuple(_forms(stored)) if stored else (_float_form(figures),),
         rewrites=tuple(_rewrites(past.of(op.name), op.name)),
         before=pictures[0] if pictures else None,
         after=pictures[1] if pictures else None,
@@ -199,6 +202,11 @@ def _layer(
         activations=activations[1] if activations else None,
         time=time,
     )
+
+
+def _float_form(figures: LayerInfo) -> Form:
+    """Of a layer that the file leaves in float32: as its kernel reads it, zeros too."""
+    return Form("packed", figures.weight_bytes, f"float32, zeros too, for {figures.kernel}")
 
 
 def _forms(forms: LayerForms) -> Iterable[Form]:

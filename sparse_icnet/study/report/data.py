@@ -32,15 +32,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often which codes occur.
+    """How often which codes, or real values, occur.
 
-    low, high   the first and the last code
-    counts      of as many codes each, but for the last bin; zero_bin: the one that holds the real value 0 alone
+    low, high   the first and the last
+    counts      of bins of one width, but for the outermost; zero_bin: the one that holds the real value 0 alone
     zero_share  of all values
     """
 
-    low: int
-    high: int
+    low: float
+    high: float
     counts: tuple[int, ...]
     zero_bin: int
     zero_share: float
@@ -88,6 +88,7 @@ class Layer:
 
     role          in the paper, "" of an unknown network
     macs_written  products as the file has it; dense_macs: after the rewrites; macs: executed
+    dtype         of its weights: "int8", or "float32" where the file leaves the layer so
     empty         share of the 4 x 4 blocks that hold nothing but zeros
     before, after pictures of its zeros before and behind gathering, with the share of empty blocks
     rewrites      what each rewrite did to it
@@ -101,6 +102,7 @@ class Layer:
     stride: Size
     dilation: Size
     output_shape: Shape
+    dtype: str
     weights: int
     zeros: float
     empty: float

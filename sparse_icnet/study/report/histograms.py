@@ -35,10 +35,24 @@ def _binned(counts: NDArray[np.integer], width: int) -> tuple[int, ...]:
     return tuple(int(one) for one in filled.reshape(-1, width).sum(1))
 
 
-def weight_histogram(weight: NDArray[np.int8]) -> Histogram:
-    """Of int8 weights, from minus to plus the largest."""
+def weight_histogram(weight: NDArray[np.int8] | NDArray[np.float32]) -> Histogram:
+    """Of int8 or float32 weights, from minus to plus the largest."""
+    if weight.dtype != np.int8:
+        return _real_histogram(weight.ravel().astype(np.float64))
     largest = max(1, int(np.abs(weight.astype(np.int16)).max(initial=0)))
-    return histogram(weight, -largest, largest, 0)
+    return histogram(weight.astype(np.int16), -largest, largest, 0)
+
+
+def _real_histogram(values: NDArray[np.float64]) -> Histogram:
+    """Of real values; 0 has a bin of its own between those of both signs."""
+    largest = float(np.abs(values).max(initial=0)) or 1.0
+    half = BINS // 2
+    edges = np.linspace(0, largest, half + 1)
+    below, above = (
+        np.histogram(side, edges)[0].tolist() for side in (-values[values < 0], values[values > 0])
+    )
+    zeros = int(values.size - np.count_nonzero(values))
+    return Histogram(-largest, largest, (*below[::-1], zeros, *above), half, zeros / max(values.size, 1))
 
 
 def activation_histograms(

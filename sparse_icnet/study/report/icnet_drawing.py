@@ -49,7 +49,7 @@ Place = Box | Mark | Frame
 
 def is_icnet(graph: Graph) -> bool:
     """Whether the convolutions have the names of ICNet's."""
-    return {op.name for op in graph.convolutions} == {layer.name for layer in layer_specs()}
+    return {op.name for op in graph.layers} == {layer.name for layer in layer_specs()}
 
 
 def roles() -> dict[str, str]:

@@ -19,7 +19,7 @@ def layer_section(layer: Layer, report: Report) -> Markup:
             "div",
             tag(
                 "figure",
-                tag("figcaption", "Weights, int8"),
+                tag("figcaption", f"Weights, {layer.dtype}"),
                 histogram_svg(layer.weight_histogram, "Weights"),
             ),
             _activations(layer),

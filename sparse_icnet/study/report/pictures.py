@@ -21,8 +21,8 @@ COLOUR = (20, 120, 140)  # of what is not zero, readable on light and dark pages
 FRAME_WIDTH, QUALITY = 720, 78
 
 
-def zeros_picture(weight: NDArray[np.int8]) -> Picture:
-    """The zeros of int8 (O, I, kh, kw) as the engine's blocks lie: output channels down, input channels by fours across.
+def zeros_picture(weight: NDArray[np.int8] | NDArray[np.float32]) -> Picture:
+    """The zeros of (O, I, kh, kw) as the engine's blocks lie: output channels down, input channels by fours across.
 
     Column ((g * kh + y) * kw + x) * 4 + i is input channel 4 g + i at tap (y, x).  A wide layer is shown as it is, a tall
     one on its side.
