@@ -266,13 +266,13 @@ def _pool(kernel: int) -> Graph:
     ids=["65536 channels", "81 million weights", "2001x2001"],
 )
 def test_small_files_that_ask_for_everything_are_refused_when_loaded(bound, make, tmp_path, monkeypatch):
-    from sparse_icnet.network import graph as g
+    from sparse_icnet.network import shapes
 
-    limit = getattr(g, bound)
-    monkeypatch.setattr(g, bound, 1 << 40)
+    limit = getattr(shapes, bound)
+    monkeypatch.setattr(shapes, bound, 1 << 40)
     path = tmp_path / "small.npz"
     formats.save(make(), path)
-    monkeypatch.setattr(g, bound, limit)
+    monkeypatch.setattr(shapes, bound, limit)
     assert path.stat().st_size < 1 << 20
     with pytest.raises(
         FormatError, match=f"small.npz: operation 'large' .*expected at most|'large' .*at most {limit}"
