@@ -508,3 +508,16 @@ def test_icnet_keeps_every_bit(small_icnet, exported):
     assert len(np.unique(chosen)) > 3, "a constant class map would test nothing"
     picked = np.take_along_axis(probabilities, chosen.astype(np.intp), 0)[0]
     np.testing.assert_array_equal(picked, probabilities.max(0))
+
+
+@pytest.mark.parametrize(
+    "between", [[], [Resize("r", "relu", (8, 8))], [MaxPool("r", "relu", (2, 2), (1, 1))]]
+)
+def test_a_relu_before_an_average_pool_stays(between):
+    """Without it the pool would add integers (Q6) in place of real values (Q13)."""
+    source = between[-1].name if between else "relu"
+    start = (Input("image", (3, 4, 4)), Quantize("codes", "image", Quantizer(0.1)), Relu("relu", "codes"))
+    graph = Graph((*start, *between, AveragePool("mean", source, (1, 1))), "mean")
+    assert rewrite.drop_idle_relus(graph) is graph
+    other = Graph((*start, *between, Quantize("more", source, Quantizer(0.2))), "more")
+    assert "relu" not in {op.name for op in rewrite.drop_idle_relus(other)}

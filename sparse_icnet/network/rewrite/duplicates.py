@@ -65,15 +65,17 @@ def drop_idle_relus(graph: Graph) -> Graph:
 
     There [q]_u = f32(q - z) * f32(s / u) >= 0 in any unit u, being a product of numbers that are not
     negative; so max([q]_u, 0) = [q]_u.  A ReLU that the network output shows (through resizes) stays:
-    without it the output would be codes in place of real values.
+    without it the output would be codes in place of real values.  So does one that an average pool reads, directly or
+    through resizes and max pools: it would read codes, and (Q6) rounds otherwise than (Q13).  Everything else takes codes
+    and real values alike, a max pool (Q14) because (Q2) is monotone.
     """
-    shown = _shown(graph)
+    kept = _shown(graph) | _averaged(graph)
     ops: Ops = {}
     renamed: dict[str, str] = {}
     for op in graph.ops:
         op = rename_inputs(op, renamed)
         quantizer = held_quantizer(ops, op.input) if isinstance(op, Relu) else None
-        if quantizer is not None and quantizer.low == quantizer.zero_point and op.name not in shown:
+        if quantizer is not None and quantizer.low == quantizer.zero_point and op.name not in kept:
             renamed[op.name] = op.inputs[0]
         else:
             ops[op.name] = op
@@ -87,6 +89,19 @@ def _shown(graph: Graph) -> set[str]:
     while isinstance(op, Resize):
         op = graph[op.input]
         names.add(op.name)
+    return names
+
+
+def _averaged(graph: Graph) -> set[str]:
+    """What average pools read, and what that is a resize or a max pool of."""
+    names: set[str] = set()
+    for op in graph:
+        if isinstance(op, AveragePool):
+            source = graph[op.input]
+            names.add(source.name)
+            while isinstance(source, Resize | MaxPool):
+                source = graph[source.input]
+                names.add(source.name)
     return names
 
 
