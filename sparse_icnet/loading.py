@@ -45,7 +45,7 @@ def load(
     stated = formats.load(file, output)
     graph = _at_size(stated, size)
     try:
-        model = Model(for_rgb(graph) if bgr else graph, threads, class_names)
+        model = Model(for_rgb(graph) if bgr and not graph.faces.input.bgr else graph, threads, class_names)
     except (GraphError, PlanError) as error:
         raise FormatError(f"{file}: {error}") from error
     model.path, model.output_name, model.bgr = file.resolve(), output, bgr

@@ -214,8 +214,9 @@ def test_a_file_that_expects_blue_green_red(tmp_path):
     np.testing.assert_array_equal(bgr(bgr.blob(picture)), bgr.probabilities(picture)[None])
     assert pickle.loads(pickle.dumps(bgr)).graph.faces.input.bgr
     formats.save(bgr.graph, tmp_path / "bgr.npz")
-    again = sparse_icnet.load(tmp_path / "bgr.npz", threads=1)
-    np.testing.assert_array_equal(again.segment(picture), bgr.segment(picture))
+    for said in (False, True):  # the file says it, so saying it once more changes nothing
+        again = sparse_icnet.load(tmp_path / "bgr.npz", threads=1, bgr=said)
+        np.testing.assert_array_equal(again.segment(picture), bgr.segment(picture))
     assert for_rgb(for_rgb(graph)).faces == graph.faces
     with_scales = Net(SIZE, affine=True)
     codes = with_scales.codes(with_scales.convolution(with_scales.image, 4))
