@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from sparse_icnet.cli.terminal import STDOUT, flush
+from sparse_icnet.cli.terminal import STDOUT, flush, printable
 
 OK, MISMATCH, BAD_INPUT, INTERNAL = 0, 1, 2, 3
 
@@ -61,7 +61,7 @@ def run(argv: Sequence[str] | None, imported: Callable[[], None]) -> int:
 
 def complain(message: str, hint: str = "") -> None:
     """One line on stderr, the form of all errors of this command."""
-    line = " ".join(message.splitlines()) + (f" ({hint})" if hint else "")
+    line = printable(" ".join(message.splitlines()) + (f" ({hint})" if hint else ""))
     with contextlib.suppress(OSError):  # nobody can be told that stderr is broken
         print(f"sparse-icnet: error: {line}", file=sys.stderr)
 

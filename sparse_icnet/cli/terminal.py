@@ -45,10 +45,17 @@ def flush() -> None:
         raise _named(error) from error
 
 
+def printable(line: str) -> str:
+    """The line without what would steer a terminal: names of files hold any character."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def note(text: str) -> None:
     """A line on standard error for people, which is no error."""
     with contextlib.suppress(OSError):
-        print(f"sparse-icnet: {text}", file=sys.stderr, flush=True)
+        print(f"sparse-icnet: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _named(error: OSError) -> OSError:

@@ -55,6 +55,12 @@ class TestSegment:
         assert_one_error_line(result, "none.png: No such file")
         assert (tmp_path / "out" / "photo.png.classes.png").is_file()
 
+    @pytest.mark.skipif(os.name == "nt", reason="file names of Windows hold no control characters")
+    def test_a_name_cannot_steer_the_terminal(self, run, tiny_file, tmp_path):
+        (tmp_path / "a\x1b[2J\u202eb.jpg").write_bytes(b"no picture")
+        result = run("segment", tmp_path, "-o", tmp_path / "out", "--model", tiny_file, *SMALL)
+        assert_one_error_line(result, "a\\x1b[2J\\u202eb.jpg: ")
+
     def test_names_follow_from_the_source_alone(self, run, tiny_file, tmp_path):
         """Whatever else is in the call, and in which order."""
         heights = {"x.png": 20, "x.bmp": 21, "x-2.png": 22, "y.classes.png": 23}
