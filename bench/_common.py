@@ -33,7 +33,7 @@ FEATURES = (
     "i8mm",
 )
 PACKAGES = ("sparse-icnet", "numpy", "numba", "llvmlite", "openvino", "onnxruntime", "nncf")
-# What makes the engines believe that the CPU has no AVX-512: Numba's variables and oneDNN's, for OpenVINO.
+# What makes the engines take the CPU for one of another class: Numba's variables and oneDNN's, for OpenVINO.
 _ONEDNN = {"avx512bw": "AVX512_CORE", "avx2": "AVX2", "generic": "SSE41"}
 ISA_ENVIRONMENT = {
     isa: {**numba, **({"ONEDNN_MAX_CPU_ISA": _ONEDNN[isa]} if isa in _ONEDNN else {})}

@@ -6,7 +6,7 @@ import os
 
 
 def openvino_precision() -> str | None:
-    """None: its own choice; "f32" where oneDNN must do without AVX-512.
+    """None: its own choice; "f32" where oneDNN is held to an older class of CPUs.
 
     OpenVINO asks the real CPU for bfloat16, which no CPU with AVX2 alone has, and would then run a third of
     the convolutions through a fallback that takes three times as long.

@@ -239,7 +239,7 @@ class Comparison:
         peaks: dict[str, list[float]] = {}
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             cache = Path(name)
-            # A quick run does not wait for the compiler: it uses Numba's usual cache.
+            # A quick run does not wait for the compiler: it uses the usual cache of compiled kernels.
             kernels = {} if self.arguments.quick else {"NUMBA_CACHE_DIR": str(cache / "numba")}
             models = [str(cache / "openvino")]
             plan: list[tuple[str, str, list[str]]] = []
@@ -280,8 +280,8 @@ class Comparison:
 
         save  "classes" or "classes,overlay"
 
-        Beside it what both cores would allow this engine if neither ever waited: the processor time of one picture, all
-        that is done around the inference and the inference on one thread.
+        Beside it what as many cores as threads would allow this engine if none ever waited: the processor time of one
+        picture, all that is done around the inference and the inference on one thread.
         """
         size, threads = self.sizes[0], self.threads[-1]
         paths, _ = self.files(entry, size)

@@ -151,7 +151,7 @@ class Batch:
         workers: int | None = None,
         at_once: int = AT_ONCE,
     ) -> Summary:
-        """Segment the sources; see `segment_files`."""
+        """Segment the sources; the arguments are those of `sparse_icnet.batch.segment_files`."""
         with tasks.ending_in_order() if executor is None else nullcontext():
             return self._run(found, executor, workers, at_once)
 

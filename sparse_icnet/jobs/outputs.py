@@ -1,8 +1,8 @@
 """Result files: what they are called, the mark in each that says whose it is, and whether one may be written.
 
-A mark is text in the file itself: of a PNG in a text chunk, of a .npy in a comment behind its header (which ends in
-padding anyway; readers parse it as a Python literal, where a comment is nothing), of an MP4 in its comment.  It names the
-program, the kind of the result, and the source by name and digest.  Of a JPEG it is the comment.
+A mark is text in the file itself: of a PNG in a text chunk, of a JPEG or an MP4 its comment, of a .npy a comment in the
+padding of its header (which readers parse as a Python literal, where a comment is nothing).  It names the program, the
+kind of the result, and the source by name and digest.
 """
 
 from __future__ import annotations

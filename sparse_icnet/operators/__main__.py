@@ -1,4 +1,4 @@
-"""`python -m sparse_icnet.operators`: the registry of kernels; with --json as figures."""
+"""`python -m sparse_icnet.operators`: the registry of kernels; with --json those of convolutions alone."""
 
 from __future__ import annotations
 

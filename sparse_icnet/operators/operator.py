@@ -27,10 +27,11 @@ class Candidate:
 class Report:
     """A convolution as it is computed.
 
-    kernel         name of the micro-kernel or of the filtering; reason: why that one
+    kernel         name of the micro-kernel, of the filtering or of the loop of float32; reason: why that one
     candidates     what the policy compared, best first; empty where it compared nothing
     macs           multiply-accumulates executed; dense_macs: those of all weights
-    sparsity       share of zero weights; block_density: of blocks that hold a non-zero
+    sparsity       share of zero weights; block_density: of blocks that hold a non-zero, of weights that are not 0 in a
+                   layer of float32, 1 of filtered weights
     shape          of the weights (O, I, kh, kw); weight_bytes: as packed
     filtered       computed by Winograd's filtering
     """
@@ -60,7 +61,7 @@ class Operator(Protocol):
 
     @property
     def name(self) -> str:
-        """For reports."""
+        """In reports and in the errors of its demands."""
 
     @property
     def tasks(self) -> int:
@@ -87,7 +88,7 @@ class Operator(Protocol):
 
 
 class Plain:
-    """What most operators have none of: demands on their inputs, convolutions to report, copies of their output."""
+    """What most operators have none of: demands on their inputs, convolutions to report."""
 
     __slots__ = ()
 

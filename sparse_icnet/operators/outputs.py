@@ -51,7 +51,7 @@ def operand(addend: Addend | None, memory: Memory) -> Operand:
 
 
 def requantize(quantizer: Quantizer | None, unit: float) -> tuple[int, Requantize]:
-    """(whether there is a quantizer within an expression, what it does, values coming and going in its unit and `unit`)."""
+    """(1 if there is a quantizer within an expression else 0, what it does): from values in its unit to those in `unit`."""
     if quantizer is None:
         return 0, NOT_REQUANTIZED
     low, high = quantizer.low - quantizer.zero_point, quantizer.high - quantizer.zero_point

@@ -1,7 +1,7 @@
 """Every kernel that a planner may choose, with its tile, its cost and its source: `python -m sparse_icnet.operators`.
 
-The names, tiles and constants are those of `sparse_icnet.target`, the formulas those of `convolution/plan.py` and
-`winograd/tiling.py`.  Sources are read, not imported: nothing here needs Numba.
+The names, tiles and constants are those of `sparse_icnet.target`, the formulas those of `convolution/plan.py`,
+`float_convolution/plan.py` and `winograd/tiling.py`.  Sources are read, not imported: nothing here needs Numba.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Entry:
     kernel     as `sparse-icnet info` prints it; cpu: class
     tile       that stays in registers: output channels x pixels or, filtering, tiles of 4 x 4 pixels (few/many)
     formula    of its estimated time in dot products of the first micro-kernel of the class, of one plane or, filtering, of
-               all; words: what its names mean; constants: of the kernel, of `sparse_icnet.target`
+               all; of float32 its multiplications of a vector, which nothing is compared with; words: what its names mean;
+               constants: of the kernel, of `sparse_icnet.target`
     measured   whether the constants are measured, else estimated from those of other classes
     """
 

@@ -7,7 +7,8 @@ size is stored as k x k *phases* (a polyphase decomposition): phase (i, j) holds
   no stride, no dilation and no resize is left in the inner loop, only byte offsets;
 * nearest upsampling by f is a view in which f x f phases name the same plane, downsampling by f a view of every f-th
   phase: both cost nothing;
-* rows are whole 64-byte vectors and every load is aligned.  A tap that needs a column shift reads a *shifted copy* of its
+* rows are whole 64-byte vectors and every load is aligned, unless unaligned loads cost nothing: then rows may lie without
+  a gap (`Grid.for_size`).  A tap that needs a column shift reads a *shifted copy* of its
   plane, which also holds the padding at the left and right edge; rows of padding lie above and below each plane.
 
 Codes are u8, four channels in a 32-bit lane: [channel / 4][plane][row][column][4].  Real maps are float32,
@@ -39,7 +40,7 @@ class PlanError(ValueError):
 
 
 class SizeError(PlanError):
-    """One that a network of another input size might not have."""
+    """A PlanError that the same network might not raise at another input size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Grid:
         """Grid with rows padded to whole vectors, or `dense`: row after row without a gap.
 
         Dense rows waste no arithmetic on padding but make taps of other rows read unaligned.  They need planes
-        of whole vectors.  By default they are used where unaligned loads were measured to cost nothing.
+        of whole vectors.  By default they are used where `sparse_icnet.target` says that unaligned loads cost nothing.
         """
         padded = -(-columns // VECTOR_PIXELS) * VECTOR_PIXELS
         if dense is None:
@@ -143,7 +144,7 @@ Storage: TypeAlias = CodesMap | RealMap | Block
 class View:
     """A tensor as its readers see it: which plane of a map each of its phases is.
 
-    planes  int (ky, kx)
+    planes  intp (ky, kx)
     """
 
     map: AnyMap
@@ -186,9 +187,9 @@ class Demand:
     """What an operator reads of a map beyond its pixels.
 
     reader  its name
-    rows   of padding above and below each plane
-    edges  (plane, columns) -> rows of padding that are read above and below the plane, or its copy shifted by so many
-           columns if that is not 0
+    rows    of padding above and below each plane
+    edges   (plane, columns) -> rows of padding that are read above and below the plane, or its copy shifted by so many
+            columns if that is not 0
     """
 
     reader: str

@@ -20,6 +20,8 @@ def taps_of(op: AnyConvolution | MaxPool, source: View, phases: Size) -> NDArray
     Output pixel (k*Y + q) at tap t reads input row s*(k*Y + q) + d*t - pad = (s*k)*Y + r with
     r = s*q + d*t - pad: phase r mod s*k, shifted by floor(r / (s*k)) grid rows.  It lies outside the map exactly
     when the shifted grid row lies outside the grid.
+
+    Raises PlanError for a tap that is more than MAX_SHIFT grid columns away.
     """
     if isinstance(op, AnyConvolution):
         kernel, dilation = op.weight.shape[2:], op.dilation

@@ -44,6 +44,8 @@ _ENDS: tuple[tuple[End, ...], ...] = (
 class Session:
     """A plan that runs.  Calls from several Python threads take turns.
 
+    Arrays of another dtype or shape than stated are a ValueError that says what was expected and what came.
+
     plan     what `sparse_icnet.plan.plan_for` made of a graph; its memory serves this session alone
     graph    as it is run, after its rewrites
     threads  CPU threads of one inference

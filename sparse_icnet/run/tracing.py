@@ -91,7 +91,7 @@ class StepTime:
 
 
 def step_times(recordings: Sequence[Recording]) -> list[StepTime]:
-    """Of inferences that ran the same steps."""
+    """The profile of inferences that ran the same steps."""
     seconds = np.array([one.seconds() for one in recordings])
     threads = recordings[0].taken.shape[1]
     idle = 1 - np.array([one.busy() for one in recordings]) / (threads * np.maximum(seconds, 1e-12))
@@ -161,10 +161,11 @@ class Recorder:
 
 def _recording(steps: tuple[Step, ...], visits: NDArray[np.int64], events: NDArray[np.int64]) -> Recording:
     first = visits[0, :, 0]
+    # The first moment: of the caller, or of a helper that saw the inference open before the caller went on.
     begin, seconds = (
         first[first > 0].min(),
         tick(),
-    )  # of the caller, or a helper that saw the inference open before it went on
+    )
     taken = visits[..., 3]
     done = np.where(taken > 0, visits[..., 1], 0).max(axis=1)
     times = (visits[..., :3] - begin) * seconds

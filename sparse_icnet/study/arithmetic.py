@@ -230,7 +230,7 @@ class _Trace:
     def convolution(self, op: Convolution, unit: float, at: At) -> np.float32:
         channel = at[0]
         source = self.graph.quantizer(op.input)
-        assert source is not None  # a graph has no convolution of real values
+        assert source is not None  # those of real values are FloatConvolutions
         total = self.sum(op, source, at)
         multiplier = arithmetic.convolution_multiplier(op, source, unit)[channel]
         bias = arithmetic.convolution_bias(op, unit)[channel]

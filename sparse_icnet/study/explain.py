@@ -84,7 +84,7 @@ class Explanation:
 
     place      in the papers, None where the network is not recognised; file: as the file has it
     rewrites   that touched it; work: of a convolution before and behind them
-    forms      in which its weights are stored, of a convolution
+    forms      in which its weights are stored, of a convolution of int8
     engine     the step that computes it; None where none does: `without` says why
     equations  "Q3" -> what it says, of its expression and of its kernel
     value      the arithmetic of one value, and check: what the engine and the oracle have there; picture: of what
@@ -123,7 +123,8 @@ def explain(
     at            (C, y, x) of a value of its output whose arithmetic is wanted, for the picture `image` (None: the sample)
     machine_code  also the inner loop of its kernel, which takes a disassembler, or a compilation
 
-    Raises ValueError for a layer that the network does not have, or a place that the layer does not have.
+    Raises ValueError for a layer that the network does not have, or a place that the layer does not have; for the inner
+    loop what `sparse_icnet.study.machine.inner_loop` raises.
     """
     graph, plan = net.graph, net.plan
     op = _named(graph, layer)

@@ -1,4 +1,4 @@
-"""The forms in which the weights of a layer are stored: dense, CSR in the file, blocks, and what its kernel reads.
+"""The forms in which the weights of a layer of int8 are stored: dense, CSR in the file, blocks, and what its kernel reads.
 
 Every size is that of arrays which the modules of `sparse_icnet.sparse` and the operators' `pack.py` make.
 """
@@ -121,7 +121,7 @@ class LayerForms:
 
 
 def forms(graph: Graph, plan: Plan, gather: bool = True) -> tuple[LayerForms, ...]:
-    """The forms of every convolution of `graph`, as a file has it, and of the `plan` that was made of it.
+    """The forms of every convolution of int8 of `graph`, as a file has it, and of the `plan` that was made of it.
 
     gather  also look at the blocks behind `sparse_icnet.sparse.gather.gather_zeros`, which takes a second or two
     """

@@ -1,4 +1,4 @@
-"""CPU classes that this machine can play: what to put into the environment of a process that compiles for them.
+"""Classes of CPUs that may be chosen: what to put into the environment of a process that compiles for them.
 
 Importing this decides nothing: `sparse_icnet.target` reads the environment once, when it is imported.
 """

@@ -93,7 +93,7 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
     kernel   name of the micro-kernel, of a direct convolution; vectors: of tiles that a task takes, filtering
     listing  of `listed`, where it is there already
 
-    Raises LookupError where no loop of that kernel is found.
+    Raises LookupError where no loop of that kernel is found, RuntimeError as `listed`.
     """
     listing = listing or listed()
     functions = dict(_functions_of(record, kernel, listing))
@@ -124,7 +124,8 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
 def listed() -> Listing:
     """The machine code of this process, disassembled.
 
-    Raises RuntimeError where no disassembler is there and the compiler does not make the same object again.
+    Raises RuntimeError where the disassembler fails, or none is there and the compiler does not make the same object
+    again.
     """
     code: bytes = machine_code.run_function().code  # type: ignore[attr-defined]
     tool = next(filter(None, map(shutil.which, DISASSEMBLERS)), None)
@@ -211,7 +212,7 @@ def _is_jump(words: str) -> bool:
 
 
 def demangled(symbol: str) -> tuple[str, int]:
-    """('sparse_icnet.operators.convolution.kernel.chunk', 12): the function that Numba compiled, and as how manieth.
+    """('sparse_icnet.operators.convolution.kernel.chunk', 12): the function that Numba compiled, and its number.
 
     ('', 0) for a symbol that is not Numba's.
     """

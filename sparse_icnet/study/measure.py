@@ -140,7 +140,8 @@ def layers_of(steps: Sequence[Step]) -> tuple[Layer, ...]:
     """The steps of an inference as layers, in their order.
 
     A step that writes memory which is no map belongs to the layer that reads it (the inputs that filtering transforms, the
-    cells of a smooth class map), one that only completes a map to the layer that fills it (shifted copies).
+    classes of the grid points of a smooth class map), one that only completes a map to the layer that fills it (shifted
+    copies).
     """
     owner: list[int] = []
     filled: dict[Storage, int] = {}

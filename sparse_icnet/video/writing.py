@@ -49,6 +49,8 @@ class Writer:
         comment  in the file's metadata
         aspect   width of a pixel in its heights
         part     to be joined by `join`; else an MP4
+
+        Raises ImportError without PyAV, OSError that names the file, VideoError where it cannot be written.
         """
         self._av = require()
         self._path, self._size, self._clock, self._aspect = path, size, clock, aspect
@@ -147,6 +149,8 @@ def join(parts: Sequence[Path], path: Path, rate: Fraction, clock: Fraction, com
     """One MP4 of all the frames of films written as parts, in the order of `parts`, none encoded again.
 
     rate, clock  that they were written with
+
+    Raises OSError that names the file, VideoError for what cannot be written.
     """
     av = require()
     with _errors_of(path), _new(path, comment, part=False) as container:

@@ -87,6 +87,9 @@ class ConvolutionStep:
     addend    what is added: nothing, a map, or another convolution of the same size, whose tiles are computed just before
               they are added
     target    what it fills; None for the addend of another convolution
+    relu      whether its results are ReLU's; saturates: as in `Output`
+    threads   that its tasks are divided for
+    taps      as `taps_of` gives them; blocks, order, packed: its weights as `pack.py` makes them
     """
 
     op: Convolution

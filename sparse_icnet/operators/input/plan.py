@@ -22,6 +22,8 @@ class InputStep(Plain):
     """The network input of `shape`, through `affine` if the graph has one, to `target` in the unit of its readers.
 
     unit  of the real values; the scale of the quantizer where `target` holds codes
+
+    Raises PlanError for an input that has not 3 channels or is narrower than 16 pixels.
     """
 
     shape: Shape
@@ -43,7 +45,7 @@ class InputStep(Plain):
 
     @property
     def scratch(self) -> int:
-        """Rows of pixels in phases, at least 16 columns of them."""
+        """For a row of pixels of four bytes, at least 16 columns of each phase, and a vector behind it."""
         return 4 * max(self.shape[2], 16 * self.target.phases[1]) + 64
 
     @property
@@ -59,7 +61,7 @@ class InputStep(Plain):
         return self.target.codes.quantizer
 
     def _constants(self) -> NDArray[np.float32]:
-        """float32 (2, 4): multiplier and offset of each channel in the unit of the quantizer; zeros without an affine."""
+        """float32 (2, 4): multiplier and offset of each channel in `unit` (Q9); zeros without an affine."""
         constants = np.zeros((2, 4), np.float32)
         if self.affine is not None:
             for row, values in zip(constants, (self.affine.scale, self.affine.shift), strict=True):
@@ -67,7 +69,7 @@ class InputStep(Plain):
         return constants
 
     def _pixels(self) -> NDArray[np.float32]:
-        """float32 (3, 256): the real value of each uint8 of each channel."""
+        """float32 (3, 256): the real value of each uint8 of each channel, in `unit` (Q9), (Q10)."""
         x, affine = self.normalization.table(), self._constants()
         return (
             x / np.float32(self.unit)

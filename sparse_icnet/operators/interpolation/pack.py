@@ -14,7 +14,7 @@ from sparse_icnet.operators.interpolation.params import VECTOR_SLACK, StretchPar
 
 LONGEST = 1 << 30  # pixels of an axis: what `arithmetic.interpolation` computes exactly
 KEPT_LENGTH = 1 << 16  # of axes whose tables are kept for the next picture
-AT_ONCE = 1 << 20
+AT_ONCE = 1 << 20  # pixels of an axis whose weights are computed at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)

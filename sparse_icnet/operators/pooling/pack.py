@@ -38,7 +38,10 @@ def pyramid_line_offsets(pitch: int, height: int, bin_rows: list[int]) -> NDArra
 
 
 def bins_of(quantizer: Quantizer, size: Size, bins: Size, unit: float, phases: Size = (1, 1)) -> Bins:
-    """The windows of the average pooling of a map of `size` in `phases`, codes of `quantizer`, to values in `unit`."""
+    """The windows of the average pooling of a map of `size` in `phases`, codes of `quantizer`, to values in `unit`.
+
+    Raises PlanError for a window whose sum of codes an int32 may not hold.
+    """
     windows = [np.array(pool_windows(n, b)) for n, b in zip(size, bins, strict=True)]
     counts = np.outer(*(ends - starts for starts, ends in (w.T for w in windows))).reshape(-1)
     if counts.max() > MAX_WINDOW:

@@ -42,6 +42,7 @@ class RealMaxPoolStep(Plain):
 
     @property
     def masks_bytes(self) -> int:
+        """Bytes of the masks of its record."""
         return 2 * len(np.unique(self.taps[..., 2])) * self.source.map.grid.pitch
 
     @property

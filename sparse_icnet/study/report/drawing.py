@@ -1,7 +1,7 @@
 """Where the layers of a network are drawn: boxes, groups, lanes and lines on a canvas, in three shapes of page.
 
 The branches and fusions of ICNet (Zhao et al., ECCV 2018, figure 2) have a drawing of their own; any other network is
-drawn in layers by its longest paths (`layered`).  Lengths are in the units of the SVG, about a pixel.
+drawn in layers by its longest paths (`layered_drawing.py`).  Lengths are in the units of the SVG, about a pixel.
 """
 
 from __future__ import annotations

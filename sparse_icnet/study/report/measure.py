@@ -83,7 +83,7 @@ def _point(layer: Layer, one: LayerTiming) -> Point:
 
 
 def measured(model: Model, image: ImageLike, layers: Sequence[str]) -> Measured:
-    """Measure, for some ten seconds.
+    """Measure the layers of `model`, the memory, and the bundled models beside it.
 
     image   that the inferences run on
     layers  convolutions of which times are wanted

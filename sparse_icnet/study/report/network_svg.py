@@ -75,7 +75,7 @@ class Coloured(Protocol):
 def network_svg(drawing: Drawing, layers: Mapping[str, Shown], first: int, metric: Coloured) -> Markup:
     """One drawing.
 
-    layers  by name; first: index of the one that the tabulator key reaches
+    layers  by name; first: index of the one that the Tab key reaches
     metric  what boxes show at first
     """
     parts = [
