@@ -1,4 +1,4 @@
-"""`sparse-icnet explain`: the life of one layer on a page of a terminal, no line longer than 100 columns."""
+"""`sparse-icnet explain`: what is known of one layer on a page of a terminal, no line longer than 100 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sparse-icnet warmup`: compile the kernels ahead, for images of containers and first commands that shall not wait."""
+"""`sparse-icnet warmup`: compile the kernels ahead, for images of containers and first commands that must not wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One source -> its result files: decode, segment, write.  Whatever one picture can raise stays with that picture.
+"""One source -> its result files: decode, segment, write.  An error of one picture is its record's, the others are done.
 
 `segment_source` is all that a thread or a worker process has to call: it writes the results and yields a `Record` for
 each picture or film, whose `line()` the caller appends to the manifest.  `Options` and `Record` pickle.

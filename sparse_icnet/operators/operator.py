@@ -27,11 +27,11 @@ class Candidate:
 class Report:
     """A convolution as it is computed.
 
-    kernel         name of the micro-kernel, of the filtering or of the loop of float32; reason: why that one
+    kernel         name of the micro-kernel, of the filtering or of the kernel of float32; reason: why that one
     candidates     what the policy compared, best first; empty where it compared nothing
     macs           multiply-accumulates executed; dense_macs: those of all weights
-    sparsity       share of zero weights; block_density: of blocks that hold a non-zero, of weights that are not 0 in a
-                   layer of float32, 1 of filtered weights
+    sparsity       share of zero weights; block_density: of blocks that hold a non-zero, 1 of filtered weights; a block of
+                   float32 is four output channels of one input channel at one tap
     shape          of the weights (O, I, kh, kw); weight_bytes: as packed
     filtered       computed by Winograd's filtering
     """

@@ -175,9 +175,9 @@ class Session:
         return out
 
     def tensor(self, name: str) -> NDArray[np.int16]:
-        """Codes (C, H, W) of a quantized tensor of `self.graph`, as the last inference left them.
+        """int16 (C, H, W): the codes of a quantized tensor of `self.graph`, as the last inference left them.
 
-        Raises ValueError of a plan without `keep_tensors`: there, tensors share memory.
+        Raises ValueError of a plan without `keep_tensors`, whose tensors share memory, KeyError for another name.
         """
         if not self.plan.keeps_tensors:
             raise ValueError(f"tensor {name!r} is not kept: plan with keep_tensors=True")

@@ -65,7 +65,10 @@ def analyze(
 def here(
     net: Model, image: ImageLike | None = None, dense: bool = True, peak: bool = True, label: str = ""
 ) -> Here:
-    """`net` as a subject of `compare`."""
+    """`net` as a subject of `compare`; arguments as of `analyze`.
+
+    label  what tells it from the other subject; "": the model's name
+    """
     from sparse_icnet.plan import plan_for
     from sparse_icnet.run.session import Session
 

@@ -1,4 +1,4 @@
-"""The life of one layer: in the papers, in the file, in the rewrites, in memory, in its kernel; and one of its values."""
+"""One layer in the papers, in the file, in the rewrites, in memory and in its kernel; and one of its values."""
 
 from __future__ import annotations
 

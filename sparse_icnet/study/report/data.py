@@ -174,7 +174,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """What the machine can give, and what layers get.
+    """What the machine can give, and what layers get (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009).
 
     peak           products a second of the dot product on all threads; peak_of_pairs: of int16, as filtering has them
     bandwidth      bytes a second that NumPy copies on all threads, read and written; buffer: of so many bytes

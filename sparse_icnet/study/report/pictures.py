@@ -68,7 +68,10 @@ def _png(levels: NDArray[np.uint8], bits: int) -> str:
 
 
 def frame_of(result: Result, colours: NDArray[np.uint8]) -> Frame:
-    """A picture, its class map laid over it, and its confidence, as a page shows them."""
+    """A picture, its class map laid over it, and its confidence, as a page shows them.
+
+    colours  uint8 (classes, 3), RGB
+    """
     shares = sorted(
         (
             (name, share, "#{:02x}{:02x}{:02x}".format(*colour))

@@ -295,6 +295,7 @@ def notes(report: Report) -> Markup:
 
 
 def footer(report: Report) -> Markup:
+    """What made the page, and the licence of the weights."""
     licence = f" Weights: {report.licence}." if report.licence else ""
     return tag(
         "footer", tag("p", f"Made by sparse-icnet {report.version} report. No network was needed.{licence}")
