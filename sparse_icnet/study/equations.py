@@ -46,7 +46,7 @@ def equations() -> Mapping[str, str]:
 
 
 def equations_of(op: Op) -> tuple[str, ...]:
-    """The numbers of the equations that define an operation of codes; none of a MaxPool or an Argmax, which compare."""
+    """The numbers of the equations that define an operation of codes; none of an Argmax, which compares."""
     match op:
         case Convolution():
             return ("Q3", "Q4")

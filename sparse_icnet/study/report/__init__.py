@@ -1,4 +1,4 @@
-"""One page that shows a network whole: its layers of int8, their zeros before and behind gathering, where the time goes.
+"""One page that shows a network whole: every layer, its zeros before and behind gathering, where its time goes.
 
 `report` gives a self-contained HTML document that works from disk; `sparse-icnet report` writes it.
 

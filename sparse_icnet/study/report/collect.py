@@ -205,7 +205,7 @@ def _layer(
 
 
 def _float_form(figures: LayerInfo) -> Form:
-    """Of a layer that the file leaves in float32: as its kernel reads it, zeros too."""
+    """Of a layer that the file leaves in float32: as its kernel reads it, zeros beside a non-zero too."""
     return Form("packed", figures.weight_bytes, f"float32, zeros too, for {figures.kernel}")
 
 

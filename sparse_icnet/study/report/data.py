@@ -84,7 +84,7 @@ class LayerTime:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One convolution of int8.
+    """One convolution.
 
     role          in the paper, "" of an unknown network
     macs_written  products as the file has it; dense_macs: after the rewrites; macs: executed
@@ -231,7 +231,7 @@ class Report:
     machine   CPU, class of CPUs, threads, as sentences are made of it
     icnet     whether the network is ICNet by its names
     gathered  whether the file's channels are gathered already: `Layer.before` has them in a random order then
-    left_out  convolutions of int8 that are too many to be shown
+    left_out  convolutions that are too many to be shown
     disturbed why times are to be taken with care; notes: what could not be measured, and why
     """
 
