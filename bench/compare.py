@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     add("--case", action="append", choices=tuple(CASES), help="default: all; may repeat")
     add("--engine", action="append", choices=PEERS, help="peers; default: both; may repeat")
     add("--part", action="append", choices=PARTS, help="default: all; may repeat")
-    add("--isa", choices=tuple(ISA_ENVIRONMENT), default="native", help="make the engines do without AVX-512")
+    add("--isa", choices=tuple(ISA_ENVIRONMENT), default="native", help="the class of CPUs to run code for")
     add("--rounds", type=int, default=7, metavar="N", help="turns of each engine (default: 7)")
     add("--seconds", type=float, default=0.3, metavar="S", help="least length of a turn (default: 0.3)")
     add(

@@ -390,7 +390,7 @@ def report(results: dict[str, Any]) -> str:
         [name, *values]
         for name, values in (
             ("measured", results["filtering"]["costs"]),
-            ("in winograd.py", results["known_filtering"]),
+            ("in target.py", results["known_filtering"]),
         )
     ]
     header = ("costs in single block rows x vector", "a product", "4 inputs", "an output")
@@ -401,7 +401,7 @@ def report(results: dict[str, Any]) -> str:
             results["relative_speed"].items(), results["known_speed"], strict=True
         )
     ]
-    header = ["relative speed", *(f"{density:.0%}" for density in densities), "in choice.py"]
+    header = ["relative speed", *(f"{density:.0%}" for density in densities), "in target.py"]
     parts.append("\n" + table(header, rows))
     if results["couple_speed"]:
         rows = [

@@ -28,6 +28,11 @@ from sparse_icnet.target import TARGET, Dot
 DISASSEMBLERS = ("objdump", "llvm-objdump")
 TIMEOUT = 300.0  # seconds
 
+
+class MachineCodeError(ValueError):
+    """The machine code cannot be read on this system; the message says why."""
+
+
 # By the beginning of a mnemonic: what multiplies and adds neighbours; without such an instruction what multiplies at all.
 _NEIGHBOURS = r"v?pdp\w+|v?pmadd\w+|[su]+dot"
 _ANY = r"v?pmull?d|v?pmuludq|[su]?ml[as]l?2?\b|[su]?mull?2?\b"
@@ -93,7 +98,7 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
     kernel   name of the micro-kernel, of a direct convolution; vectors: of tiles that a task takes, filtering
     listing  of `listed`, where it is there already
 
-    Raises LookupError where no loop of that kernel is found, RuntimeError as `listed`.
+    Raises LookupError where no loop of that kernel is found, MachineCodeError as `listed`.
     """
     listing = listing or listed()
     functions = dict(_functions_of(record, kernel, listing))
@@ -124,7 +129,7 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
 def listed() -> Listing:
     """The machine code of this process, disassembled.
 
-    Raises RuntimeError where the disassembler fails, or none is there and the compiler does not make the same object
+    Raises MachineCodeError where the disassembler fails, or none is there and the compiler does not make the same object
     again.
     """
     code: bytes = machine_code.run_function().code  # type: ignore[attr-defined]
@@ -141,7 +146,7 @@ def listed() -> Listing:
         same = place.with_suffix(".o").read_bytes() == code
         text = place.with_suffix(".s").read_text("utf-8")
     if not same:
-        raise RuntimeError(
+        raise MachineCodeError(
             "the compiler made another object than the one that is loaded: to read that one install "
             "a disassembler (objdump of binutils, or llvm-objdump)"
         )
@@ -155,9 +160,9 @@ def _ran(command: list[str]) -> str:
             command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=True
         )
     except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"{Path(command[0]).name} failed: {error.stderr.strip() or error}") from error
+        raise MachineCodeError(f"{Path(command[0]).name} failed: {error.stderr.strip() or error}") from error
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{Path(command[0]).name} took longer than {TIMEOUT:.0f} s") from error
+        raise MachineCodeError(f"{Path(command[0]).name} took longer than {TIMEOUT:.0f} s") from error
     return done.stdout
 
 

@@ -170,6 +170,7 @@ def test_kernels_measures_every_kernel_on_every_shape(tiny_file, tmp_path):
         if "<-3 " not in row["shape"]:  # three input channels fill three quarters of a block
             assert row["gmacs"] / row["dense_gmacs"] == pytest.approx(row["density"], rel=0.1)
     assert found["relative_speed"][kernels[0]] == {"1.0": 1.0, "0.5": 1.0}
+    assert done.stdout.count("in target.py") >= 2  # where the constants stand that were measured
 
 
 @pytest.mark.parametrize("rows", [2, 4])

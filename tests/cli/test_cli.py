@@ -161,6 +161,7 @@ class TestErrors:
         code, out, _ = run("--help")
         assert code == 0
         assert "exit codes" in out
+        assert "verify or explain --at found a mismatch" in out
         commands = re.findall(r"^    (\w+) ", out, re.M)
         assert commands[:2] == ["segment", "models"]
         assert set(commands) >= {"info", "explain", "report", "profile", "analyze"}

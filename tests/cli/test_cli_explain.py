@@ -113,6 +113,15 @@ def test_machine_code(run, tiny_file, wide):
     assert loop["dots"] == sum("dot" in one["does"] for one in loop["instructions"]) > 0
 
 
+def test_machine_code_that_cannot_be_read_is_exit_code_2(run, tiny_file, tmp_path, monkeypatch):
+    tool = tmp_path / "objdump"
+    tool.write_text("#!/bin/sh\necho no such format >&2\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(machine, "DISASSEMBLERS", (str(tool),))
+    result = run("explain", "conv4_2/reduce", "--machine-code", "--model", tiny_file, *SMALL)
+    assert_one_error_line(result, "objdump failed: no such format")
+
+
 def test_errors(run, tiny_file, tmp_path):
     command = ["explain", "--model", tiny_file, *SMALL]
     assert_one_error_line(run(*command, "conv3_1/3x"), "'conv3_1/3x'", "did you mean conv3_1/3x3")

@@ -142,7 +142,8 @@ def test_without_a_disassembler_the_same_object_counts(monkeypatch, compiled_ker
     assert SYMBOL in machine.listed().functions
     made[0] = code[:-1]
     with pytest.raises(
-        RuntimeError, match=r"another object than the one that is loaded: .* install a disassembler"
+        machine.MachineCodeError,
+        match=r"another object than the one that is loaded: .* install a disassembler",
     ):
         machine.listed()
 
@@ -153,5 +154,5 @@ def test_a_disassembler_that_fails(monkeypatch, tmp_path):
     tool.chmod(0o755)
     monkeypatch.setattr(machine, "DISASSEMBLERS", (str(tool),))
     monkeypatch.setattr(machine_code, "run_function", lambda: type("Run", (), {"code": b"x"}))
-    with pytest.raises(RuntimeError, match="objdump failed: no such format"):
+    with pytest.raises(machine.MachineCodeError, match="objdump failed: no such format"):
         machine.listed()

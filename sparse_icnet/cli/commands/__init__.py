@@ -51,8 +51,8 @@ model by its name: sparse-60, block4x4 (`sparse-icnet models` compares them).
 
 exit codes:
   0    done; for verify: everything agrees
-  1    a check failed: verify found a mismatch, or a result too trivial to
-       prove anything
+  1    a check failed: verify or explain --at found a mismatch, or verify a
+       result too trivial to prove anything
   2    wrong usage or bad input: no such file, not a model, an unreadable
        picture (the others are done), a result of another source in the way, a
        missing optional package
