@@ -1,5 +1,5 @@
 """The operators, one folder each: `params` (what its kernel reads), `plan` (what a program knows of it), `pack` (weights
-and tables as the kernel reads them), `kernel` (the only room that needs Numba).
+and tables as the kernel reads them), `kernel` (the loop, which alone needs Numba, with what it calls).
 
 KERNELS is every kernel there is: the record that it reads, and where it is.  Its place in the table is the number by which
 the compiled code knows it.  Does not import Numba.

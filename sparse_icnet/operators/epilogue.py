@@ -68,7 +68,8 @@ def pack_row(rounding, tile):
 def finish_codes(output, phase, start, count, codes, out):
     """Move codes to `out` if they are not there, and again into each shifted copy of their plane.
 
-    The pixels land `d` places earlier in the flat plane; those that would cross into another row become padding.
+    In a copy shifted by d columns a pixel lies d places earlier in the flat plane; one that would cross into another row
+    becomes padding.
     """
     if codes != out:
         for p in range(count):
@@ -89,7 +90,7 @@ def finish_codes(output, phase, start, count, codes, out):
 def finish_real(output, phase, start, count, tile, out):
     """Real values of four channels in scratch, to `out`: as they are, or as the codes of any quantizer (Q1), (Q5).
 
-    Codes that saturate take a shorter way, without a clip and through no memory.
+    Codes that saturate do not come here: `tile_store_codes` has stored them, without a clip.
     """
     if output.real:
         stride, relu, nothing = output.map.stride, output.relu, splat_f32(np.float32(0))

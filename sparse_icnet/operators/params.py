@@ -1,7 +1,7 @@
 """Records that several kernels share, and how the scratch memory of a thread is divided.
 
-Addresses and strides are bytes.  Terms: a *map* is a tensor stored as `sparse_icnet.operators.storage` says, a *phase*
-one of its interleaved planes, a *group* four channels.
+Addresses and strides are bytes.  Terms: a *map* is a tensor stored as `sparse_icnet.operators.storage` says, a *phase* its
+pixels at every k-th row and column, a *group* four channels, a *plane* the memory of one phase of one group or channel.
 """
 
 from __future__ import annotations

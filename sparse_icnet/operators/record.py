@@ -26,7 +26,10 @@ _DTYPES: dict[type, np.dtype[np.void]] = {}
 
 
 def record(cls: type[Record]) -> type[Record]:
-    """Let the frozen dataclass `cls` be a record; its fields are laid out as C does."""
+    """Let the frozen dataclass `cls` be a record; its fields are laid out as C does.
+
+    Raises TypeError for a field of another kind, or a second record of one name.
+    """
     fields: list[tuple[str, Any]] = []
     for name, kind in typing.get_type_hints(cls, include_extras=True).items():
         if kind is int or kind == Table:

@@ -1,7 +1,7 @@
 """The words through which the threads of one session meet: int64 in memory of their own.  Does not import Numba.
 
     STATE      1 while an inference is open, plus 2 for each helper that is inside
-    TURN       1 while a caller is inside `run`
+    TURN       1 while a caller is inside `run` or, in its place, inside `run_traced`
     SLOTS      threads that take part: the caller is 0, each helper takes the next number
     ANNOUNCED  the latest ticket that a caller drew before it asked for helpers (written by Python)
     OPENED     the latest ticket whose inference was opened

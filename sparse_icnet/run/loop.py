@@ -1,6 +1,7 @@
 """Run a whole plan: every thread calls one compiled function, which goes through the steps without Python.
 
-`sparse_icnet.run.machine_code` compiles it once and keeps the result; nothing else imports this module.
+`sparse_icnet.run.machine_code` compiles it once and keeps the result; `sparse_icnet.run.traced_loop` alone imports this
+module beside it.
 The caller of an inference opens it and closes it, helpers join it (`run`).  Within a step the threads take tasks from
 an atomic counter.  The next step begins when all tasks are complete, whether every thread took part or not; until
 then a thread spins briefly and then yields the processor, so that busy cores cost microseconds and not time slices.
@@ -32,7 +33,7 @@ from sparse_icnet.simd.scalars import (
 )
 
 ROW_BYTES = dtype_of(StepRow).itemsize
-SPINS = 2000
+SPINS = 2000  # looks of a waiting thread before it yields the processor at each
 
 # Byte offsets of the words of a control block
 _STATE, _TURN, _SLOTS, _ANNOUNCED, _OPENED, _STEPS, _FIRST, _LAST = (

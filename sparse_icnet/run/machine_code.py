@@ -150,7 +150,7 @@ def _find(entry: Entry, tell: bool) -> tuple[Path, bytes] | None:
 
 
 def _silent(*_: object) -> None:
-    """Of what was or will be told."""
+    """For what was told already, or will be."""
 
 
 def _keep(entry: Entry, code: bytes) -> None:
@@ -247,7 +247,7 @@ def _compile(entry: Entry = RUN, tell: Callable[[str], object] | None = None) ->
     # No entry for the interpreter and no reference counting: the object then needs nothing of Python or Numba.
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
     flags.nrt = False
-    # A division by zero gives 0, as those that `jit` compiles: a kernel that raised would leave an inference open.
+    # The division of an integer by 0 gives 0, as with `jit`: a kernel that raised would leave an inference open.
     flags.error_model = "numpy"
     codegen = cpu_target.target_context.codegen()
     # NUMBA_DISABLE_JIT asks for Python in place of compiled functions, which kernels over vectors cannot be.

@@ -23,7 +23,7 @@ _INTERLEAVED = [lane + 4 * row + i for lane in range(0, 64, 16) for i in range(4
 def round_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """Two vectors of real values, |x| < 2**31 -> <32 x i16>: round half to even, saturate.
 
-    x86 rounds in the direction that is set for all float32 arithmetic: half to even, unless someone changed it.
+    x86 rounds in the direction that is set for all float32 arithmetic: `run` sets half to even.
     Elsewhere the sum x + 1.5 * 2**23 of a clipped x has no fraction bits left: the addition itself rounds x, and the
     low bits of the sum hold the integer.
     """
@@ -83,7 +83,7 @@ def clip(builder: ir.IRBuilder, x: ir.Value, low: ir.Value, high: ir.Value) -> i
     return builder.select(builder.fcmp_ordered("<", x, high), x, high)
 
 
-MAGIC = float(ROUNDING)
+MAGIC = float(ROUNDING)  # 1.5 * 2**23
 
 
 @intrinsic

@@ -18,28 +18,32 @@ _VOID = ir.VoidType()
 
 
 def read_mxcsr(builder: ir.IRBuilder) -> ir.Value:
+    """The settings of this thread on x86, int64."""
     word = cgutils.alloca_once(builder, I32)
     call(builder, "llvm.x86.sse.stmxcsr", _VOID, [builder.bitcast(word, cgutils.voidptr_t)])
     return builder.zext(builder.load(word), I64)
 
 
 def write_mxcsr(builder: ir.IRBuilder, settings: ir.Value) -> None:
+    """Set them; the upper half of the int64 is not looked at."""
     word = cgutils.alloca_once(builder, I32)
     builder.store(builder.trunc(settings, I32), word)
     call(builder, "llvm.x86.sse.ldmxcsr", _VOID, [builder.bitcast(word, cgutils.voidptr_t)])
 
 
 def read_fpcr(builder: ir.IRBuilder) -> ir.Value:
+    """The settings of this thread on 64-bit Arm, int64."""
     return call(builder, "llvm.aarch64.get.fpcr", I64, [])
 
 
 def write_fpcr(builder: ir.IRBuilder, settings: ir.Value) -> None:
+    """Set them."""
     call(builder, "llvm.aarch64.set.fpcr", _VOID, [settings])
 
 
 @intrinsic
 def standard_environment(typing):
-    """Set the standard settings of this thread; what was set before, for `restore_environment`."""
+    """Set the standard settings of this thread; returns what was set before, int64, for `restore_environment`."""
 
     def emit(context, builder, signature, arguments):
         if is_x86():

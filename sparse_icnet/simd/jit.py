@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from numba import njit
 
-# A kernel that raised (of all errors a division by zero alone is possible) would leave threads waiting: it gives 0.
+# A kernel that raised would leave threads waiting.  Of all errors the division of an integer by 0 alone is possible: it
+# gives 0.
 jit = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")

@@ -1,7 +1,7 @@
 """LLVM's types and instructions as the vector language uses them: what an intrinsic emits.
 
 A vector has 16 lanes of 32 bits; LLVM splits it into two AVX registers or four SSE or NEON ones where the CPU has no
-wider.  Addresses are plain integers (``array.ctypes.data`` plus byte offsets).
+wider.  Addresses are int64 (``array.ctypes.data`` plus byte offsets).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ I32X16 = ir.VectorType(I32, LANES)
 F32X16 = ir.VectorType(F32, LANES)
 I16X32 = ir.VectorType(I16, 2 * LANES)
 I8X64 = ir.VectorType(I8, VECTOR_BYTES)
-# Of x86, that a vector takes; 0 elsewhere.
+# Registers of x86 that a vector takes; 0 on other CPUs.
 REGISTERS = TARGET.x86_registers
 
 
 def pointer(builder: ir.IRBuilder, address: ir.Value, pointee: ir.Type, offset: int = 0) -> ir.Value:
+    """`address` + `offset` bytes as a pointer to `pointee`."""
     base = builder.inttoptr(address, ir.PointerType(I8))
     if offset:
         base = builder.gep(base, [ir.Constant(I64, offset)])
@@ -31,10 +32,12 @@ def pointer(builder: ir.IRBuilder, address: ir.Value, pointee: ir.Type, offset: 
 
 
 def load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, offset: int = 0) -> ir.Value:
+    """The value of type `kind` at `address` + `offset` bytes, aligned or not."""
     return builder.load(pointer(builder, address, kind, offset), align=1)
 
 
 def splat(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """`scalar` in every lane of a `vector`."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
     zeros = ir.Constant(ir.VectorType(I32, vector.count), None)
@@ -42,10 +45,12 @@ def splat(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) -> ir.
 
 
 def constant(vector: ir.VectorType, value: float) -> ir.Constant:
+    """`value` in every lane of a `vector`."""
     return ir.Constant(vector, [value] * vector.count)
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+    """The result of the function or LLVM intrinsic `name`."""
     signature = ir.FunctionType(result, [a.type for a in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
@@ -66,6 +71,7 @@ def slices(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value
 
 
 def join(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """One vector of `parts`, equal vectors whose number is a power of two."""
     while len(parts) > 1:
         count = parts[0].type.count
         mask = ir.Constant(ir.VectorType(I32, 2 * count), list(range(2 * count)))

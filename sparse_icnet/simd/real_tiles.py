@@ -1,4 +1,4 @@
-"""Tiles of float32 that live in registers: sums of products in a definite order."""
+"""Tiles of float32 that live in registers: sums of products in the order of (Q12)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class RecordType(types.Type):
         super().__init__(record.__name__)
 
     def attribute(self, name: str) -> types.Type:
-        """What a kernel gets of a field."""
+        """The type of a field to a kernel: int64 (of a Table its address), float32, or the type of a record inside."""
         _, kind = member(self.record, name)
         return types.int64 if kind is int else types.float32 if kind is float else RecordType(kind)
 

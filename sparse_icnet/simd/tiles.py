@@ -1,4 +1,4 @@
-"""Tiles: blocks of R x P vectors that live in registers, R output channels x 16 * P pixels."""
+"""Tiles: R x P vectors that live in registers, R output channels x 16 * P pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparse_icnet.target import TARGET, Dot
 
 
 class Tile(types.Type):
-    """rows x vectors registers of int32 or float32."""
+    """A tile of rows x vectors, each of 16 int32, or of 16 float32 if `real`."""
 
     def __init__(self, rows: int, vectors: int, real: bool = False) -> None:
         self.rows, self.vectors, self.real = rows, vectors, real

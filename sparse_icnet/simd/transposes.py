@@ -33,7 +33,7 @@ def scatter_16x16(typing, source, stride, target, planes):
     """Transpose 16 x 16 lanes of 32 bits: lane (i, j) at source + i * stride + 4 * j goes to target + planes[j] + 4 * i.
 
     planes  address of 16 int64 byte offsets
-    Sixteen places at once are more than a CPU foresees: asks for the lines of the vectors to come behind each.
+    Sixteen places at once are more than a CPU prefetches by itself: asks for the line of the second vector behind each.
     """
     quarter = ir.VectorType(llvm.I32, 4)
     pair = [

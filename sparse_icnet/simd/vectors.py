@@ -14,6 +14,8 @@ from sparse_icnet.simd.llvm import LANES, VECTOR_BYTES
 
 
 class Vector(types.Type):
+    """A vector of 16 lanes of 32 bits as a type of Numba."""
+
     def __init__(self, name: str, llvm: ir.Type) -> None:
         self.llvm = llvm
         super().__init__(name)
@@ -123,6 +125,7 @@ to_f32 = _unary(
 )  # exact below 2**24, else rounded
 
 
+# The same 32 bits of each lane.
 bits_to_i32 = _unary("bits_to_i32", f32x16, i32x16, lambda b, x: b.bitcast(x, llvm.I32X16))
 bits_to_f32 = _unary("bits_to_f32", i32x16, f32x16, lambda b, x: b.bitcast(x, llvm.F32X16))
 
@@ -151,7 +154,7 @@ def _select_u8(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return builder.bitcast(builder.select(builder.icmp_unsigned(">", a, b), a, b), llvm.I32X16)
 
 
-# x where x > y, else y: a NaN in x gives y, on every CPU.
+# x where x > y (x < y), else y: a NaN in x gives y, on every CPU.
 maximum = _binary(f32x16, _select(">"))
 minimum = _binary(f32x16, _select("<"))
 maximum_u8 = _binary(i32x16, _select_u8)  # of each of the 64 bytes

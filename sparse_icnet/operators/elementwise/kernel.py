@@ -1,4 +1,4 @@
-"""Work without multiplication tables: sums of two maps, requantization, spreading of small maps, shifted copies."""
+"""Kernels without weights: sums of two maps, requantization, spreading of small maps, shifted copies."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def combine(step, task, scratch):
 
 @jit
 def shift(step, task, scratch):
-    """One task: the shifted copies of one group: copy[y][x] = plane[y][x + d], the stored zero outside; and padding."""
+    """One task: the shifted copies of one group (codes) or channel (real values), and its padding.
+
+    copy[y][x] = plane[y][x + d], the zero of the record outside.
+    """
     base = step.address + task * step.stride
     if step.padding.entries:
         pad(step.padding, 0, base)

@@ -1,4 +1,4 @@
-"""What the kernels without multiplication tables read: sums of two maps, shifted copies, spreading of small maps."""
+"""What the kernels without weights read: sums of two maps, shifted copies, spreading of small maps."""
 
 from __future__ import annotations
 

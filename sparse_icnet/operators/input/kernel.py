@@ -69,7 +69,7 @@ def quantize_image(step, task, scratch):
     for y in range(task, height, ky):
         row = image + y * width * 3
         for first in range(0, width, BLOCK):
-            # The next row of this task lies too far behind this one for the CPU to foresee.
+            # The next row of this task lies too far behind this one for the CPU to prefetch it by itself.
             ahead = row + 3 * (ky * width + first)
             prefetch(ahead)
             prefetch(ahead + 64)
