@@ -75,6 +75,8 @@ class Epilogue:
         whole = (quantizer.zero_point, quantizer.levels) == (quantizer.low, 256)
         assert self.saturates == (saturates and whole)
         self.first = _table(self.session.plan, int(epilogue["initial"])).view(np.int32)[:CHANNELS]
+        # Where the sums of codes with zero point 0 begin: not at 0 where the CPU multiplies codes less 128.
+        self.begin = self.first.astype(np.int64)
         self.multiplier, self.bias = (
             _table(self.session.plan, int(epilogue[part])).view(np.float32)[:CHANNELS]
             for part in ("multiplier", "bias")
@@ -91,7 +93,8 @@ class Epilogue:
         self, first: NDArray[np.int64], multiplier: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> tuple[int, str]:
         """How many codes differ for sums first[c] + 0..count - 1 of each channel c, and one of them in words."""
-        self.first[:], self.multiplier[:], self.bias[:] = first, multiplier, bias
+        self.first[:] = (first + self.begin).astype(np.int32)  # which wraps, as the sums do
+        self.multiplier[:], self.bias[:] = multiplier, bias
         self.session.class_map(self.blob)
         found = self.session.tensor(self.codes).reshape(CHANNELS, -1)
         sums = first[:, None] + self.index
