@@ -86,6 +86,7 @@ class LayerSpec:
 
     @property
     def padding(self) -> int:
+        """Zeros on each side, so that a convolution of stride 1 keeps the size."""
         return self.dilation * (self.kernel - 1) // 2
 
 
@@ -102,6 +103,7 @@ class BlockSpec:
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
+        """Reduce, 3x3, increase and, where there is one, the projection."""
         layers: tuple[LayerSpec, ...] = (
             LayerSpec(f"{self.name}/reduce", self.middle, self.inputs, 1, self.stride),
             LayerSpec(f"{self.name}/3x3", self.middle, self.middle, 3, 1, self.dilation),

@@ -37,7 +37,9 @@ class Choice:
 class Policy(Protocol):
     """Chooses the kernel of every convolution."""
 
-    def convolution(self, op: Convolution, geometry: Geometry) -> Choice: ...
+    def convolution(self, op: Convolution, geometry: Geometry) -> Choice:
+        """The kernel of `op`, one of `TARGET.kernels`, or `TARGET.filtering` where `geometry` has a tiling."""
+        ...
 
 
 class LeastTime:

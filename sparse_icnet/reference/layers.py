@@ -35,7 +35,11 @@ class LayerPeer(Protocol):
 
 
 class LayerRunner(Protocol):
-    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]: ...
+    """A graph as another runtime computes it."""
+
+    def run(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+        """Real values (C, H, W) of every input -> those of every output."""
+        ...
 
 
 def layer_by_layer(graph: Graph, blob: Blob, peer: LayerPeer) -> tuple[LayerDifference, ...]:

@@ -129,6 +129,7 @@ class Oracle:
         return isinstance(op, Argmax)
 
     def codes(self, name: str) -> NDArray[np.int16]:
+        """int16 (C, H, W): codes of a quantized tensor; TypeError for another."""
         if name not in self._codes:
             for op in self._unknown(name):
                 self._codes[op.name] = self._compute_codes(op)
@@ -178,6 +179,7 @@ class Oracle:
                 assert_never(op)
 
     def real(self, name: str, unit: float) -> NDArray[np.float32]:
+        """float32 (C, H, W): [x]_unit of a tensor, by (Q2) of a quantized one; TypeError for a class map."""
         op = self.graph[name]
         quantizer = self.graph.quantizer(name)
         if quantizer is not None:

@@ -44,10 +44,12 @@ class BlockOrder:
 
     @property
     def couples(self) -> int:
+        """Number of entries that are couples."""
         return int(np.count_nonzero(self.coupled))
 
     @property
     def singles(self) -> int:
+        """Number of entries that are single blocks."""
         return len(self.blocks) - self.couples
 
 

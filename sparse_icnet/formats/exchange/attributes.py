@@ -194,6 +194,8 @@ class ReshapeAttributes(Attributes):
 
 @dataclass(frozen=True, slots=True)
 class ShapeOfAttributes(Attributes):
+    """The part start:end of the shape; end None: all of the rest."""
+
     start: int = 0
     end: int | None = None
 

@@ -135,6 +135,7 @@ class Builder:
         return name
 
     def tensor(self, op: Op, shape: Shape, axes: str | None = None, codes: Quantizer | None = None) -> Tensor:
+        """The result of `op`, which is emitted; (1, channels, height, width) in the file for no `axes`."""
         return Tensor(self.emit(op), shape, planar(shape) if axes is None else axes, codes=codes)
 
     def operand(self, tensor: Tensor) -> str:

@@ -103,6 +103,7 @@ def serialize(
 
 
 def import_onnx() -> Any:
+    """The package onnx, or an ImportError that says how to get it."""
     try:
         import onnx
         import onnx.numpy_helper

@@ -63,6 +63,7 @@ class Document:
         return value
 
     def constant(self, name: str, array: NDArray[Any]) -> Value:
+        """The value of a Const layer; equal arrays share one, whatever their names."""
         content = array.tobytes()
         element = ELEMENT_TYPES[array.dtype.name]
         key = (element, array.shape, content)
@@ -108,4 +109,5 @@ def _port(
 
 
 def numbers(values: Sequence[int]) -> str:
+    """As attributes state them: "1, 2"."""
     return ", ".join(map(str, values))

@@ -184,6 +184,7 @@ def scaled(node: LayerNode, source: Key | None, scale: NDArray[Any], shift: NDAr
 
 
 def eltwise(node: LayerNode) -> None:
+    """Two or more inputs, added, multiplied and so on from the left."""
     operation = node.data.text("operation", "sum").lower()
     coefficients = node.data.values.get("coeff", "")
     if operation not in ELTWISE or any(
@@ -201,6 +202,7 @@ def eltwise(node: LayerNode) -> None:
 
 
 def pooling(node: LayerNode) -> None:
+    """Pooling by `pool-method`, max or avg."""
     method = node.data.text("pool-method", "max").lower()
     if method not in ("max", "avg"):
         raise FormatError(f"{node.where}: pool-method must be max or avg, found {method!r}")
@@ -210,6 +212,7 @@ def pooling(node: LayerNode) -> None:
 
 
 def resample(node: LayerNode, shape: tuple[int, ...]) -> None:
+    """Nearest resize to the output `shape` that the file states."""
     method = node.data.text("type", "caffe.ResampleParameter.NEAREST")
     if method != "caffe.ResampleParameter.NEAREST" or node.data.boolean("antialias", False):
         raise FormatError(f"{node.where}: expected Resample of type NEAREST, found {method[:60]!r}")

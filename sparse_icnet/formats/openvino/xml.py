@@ -28,6 +28,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", r
 
 @dataclass(slots=True)
 class Element:
+    """One XML element; `text` is kept of <dim> alone."""
+
     tag: str
     attributes: dict[str, str]
     children: list[Element] = field(default_factory=list)
@@ -99,10 +101,12 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Port:
+    """One port of a layer: its number, type as the file states it, shape, and names of the tensor."""
+
     id: int
     precision: str
     dims: tuple[int, ...]
-    names: tuple[str, ...]  # of the tensor
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Network:
+    """The IR version, the layers in the order of the file, and <pre-process> of version 7."""
+
     version: int
     layers: tuple[Layer, ...]
     preprocess: Element | None

@@ -131,6 +131,7 @@ class Access:
 
     @property
     def tasks(self) -> int:
+        """Number of tasks of the step."""
         return self.positive("tasks", self._step.tasks)
 
     def fail(self, what: str) -> ProofError:
@@ -138,6 +139,7 @@ class Access:
         return ProofError(f"operation {self._step.name!r} ({kernel_name(self._step.kind)}): {what}")
 
     def positive(self, what: str, value: int) -> int:
+        """`value`, if it lies within 1..MOST - 1, else ProofError."""
         if not 1 <= value < MOST:
             raise self.fail(f"expected 1 to {MOST - 1} {what}, found {value}")
         return value
@@ -147,6 +149,7 @@ class Access:
         return self.positive(what, self[field])
 
     def require(self, condition: bool, what: str) -> None:
+        """ProofError with the text `what` unless `condition` holds."""
         if not condition:
             raise self.fail(what)
 
