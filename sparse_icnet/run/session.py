@@ -18,6 +18,7 @@ from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
 from sparse_icnet.plan.encode import step_rows
 from sparse_icnet.plan.program import End, Plan, Start, Step
+from sparse_icnet.plan.proof.ends import prove_axis
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.run.arrays import aligned_empty, nearest
 from sparse_icnet.run.crew import Crew
@@ -245,9 +246,13 @@ class Session:
         return out
 
     def _stretch(self, size: Size) -> Stretch:
-        upsampling = self.plan.upsampling
+        """The tables for a picture of `size`, proven as those of the plan are."""
+        upsampling, grid = self.plan.upsampling, self.plan.logits_shape[1:]
         align_corners = upsampling is not None and upsampling.align_corners
-        return Stretch.of(self.plan.logits_shape[1:], size, align_corners)
+        stretch = Stretch.of(grid, size, align_corners)
+        for points, length, axis in zip(grid, size, (stretch.rows, stretch.columns), strict=True):
+            prove_axis(points, length, axis.starts, axis.weights)
+        return stretch
 
     def _logits(self, start: Start, source: NDArray[Any]) -> NDArray[np.float32]:
         out = np.empty(self.plan.logits_shape, np.float32)

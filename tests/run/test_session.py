@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from networks import random_blob as random_network_blob
 
 from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Argmax, Graph, Resize
+from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.plan import plan_for
+from sparse_icnet.plan.proof import ProofError
 from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.run.session import Session, default_threads
 
@@ -366,6 +369,17 @@ def test_a_refused_call_leaves_the_session_usable(session, graph):
     np.testing.assert_array_equal(
         bits(session.probabilities(random_blob(graph.input.shape, 3))), bits(expected(graph, 3))
     )
+
+
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+def test_tables_that_come_with_a_call_are_proven(session, graph, monkeypatch, axis):
+    good, size = Stretch.of(session.plan.logits_shape[1:], (50, 70)), (50, 70)
+    table = getattr(good, axis)
+    wrong = replace(good, **{axis: replace(table, starts=table.starts + 1)})
+    monkeypatch.setattr(Stretch, "of", lambda *_: wrong)
+    monkeypatch.setattr(Session, "_run", lambda *_: None)  # what would leave its memory
+    with pytest.raises(ProofError, match="do not belong to them"):
+        session.smooth_class_map(random_blob(graph.input.shape, 1), size)
 
 
 # --- what a session tells ------------------------------------------------------------------------------------

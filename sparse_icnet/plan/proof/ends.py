@@ -75,8 +75,8 @@ def upsample(a: Access) -> None:
 def smooth_classes(a: Access) -> None:
     """Task: the pixels of one row of cells.
 
-    The tables of the pixels along each axis, and with them the result, may come with a call.  They are not looked at here:
-    that they have the form of `prove_axis` is for `Axis.of`, which makes them.
+    The tables of the pixels along each axis, and with them the result, may come with a call: then the session proves them
+    by `prove_axis` before it runs.
     """
     points = a.inside("points")
     channels, count = points.count("channels", "channels"), _grid(points)
