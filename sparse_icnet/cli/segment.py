@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,10 @@ def _cluster(address: str) -> Iterator[Executor]:
     with client:
         try:
             yield client.get_executor(retries=3)
+        except KeyboardInterrupt:
+            # Of the answers that nobody waits for any more Dask says much, up to the end of this process.
+            logging.disable(logging.CRITICAL)
+            raise
         except BrokenExecutor as error:
             raise ValueError(
                 f"--scheduler {address}: {error}; what is done is recorded, --skip-existing goes on from there"

@@ -179,10 +179,10 @@ def _linked(found: _Object, places: dict[int, int], ends: tuple[int, int, int], 
         for index in np.flatnonzero(found.symbols["section"] != _UNDEFINED).tolist()
         if found.name(index) == entry
     ]
-    if (
-        len(functions) != 1
-        or not found.sections[int(found.symbols[functions[0]]["section"])]["flags"] & _FLAG_CODE
-    ):
+    if len(functions) != 1:
+        raise UnknownObjectError(f"no function {entry}, or several")
+    section = found.sections[int(found.symbols[functions[0]]["section"])]
+    if not int(section["flags"]) & _FLAG_CODE:  # NumPy 1 has no integer for uint64 & int
         raise UnknownObjectError(f"no function {entry}")
     for index, part in parts.items():
         pages.write(places[index], bytes(part))

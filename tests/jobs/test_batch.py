@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,9 +11,11 @@ import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from networks import random_picture
@@ -20,6 +23,7 @@ from PIL import Image
 
 from sparse_icnet import cli, video
 from sparse_icnet.batch import Summary, segment_files
+from sparse_icnet.cli import segment as segment_command
 from sparse_icnet.files import remove_temporary
 from sparse_icnet.jobs import films, tasks
 from sparse_icnet.run import machine_code
@@ -328,6 +332,25 @@ def test_command_line_with_a_scheduler(capsys, expected, tiny_file, files, tmp_p
         assert cli.main(command(*arguments, tiny_file=tiny_file)) == 2
     assert results_in(tmp_path / "out") == expected
     assert "broken.png" in capsys.readouterr().err
+
+
+def test_dask_says_nothing_of_an_interruption(monkeypatch):
+    """Its client logs, with tracebacks, each answer that nobody waits for any more."""
+
+    class Client(nullcontext):
+        def __init__(self, address, set_as_default):
+            super().__init__()
+
+        def get_executor(self, retries):
+            return None
+
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Client))
+    try:
+        with pytest.raises(KeyboardInterrupt), segment_command._cluster("tcp://here:1"):
+            raise KeyboardInterrupt
+        assert not logging.getLogger("distributed.client").isEnabledFor(logging.CRITICAL)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_command_line_shards(capsys, expected, tiny_file, files, tmp_path):
