@@ -24,7 +24,7 @@ MAX_LIST = 1 << 28  # bytes of a list of paths
 
 
 def model_of(arguments: argparse.Namespace) -> Model:
-    """The model that --model (or MODEL), its reading, --size, --threads and --classes ask for."""
+    """The model that --model (or MODEL), --output, --bgr, --size, --threads and --classes ask for."""
     file = getattr(arguments, "classes", None)
     names = None if file is None else read_class_names(file)
     try:

@@ -50,7 +50,7 @@ class Report:
 
     @property
     def filled_macs(self) -> int:
-        """`dense_macs` with input and output channels filled up to fours, as blocks and tiles hold them."""
+        """`dense_macs` with input and output channels filled up to fours, as blocks and tiles of int8 hold them."""
         outputs, inputs = self.shape[:2]
         filled = (outputs + -outputs % 4) * (inputs + -inputs % 4)
         return self.dense_macs * filled // (outputs * inputs)

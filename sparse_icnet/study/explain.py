@@ -59,7 +59,8 @@ class InEngine:
     """The step of the engine that computes a layer.
 
     step        its name; function: the kernel that a thread calls
-    kernel      of a convolution: micro-kernel or filtering, and why; candidates: what it was chosen from, best first
+    kernel      of a convolution: micro-kernel, filtering or float32; reason: why; candidates: what it was chosen from, best
+                first
     macs        multiply-accumulates executed, dense_macs: of all weights; 0 of no convolution
     shape       (C, H, W) of what is computed, behind the rewrites
     source      file:line of the kernel and its loop
