@@ -31,8 +31,8 @@ def load(
     threads  of one inference; None: one for each core this process may use
     class_names  one for each class; None: as the file says, else those of CamVid for 12 classes, else "class 0" ...
     output   name of the output to compute, of a file with several, such as a network with auxiliary heads
-    bgr      whether the file expects pictures as blue, green, red, as OpenCV reads them: no file says so.  Pictures stay
-             RGB for `segment` and `predict`; `net(blob)` keeps the order of the file
+    bgr      whether the file expects pictures as blue, green, red, as OpenCV reads them: only an .npz can say so by itself.
+             Pictures stay RGB for `segment` and `predict`; `net(blob)` keeps the order of the file
 
     Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
     FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
