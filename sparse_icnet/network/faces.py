@@ -106,7 +106,7 @@ def _check(dtype: str, types: tuple[str, ...], axes: str) -> None:
         or any(axes.count(axis) > 1 for axis in "NCHW")
         or "N" in axes[1:]
     ):
-        raise ValueError(f"axes: expected N first, then each of C, H, W once, and 1, found {axes!r:.40}")
+        raise ValueError(f"axes: expected N first, then C, H, W at most once each, and 1, found {axes!r:.40}")
 
 
 def arranged(values: NDArray[Any], axes: str) -> NDArray[Any]:

@@ -71,7 +71,7 @@ class _Selection:
         self.consumers = graph.consumers()
         sizes = [graph.shape(op.name)[1:] for op in graph.layers]
         if not sizes:
-            raise PlanError("the graph has no convolution: it is not an ICNet")
+            raise PlanError("the network has no convolution, expected at least one")
         self.largest = largest_values(graph)
         check_magnitudes(graph, self.largest)
         self.grid = Grid.for_size(min(h for h, _ in sizes), min(w for _, w in sizes))

@@ -48,7 +48,7 @@ def read(path: Path) -> Model:
     """The layers of the IR as nodes of the table."""
     network = read_network(path)
     if network.version not in (6, 7, 10, 11):
-        raise FormatError(f"{path}: expected IR version 7, 10 or 11, found {network.version}")
+        raise FormatError(f"{path}: expected IR version 6, 7, 10 or 11, found {network.version}")
     constants = _Constants(path)
     if network.version < 10:
         return read_v7.translate(path, network, constants.array)
