@@ -65,7 +65,8 @@ def compiled(file: str) -> bool:
     return (
         file.startswith("simd/")
         or name.endswith("kernel.py")
-        or name in ("transforms.py", "epilogue.py", "loop.py", "traced_loop.py")
+        or name
+        in ("transforms.py", "epilogue.py", "loop.py", "traced_loop.py", "rare_loop.py", "dispatch.py")
     )
 
 

@@ -8,6 +8,7 @@ import time
 from sparse_icnet.cli.terminal import say
 from sparse_icnet.private_files import cache_folders, keeper
 from sparse_icnet.run import machine_code
+from sparse_icnet.run.tracing import RUN_TRACED
 
 DONE = 0
 
@@ -28,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
         say("compiling the kernels for this CPU: 15 to 60 s ...")
     start = time.perf_counter()
     kept = machine_code.warm_up()
+    for entry in (machine_code.RARE, RUN_TRACED):  # models with rare operations, `profile` and --trace
+        machine_code.function_of(entry)
     seconds = time.perf_counter() - start
     if kept is None:  # not any more: a disk that became full
         raise _nowhere()

@@ -2,7 +2,8 @@
 and tables as the kernel reads them), `kernel` (the loop, which alone needs Numba, with what it calls).
 
 KERNELS is every kernel there is: the record that it reads, and where it is.  Its place in the table is the number by which
-the compiled code knows it.  Does not import Numba.
+the compiled code knows it.  RARE_KERNELS are compiled by themselves, when a plan first needs one of them.
+Does not import Numba.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sparse_icnet.operators.pooling.params import (
 )
 from sparse_icnet.operators.winograd.params import Elements, WinogradParams
 
-KERNELS: dict[type, str] = {
+COMMON_KERNELS: dict[type, str] = {
     ConvolutionParams: "convolution.kernel:convolution",
     WinogradParams: "winograd.kernel:winograd",
     Elements: "winograd.kernel:winograd_input",
@@ -36,9 +37,11 @@ KERNELS: dict[type, str] = {
     ArgmaxParams: "output.kernel:argmax",
     UpsampleParams: "output.kernel:upsample",
     LogitsParams: "output.kernel:logits",
+    SmoothClassesParams: "interpolation.kernel:smooth_classes",
+}
+RARE_KERNELS: dict[type, str] = {
     AveragePoolParams: "pooling.kernel:average_pool",
     ExpandParams: "elementwise.kernel:expand",
-    SmoothClassesParams: "interpolation.kernel:smooth_classes",
     BilinearSoftmaxParams: "interpolation.bilinear_kernel:bilinear_softmax",
     FloatConvolutionParams: "float_convolution.kernel:float_convolution",
     RealMaxPoolParams: "pooling.real_kernel:real_max_pool",
@@ -46,11 +49,17 @@ KERNELS: dict[type, str] = {
     RealImageParams: "input.real_kernel:real_image",
     RealBlobParams: "input.real_kernel:real_blob",
 }
+KERNELS = COMMON_KERNELS | RARE_KERNELS
 
 
 def kernel_number(record: type) -> int:
     """The number of the kernel that reads `record`."""
     return list(KERNELS).index(record)
+
+
+def is_rare(record: type) -> bool:
+    """Whether the kernel that reads `record` is one of RARE_KERNELS."""
+    return record in RARE_KERNELS
 
 
 def kernel_name(record: type) -> str:

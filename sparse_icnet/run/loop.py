@@ -9,16 +9,14 @@ then a thread spins briefly and then yields the processor, so that busy cores co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
-
-from sparse_icnet.operators import KERNELS
+from sparse_icnet.operators import COMMON_KERNELS
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import dtype_of
 from sparse_icnet.operators.step import StepRow
 from sparse_icnet.run import control as c
 from sparse_icnet.run.control import BUSY, DONE, SYNC_BYTES
+from sparse_icnet.run.dispatch import dispatch
+from sparse_icnet.simd.calls import call_rare
 from sparse_icnet.simd.environment import restore_environment, standard_environment
 from sparse_icnet.simd.jit import jit
 from sparse_icnet.simd.record import at
@@ -34,55 +32,38 @@ from sparse_icnet.simd.scalars import (
 
 ROW_BYTES = dtype_of(StepRow).itemsize
 SPINS = 2000  # looks of a waiting thread before it yields the processor at each
+COMMON = len(COMMON_KERNELS)  # kernels of higher numbers are in an object of their own
 
 # Byte offsets of the words of a control block
 _STATE, _TURN, _SLOTS, _ANNOUNCED, _OPENED, _STEPS, _FIRST, _LAST = (
     8 * word for word in (c.STATE, c.TURN, c.SLOTS, c.ANNOUNCED, c.OPENED, c.STEPS, c.FIRST, c.LAST)
 )
-_THREADS, _SCRATCH, _SCRATCH_BYTES, _PATIENCE, _SYNC = (
-    8 * word for word in (c.THREADS, c.SCRATCH, c.SCRATCH_BYTES, c.PATIENCE, c.SYNC)
+_THREADS, _SCRATCH, _SCRATCH_BYTES, _PATIENCE, _RARE, _SYNC = (
+    8 * word for word in (c.THREADS, c.SCRATCH, c.SCRATCH_BYTES, c.PATIENCE, c.RARE, c.SYNC)
 )
 
 _as_row = at(StepRow)
 
 
-def _dispatch(kernels: Sequence[tuple[type, str]], number: int = 0) -> Any:
-    """f(kernel, params, task, scratch): one task of the kernel of that number, `kernels` being those from `number` on."""
-    (record, place), *others = kernels
-    module, _, name = place.partition(":")
-    as_record, run_kernel = at(record), getattr(import_module(f"sparse_icnet.operators.{module}"), name)
-    if not others:
-
-        @jit
-        def last(kernel, params, task, scratch):
-            run_kernel(as_record(params), task, scratch)
-
-        return last
-
-    run_other = _dispatch(others, number + 1)
-
-    @jit
-    def one(kernel, params, task, scratch):
-        if kernel == number:
-            run_kernel(as_record(params), task, scratch)
-        else:
-            run_other(kernel, params, task, scratch)
-
-    return one
-
-
-_task = _dispatch(list(KERNELS.items()))
+_task = dispatch(COMMON_KERNELS)
 
 
 @jit
-def _take(step, counter, scratch):
-    """Take some of the tasks that are left of a step and run them; how many: 0 when there were none."""
+def _take(step, counter, scratch, rare):
+    """Take some of the tasks that are left of a step and run them; how many: 0 when there were none.
+
+    rare  address of `sparse_icnet.run.rare_loop.run_rare`
+    """
     row = _as_row(step)
     kernel, params, tasks, grain = row.kernel, row.params, row.tasks, row.grain
     if atomic_load(counter) >= tasks:
         return 0
     begin = atomic_add(counter, grain)
     end = min(begin + grain, tasks)
+    if kernel >= COMMON:
+        for task in range(begin, end):
+            call_rare(rare, kernel, params, task, scratch)
+        return max(end - begin, 0)
     for task in range(begin, end):
         _task(kernel, params, task, scratch)
     return max(end - begin, 0)
@@ -144,11 +125,12 @@ def _run_steps(control, slot):
     steps = get_i64(control + _STEPS)
     threads = get_i64(control + _THREADS)
     scratch = get_i64(control + _SCRATCH) + get_i64(control + _SCRATCH_BYTES) * slot
+    rare = get_i64(control + _RARE)
     for index in range(get_i64(control + _FIRST), get_i64(control + _LAST)):
         step, counter = steps + ROW_BYTES * index, control + _SYNC + SYNC_BYTES * index
         mine = 0
         while True:
-            done = _take(step, counter, scratch)
+            done = _take(step, counter, scratch, rare)
             if not done:
                 break
             mine += done

@@ -36,7 +36,7 @@ from sparse_icnet.target import TARGET, target_cpu
 _MAGIC = b"sparse-icnet machine code 1\n"
 # Within the package.  Not found by imports: those of Numba would take longer than all else.
 _SOURCES = (
-    *(f"run/{name}.py" for name in ("control", "loop", "machine_code")),
+    *(f"run/{name}.py" for name in ("control", "dispatch", "loop", "machine_code")),
     "operators/__init__.py",
     *(f"operators/{name}.py" for name in ("epilogue", "params", "record", "step")),
     *(f"operators/*/{name}.py" for name in ("params", "*kernel", "transforms")),
@@ -72,6 +72,7 @@ class Entry:
 
 
 RUN = Entry("run.loop", "run")
+RARE = Entry("run.rare_loop", "run_rare", ("run/rare_loop.py",))
 
 
 def is_cached() -> bool:
@@ -116,10 +117,10 @@ def function_of(entry: Entry) -> Callable[..., int]:
     return _loaded[entry]
 
 
-def recompiled() -> tuple[bytes, str]:
-    """(object code of `run`, its assembly), compiled anew; in a process that has compiled nothing else always the same."""
+def recompiled(entry: Entry) -> tuple[bytes, str]:
+    """(object code, its assembly), compiled anew; in a process that has compiled nothing else always the same."""
     texts: list[str] = []
-    return _compile(RUN, texts.append).partition(b"\0")[2], texts[0]
+    return _compile(entry, texts.append).partition(b"\0")[2], texts[0]
 
 
 def _machine_code(entry: Entry = RUN) -> bytes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network.bilinear import bilinear
 from sparse_icnet.network.graph import Graph, Size
+from sparse_icnet.operators import is_rare
 from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
@@ -22,7 +23,7 @@ from sparse_icnet.plan.proof.ends import prove_axis
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.run.arrays import aligned_empty, nearest
 from sparse_icnet.run.crew import Crew
-from sparse_icnet.run.machine_code import run_function
+from sparse_icnet.run.machine_code import RARE, function_of, run_function
 from sparse_icnet.run.tracing import Recorder, Recording, StepTime, step_times
 
 
@@ -66,8 +67,10 @@ class Session:
         scratch = plan.placement.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
         longest = max(map(len, self._rows.values()))
         # A forked process has none of the workers, and maybe an inference half done in its memory.
-        self._crew = PerProcess(partial(Crew, run_function(), self.threads, longest, scratch))
-        self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch))
+        rare = any(is_rare(step.kind) for steps in self._programs.values() for step in steps)
+        where = function_of(RARE).address if rare else 0  # type: ignore[attr-defined]
+        self._crew = PerProcess(partial(Crew, run_function(), self.threads, longest, scratch, where))
+        self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch, where))
 
     def __repr__(self) -> str:
         return f"Session({self.plan!r})"
@@ -312,8 +315,10 @@ class _Call:
     holds: tuple[Any, ...]
 
 
-def _recorder(crew: PerProcess[Crew], threads: int, steps: int, scratch: NDArray[np.uint8]) -> Recorder:
-    return Recorder(crew.get(), threads, steps, scratch)
+def _recorder(
+    crew: PerProcess[Crew], threads: int, steps: int, scratch: NDArray[np.uint8], rare: int
+) -> Recorder:
+    return Recorder(crew.get(), threads, steps, scratch, rare)
 
 
 def _address(array: NDArray[Any]) -> int:

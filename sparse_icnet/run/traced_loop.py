@@ -15,6 +15,7 @@ from sparse_icnet.run import control as c
 from sparse_icnet.run.control import BUSY, DONE, SYNC_BYTES
 from sparse_icnet.run.loop import ROW_BYTES, SPINS, _enter_as_caller, _enter_as_helper, _leave_as_caller
 from sparse_icnet.run.trace_record import DESK_BYTES, EVENT_BYTES, ROW, VISIT_BYTES, TraceParams
+from sparse_icnet.simd.calls import call_as_helper
 from sparse_icnet.simd.jit import jit
 from sparse_icnet.simd.record import at
 from sparse_icnet.simd.scalars import (
@@ -25,7 +26,7 @@ from sparse_icnet.simd.scalars import (
     put_i64,
     yield_processor,
 )
-from sparse_icnet.simd.tracing import call_as_helper, clock
+from sparse_icnet.simd.tracing import clock
 
 _STATE, _TURN, _STEPS, _FIRST, _LAST, _THREADS, _SYNC = (
     8 * word for word in (c.STATE, c.TURN, c.STEPS, c.FIRST, c.LAST, c.THREADS, c.SYNC)

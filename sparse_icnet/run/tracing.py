@@ -119,9 +119,10 @@ class Recorder:
 
     crew     that of the session
     threads  that take part; steps: of the longest program; scratch: memory of all threads, (threads, bytes)
+    rare     as for `Crew`
     """
 
-    def __init__(self, crew: Crew, threads: int, steps: int, scratch: NDArray[np.uint8]) -> None:
+    def __init__(self, crew: Crew, threads: int, steps: int, scratch: NDArray[np.uint8], rare: int) -> None:
         self.threads = threads
         self._session_crew = crew
         self._run = run_function().address  # type: ignore[attr-defined]
@@ -135,6 +136,7 @@ class Recorder:
             words[c.STATE], words[c.THREADS] = 1, 2
             words[c.STEPS], words[c.FIRST], words[c.LAST] = desk[ROW:].ctypes.data, 0, 1
             words[c.SCRATCH], words[c.SCRATCH_BYTES] = own_scratch.ctypes.data, 0
+            words[c.RARE] = rare
 
     def record(self, steps: Sequence[Step], rows: NDArray[np.void], each_task: bool) -> Recording:
         """Run the `rows` of `steps`, whose records the caller holds.

@@ -1,4 +1,4 @@
-"""What `sparse_icnet.run.traced_loop` needs beside: the time, and a call of a function that was compiled by itself."""
+"""What `sparse_icnet.run.traced_loop` needs beside: the time."""
 
 from __future__ import annotations
 
@@ -36,21 +36,3 @@ def clock(typing):
         return builder.add(builder.mul(seconds, ir.Constant(llvm.I64, 10**9)), nanoseconds)
 
     return types.int64(), emit
-
-
-@intrinsic
-def call_as_helper(typing, function, control):
-    """Call `sparse_icnet.run.loop.run`, which begins at the address `function`, as a helper of `control`."""
-
-    def emit(context, builder, signature, arguments):
-        result = cgutils.alloca_once(builder, llvm.I64)
-        exception = cgutils.alloca_once(builder, cgutils.voidptr_t)
-        zeros = [ir.Constant(llvm.I64, 0)] * 4
-        # Numba's calling convention: status = f(&result, &exception, arguments...).
-        pointers = [result.type, exception.type]
-        kind = ir.FunctionType(llvm.I32, [*pointers, *[llvm.I64] * 5])
-        place = builder.inttoptr(arguments[0], ir.PointerType(kind))
-        builder.call(place, [result, exception, arguments[1], *zeros])
-        return builder.load(result)
-
-    return types.int64(types.int64, types.int64), emit

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_icnet.operators import KERNELS
+from sparse_icnet.operators import KERNELS, RARE_KERNELS
 from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.winograd.params import WinogradParams
 from sparse_icnet.run import machine_code
@@ -100,7 +100,7 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
 
     Raises LookupError where no loop of that kernel is found, MachineCodeError as `listed`.
     """
-    listing = listing or listed()
+    listing = listing or listed(record in RARE_KERNELS)
     functions = dict(_functions_of(record, kernel, listing))
     expected, wide = _expected(record, kernel, vectors)
     couple = "couple of blocks" if TARGET.couples else "stored block"
@@ -126,13 +126,16 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
     return max(loops, key=fits)
 
 
-def listed() -> Listing:
+def listed(rare: bool = False) -> Listing:
     """The machine code of this process, disassembled.
+
+    rare  that of RARE_KERNELS, which is an object of its own
 
     Raises MachineCodeError where the disassembler fails, or none is there and the compiler does not make the same object
     again.
     """
-    code: bytes = machine_code.run_function().code  # type: ignore[attr-defined]
+    entry = machine_code.RARE if rare else machine_code.RUN
+    code: bytes = machine_code.function_of(entry).code  # type: ignore[attr-defined]
     tool = next(filter(None, map(shutil.which, DISASSEMBLERS)), None)
     if tool is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +145,7 @@ def listed() -> Listing:
         return Listing(f"{Path(tool).name}, of the object that is loaded", _from_objdump(done))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "kernels"
-        _ran([sys.executable, "-m", "sparse_icnet.study.machine", str(place)])
+        _ran([sys.executable, "-m", "sparse_icnet.study.machine", str(place), *(["rare"] if rare else [])])
         same = place.with_suffix(".o").read_bytes() == code
         text = place.with_suffix(".s").read_text("utf-8")
     if not same:
@@ -334,7 +337,7 @@ def _does(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":  # in a process that compiles nothing else: see `listed`
-    _object, _assembly = machine_code.recompiled()
+    _object, _assembly = machine_code.recompiled(machine_code.RARE if sys.argv[2:] else machine_code.RUN)
     _place = Path(sys.argv[1])
     _place.with_suffix(".o").write_bytes(_object)
     _place.with_suffix(".s").write_text(_assembly, "utf-8")

@@ -216,7 +216,7 @@ def test_settings_and_cpu_decide_the_key(monkeypatch):
     assert machine_code._key() in keys
 
 
-@pytest.mark.parametrize("entry", [machine_code.RUN, RUN_TRACED])
+@pytest.mark.parametrize("entry", [machine_code.RUN, machine_code.RARE, RUN_TRACED])
 def test_the_key_covers_every_source_that_the_kernels_import(entry):
     """A change in any of them compiles anew; the faces of packages hold no code."""
     code = (
