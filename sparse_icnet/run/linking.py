@@ -200,3 +200,19 @@ def _of_process(name: str) -> int:
     except (AttributeError, ValueError) as error:
         raise UnknownObjectError(f"a function {name!r} of elsewhere") from error
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def link_by_llvm(code: bytes, name: str) -> tuple[Any, int]:
+    """(what keeps the machine code in memory, address of the function `name`) of any object file of this system."""
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = engine.get_function_address(name)
+    if not address:
+        raise RuntimeError(f"the machine code lacks its entry point {name}")
+    return engine, address

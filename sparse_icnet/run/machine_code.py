@@ -30,7 +30,7 @@ import llvmlite
 from sparse_icnet import private_files
 from sparse_icnet.host import host
 from sparse_icnet.private_files import cache_folders
-from sparse_icnet.run.linking import UnknownObjectError, link
+from sparse_icnet.run.linking import UnknownObjectError, link, link_by_llvm
 from sparse_icnet.target import TARGET, target_cpu
 
 _MAGIC = b"sparse-icnet machine code 1\n"
@@ -313,7 +313,7 @@ def _callable(machine_code: bytes) -> Callable[..., int]:
         engine, address = None, link(code, name.decode())
     except (UnknownObjectError, OSError) as error:
         _log.info("compiled kernels are linked by LLVM: %s", error)
-        engine, address = _linked_by_llvm(code, name.decode())
+        engine, address = link_by_llvm(code, name.decode())
     # Numba's calling convention: status = f(&result, &exception, arguments...).
     prototype = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_int64,) * _ARGUMENTS
@@ -333,19 +333,3 @@ def _callable(machine_code: bytes) -> Callable[..., int]:
     call.engine = engine  # type: ignore[attr-defined]  # the code lives as long as the function
     call.address = address  # type: ignore[attr-defined]
     return call
-
-
-def _linked_by_llvm(code: bytes, name: str) -> tuple[Any, int]:
-    """(what keeps the machine code in memory, address of the function `name`) of any object file of this system."""
-    from llvmlite import binding
-
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine()
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    address = engine.get_function_address(name)
-    if not address:
-        raise RuntimeError(f"the machine code lacks its entry point {name}")
-    return engine, address
