@@ -67,9 +67,10 @@ class Session:
         scratch = plan.placement.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
         longest = max(map(len, self._rows.values()))
         # A forked process has none of the workers, and maybe an inference half done in its memory.
+        call = run_function()
         rare = any(is_rare(step.kind) for steps in self._programs.values() for step in steps)
         where = function_of(RARE).address if rare else 0  # type: ignore[attr-defined]
-        self._crew = PerProcess(partial(Crew, run_function(), self.threads, longest, scratch, where))
+        self._crew = PerProcess(partial(Crew, call, self.threads, longest, scratch, where))
         self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch, where))
 
     def __repr__(self) -> str:

@@ -260,7 +260,9 @@ def test_threads_that_cannot_start_are_not_missed(monkeypatch, caplog):
 
 
 _NO_MEMORY = """
+import logging
 import resource
+logging.basicConfig()
 from test_crew import GRAPH, Session, crew_of, native_threads, plan_for, right
 session = Session(plan_for(GRAPH, 8))
 pages = int(open("/proc/self/statm").read().split()[0])
@@ -283,7 +285,7 @@ def test_too_little_memory_for_stacks():
         check=False,
     )
     assert done.stdout == "True True\n", done.stderr[-2000:]
-    assert "of 8 threads run: " in done.stderr  # what `logging` prints where nobody configured it
+    assert "of 8 threads run: " in done.stderr
 
 
 @pytest.mark.parametrize("threads", [16, 64])
