@@ -190,6 +190,7 @@ import numpy as np
 import pytest
 from engine import digest
 from sparse_icnet.formats import native
+from sparse_icnet.plan import plan_for
 from sparse_icnet.run.session import Session
 from sparse_icnet.target import TARGET
 from test_digest import DIGESTS, digests
