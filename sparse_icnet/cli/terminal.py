@@ -26,7 +26,7 @@ EVERY = 5.0  # seconds between lines of progress where there is no terminal
 def say(text: object = "") -> None:
     """One or more lines on standard output.  Raises OSError that names it (a full disk), BrokenPipeError."""
     try:
-        print(text)
+        print("\n".join(map(printable, str(text).split("\n"))))
     except OSError as error:
         raise _named(error) from error
 

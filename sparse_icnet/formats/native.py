@@ -282,9 +282,9 @@ class _Object:
         value = self.values[key]
         if not isinstance(value, str):
             raise FormatError(f"{self.where}: {key} must be a string, found {_shown(value)}")
-        if len(value) > MAX_NAME or not value.isprintable():  # no escapes of terminals, no lone surrogates
+        if len(value) > MAX_NAME or not (value.isascii() or _is_unicode(value)):
             raise FormatError(
-                f"{self.where}: {key} must be at most {MAX_NAME} printable characters, found {_shown(value)}"
+                f"{self.where}: {key} must be at most {MAX_NAME} characters of Unicode, found {_shown(value)}"
             )
         return value
 
@@ -330,6 +330,11 @@ def _number(value: Any, where: str) -> float:
     if type(value) is int and abs(value) < 1 << 63:
         return float(value)
     raise FormatError(f"{where}: expected a number, found {_shown(value)}")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no lone surrogate, which JSON can spell."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _shown(value: Any) -> str:

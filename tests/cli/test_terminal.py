@@ -68,6 +68,14 @@ def shown(monkeypatch, stream, quiet=False, total=50, seconds=1.0):
     return stream.getvalue()
 
 
+def test_names_cannot_steer_the_terminal(capsys):
+    terminal.say("a\x1b[2J\u202eb\nü c")
+    terminal.note("a\x1b[2J")
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b[2J\\u202eb\nü c\n"
+    assert err == "sparse-icnet: a\\x1b[2J\n"
+
+
 def test_a_line_every_few_seconds_where_there_is_no_terminal(monkeypatch):
     lines = shown(monkeypatch, io.StringIO()).splitlines()
     assert len(lines) == 10

@@ -422,6 +422,15 @@ def test_without_the_package_the_error_names_the_extra(tmp_path, monkeypatch):
         onnx_read.load(path)
 
 
+def test_a_type_that_is_no_text_is_refused(tmp_path):
+    """protobuf then gives bytes."""
+    data = changed(lambda p: None)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data.replace(b"\x22\x10DequantizeLinear", b"\x22\x10\xdfequantizeLinear"))
+    with pytest.raises(FormatError, match="type: expected a printable name"):
+        onnx_read.load(path)
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_random_bytes_give_a_graph_or_a_format_error(tmp_path, seed):

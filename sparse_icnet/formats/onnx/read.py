@@ -116,6 +116,7 @@ class _Reader:
         name = node.name or (node.output[0] if node.output else node.op_type)
         checked_name(name, f"{self.path}: node {position}")
         where = f"{self.path}: node {position} {name!r}"
+        checked_name(node.op_type, f"{where}: type")
         if len(node.input) > MAX_INPUTS or not 1 <= len(node.output) <= MAX_INPUTS:
             raise FormatError(f"{where}: expected at most {MAX_INPUTS} inputs and 1..{MAX_INPUTS} outputs")
         for output in node.output:

@@ -66,7 +66,7 @@ def save(
     Raises ValueError for another name, and what `serialize` raises.
     """
     path = Path(path)
-    if path.suffix != ".onnx":
+    if path.suffix.lower() != ".onnx":
         raise ValueError(f"{path}: an ONNX model must be written to a name ending in .onnx")
     content = serialize(graph, path.stem, inputs=inputs, outputs=outputs)
     with replacing(path) as temporary:

@@ -78,7 +78,7 @@ def save(
     form of weights, and a network input that is needed and not among `inputs`.
     """
     path = Path(xml_path)
-    if path.suffix != ".xml":
+    if path.suffix.lower() != ".xml":
         raise ValueError(f"{path}: an OpenVINO model must be written to a name ending in .xml")
     check_free(path)
     xml, constants = serialize(graph, path.stem, weights=weights, inputs=inputs, outputs=outputs)

@@ -15,7 +15,7 @@ from sparse_icnet.network.shapes import pool_windows
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Plain
 from sparse_icnet.operators.pooling.params import RealAveragePoolParams, RealMaxPoolParams
-from sparse_icnet.operators.storage import Block, Grid, PlanError, Storage, View
+from sparse_icnet.operators.storage import Block, Grid, SizeError, Storage, View
 from sparse_icnet.operators.taps import int32_table, taps_of
 
 
@@ -30,10 +30,10 @@ class RealMaxPoolStep(Plain):
 
     @classmethod
     def of(cls, op: MaxPool, source: View, target: View) -> RealMaxPoolStep:
-        """Raises PlanError if the kernel cannot compute it."""
+        """Raises SizeError if the kernel cannot compute it."""
         phases = target.phases
         if source.phases != (phases[0] * op.stride[0], phases[1] * op.stride[1]):
-            raise PlanError(f"max pool {op.name!r}: input must be stride {op.stride} times the output")
+            raise SizeError(f"max pool {op.name!r}: input must be stride {op.stride} times the output")
         return cls(op, source, target, taps_of(op, source, phases))
 
     @property
