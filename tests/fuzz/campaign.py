@@ -224,7 +224,8 @@ class _Process:
 
     def give(self, case: Case | Path, expected: str | None, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
-        self.connection.send((case, expected))
+        with contextlib.suppress(BrokenPipeError):  # it has crashed already: see `verdict`
+            self.connection.send((case, expected))
 
     def verdict(self) -> Verdict | None:
         with contextlib.suppress(EOFError, OSError):
