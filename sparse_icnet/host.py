@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import llvmlite
 
 from sparse_icnet import private_files
-from sparse_icnet.pages import EXECUTE, READ, Pages
+from sparse_icnet.pages import EXECUTE, READ, Pages, is_x86_64_linux
 
 # void cpuid(unsigned leaf, unsigned subleaf, unsigned out[4]), System V calling convention:
 # push rbx; mov r8, rdx; mov eax, edi; mov ecx, esi; cpuid; mov [r8], eax; mov [r8+4], ebx; mov [r8+8], ecx;
@@ -64,10 +64,9 @@ def host() -> Host:
             return kept
     found = _asked()
     body = json.dumps({"name": found.name, "features": found.features}).encode()
-    content = _MAGIC + hashlib.sha256(body).digest() + body
     for folder in private_files.cache_folders():
         with contextlib.suppress(OSError):
-            private_files.write(folder / name, content, folder == private_files.BESIDE_SOURCES)
+            private_files.write(folder / name, private_files.sealed(_MAGIC, body))
             break
     return found
 
@@ -80,9 +79,8 @@ def _asked() -> Host:
 
 def _parsed(content: bytes) -> Host | None:
     """What a file says; None if it is damaged."""
-    start = len(_MAGIC) + hashlib.sha256().digest_size
-    body = content[start:]
-    if content[:start] != _MAGIC + hashlib.sha256(body).digest():
+    body = private_files.unsealed(_MAGIC, content)
+    if body is None:
         return None
     values = json.loads(body)
     return Host(values["name"], values["features"])
@@ -90,7 +88,7 @@ def _parsed(content: bytes) -> Host | None:
 
 def _identity() -> bytes | None:
     """All that decides LLVM's answer; None where CPUID cannot be asked."""
-    if sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 1 << 32:
+    if not is_x86_64_linux():
         return None
     try:
         answers = _cpuid()

@@ -5,8 +5,15 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import platform
+import sys
 
 READ, WRITE, EXECUTE = 1, 2, 4  # PROT_READ, PROT_WRITE, PROT_EXEC: the same on all systems that have mprotect
+
+
+def is_x86_64_linux() -> bool:
+    """Whether this process runs 64-bit code of x86 under Linux: what `host` asks and `run/linking.py` links."""
+    return sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
 
 
 class Pages:

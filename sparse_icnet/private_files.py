@@ -9,6 +9,7 @@ user folders are closed to others by themselves, kind and size alone are checked
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import sys
@@ -63,13 +64,28 @@ def read(path: Path, limit: int) -> bytes:
     return content
 
 
-def write(path: Path, content: bytes, readable: bool = False) -> None:
+def sealed(magic: bytes, body: bytes) -> bytes:
+    """`body` behind `magic` and its digest, as `unsealed` takes it."""
+    return magic + hashlib.sha256(body).digest() + body
+
+
+def unsealed(magic: bytes, content: bytes) -> bytes | None:
+    """What `sealed` was given with this `magic`; None for anything else: another kind of file, or a damaged one."""
+    body = content[len(magic) + hashlib.sha256().digest_size :]
+    return body if content == sealed(magic, body) else None
+
+
+def write(path: Path, content: bytes, readable: bool | None = None) -> None:
     """Write a file whole or not at all; missing folders are made, what a killed process left of it removed.
 
-    readable  whether others may read it, as far as the umask says so; folders 0755 and file 0644 instead of 0700 and 0600
+    readable  whether others may read it, as far as the umask says so; folders 0755 and file 0644 instead of 0700 and 0600.
+              None: in BESIDE_SOURCES alone.  Whoever may read the sources may read what was made of them, and one
+              installation can serve all users
 
     Raises UntrustedError for a folder that others may write, another OSError where it cannot be written.
     """
+    if readable is None:
+        readable = path.parent == BESIDE_SOURCES
     for folder in [folder for folder in reversed(path.parents) if not folder.exists()]:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(0o755 if readable else 0o700)

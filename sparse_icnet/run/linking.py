@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import platform
 import struct
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.pages import EXECUTE, READ, WRITE, Pages
+from sparse_icnet.pages import EXECUTE, READ, WRITE, Pages, is_x86_64_linux
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _IDENTITY = b"\x7fELF\x02\x01\x01"  # 64 bits, little-endian, version 1
@@ -66,7 +64,7 @@ def link(content: bytes, entry: str) -> int:
 
     Raises UnknownObjectError for what this linker does not know, OSError where the system gives no such memory.
     """
-    if sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 1 << 32:
+    if not is_x86_64_linux():
         raise UnknownObjectError("an object for another system than x86-64 Linux")
     try:
         found = _parsed(content)

@@ -46,7 +46,6 @@ _SOURCES = (
     "network/arithmetic.py",
     "sparse/winograd.py",
 )
-_DIGEST_BYTES = hashlib.sha256().digest_size
 _MAX_BYTES = 1 << 24  # of a file
 _ARGUMENTS = 5
 _log = logging.getLogger("sparse_icnet")
@@ -217,20 +216,18 @@ def _read(path: Path, tell: Callable[..., None]) -> bytes | None:
     except OSError as error:
         tell("compiled kernels not loaded: %s", error)
         return None
-    body = content[len(_MAGIC) + _DIGEST_BYTES :]
-    if content[: len(_MAGIC) + _DIGEST_BYTES] != _MAGIC + hashlib.sha256(body).digest():
+    body = private_files.unsealed(_MAGIC, content)
+    if body is None:
         tell("compiled kernels not loaded: %s: damaged", path)
-        return None
-    tell("compiled kernels loaded from %s", path)
+    else:
+        tell("compiled kernels loaded from %s", path)
     return body
 
 
 def _write(path: Path, code: bytes) -> bool:
     """Whether the machine code could be kept there; a read-only folder is no error."""
-    # Whoever may read the sources may read what was made of them: one installation can serve all users.
-    readable = path.parent == private_files.BESIDE_SOURCES
     try:
-        private_files.write(path, _MAGIC + hashlib.sha256(code).digest() + code, readable)
+        private_files.write(path, private_files.sealed(_MAGIC, code))
     except OSError as error:
         _log.info("compiled kernels not kept: %s", error)
         return False

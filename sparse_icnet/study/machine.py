@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_icnet.operators import KERNELS, RARE_KERNELS
+from sparse_icnet.operators import KERNELS, is_rare
 from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.winograd.params import WinogradParams
 from sparse_icnet.run import machine_code
@@ -100,7 +100,7 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
 
     Raises LookupError where no loop of that kernel is found, MachineCodeError as `listed`.
     """
-    listing = listing or listed(record in RARE_KERNELS)
+    listing = listing or listed(is_rare(record))
     functions = dict(_functions_of(record, kernel, listing))
     expected, wide = _expected(record, kernel, vectors)
     couple = "couple of blocks" if TARGET.couples else "stored block"
