@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network.faces import InputFace
 from sparse_icnet.network.graph import Size
+from sparse_icnet.network.limits import MAX_SIDE
 
 MAX_THREADS = 256
-MAX_SIDE = 1 << 14
 
 
 def checked_size(size: Size) -> Size:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import check_json, model_of, ready
-from sparse_icnet.cli.terminal import Column, say, table_lines, width, write_json
+from sparse_icnet.cli.terminal import Column, say, table_lines, times, width, write_json
 from sparse_icnet.network.graph import Quantizer
 from sparse_icnet.study.check import Check
 from sparse_icnet.study.explain import Explanation, InEngine, InFile, explain
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 def lines(told: Explanation, room: int = ROOM, everything: bool = False) -> Iterator[str]:
     """The page; `everything`: all products of a value."""
     file = told.file
-    head = f"{told.layer}: {file.operation}, {_times(file.shape)} at {_times(told.size)}"
+    head = f"{told.layer}: {file.operation}, {times(file.shape)} at {times(told.size)}"
     yield from _paragraph("", head, room, 0, 0)
     yield ""
     if told.place is not None:
@@ -81,7 +81,7 @@ def lines(told: Explanation, room: int = ROOM, everything: bool = False) -> Iter
 
 
 def _in_file(layer: str, file: InFile, room: int) -> Iterator[str]:
-    inputs = ", ".join(f"{name} {_times(shape)}" for name, shape in file.inputs.items())
+    inputs = ", ".join(f"{name} {times(shape)}" for name, shape in file.inputs.items())
     yield from _paragraph(
         "in the file",
         f"operation {file.number}, {file.operation}" + (f" of {inputs}" if inputs else ""),
@@ -122,7 +122,7 @@ def _change(layer: str, step: Step) -> str:
 
 def _work(work: Work, other: Work) -> str:
     """What of a convolution differs from `other`."""
-    parts = [_times(work.output_shape)] * (work.output_shape != other.output_shape)
+    parts = [times(work.output_shape)] * (work.output_shape != other.output_shape)
     for name in ("stride", "dilation", "padding"):
         if getattr(work, name) != getattr(other, name):
             parts.append(f"{name} {getattr(work, name)[0]}")
@@ -132,7 +132,7 @@ def _work(work: Work, other: Work) -> str:
 def _forms(forms: LayerForms, room: int) -> Iterator[str]:
     columns = (Column("form"), Column("holds"), Column("bytes"))
     rows = [
-        ("dense, int8", f"{forms.weights:,} weights {_times(forms.shape)}", f"{forms.weights:,}"),
+        ("dense, int8", f"{forms.weights:,} weights {times(forms.shape)}", f"{forms.weights:,}"),
         (
             "CSR, in the file",
             f"{forms.nonzeros:,} weights, {_percent(forms.zeros)} zeros",
@@ -172,7 +172,7 @@ def _engine(engine: InEngine, room: int) -> Iterator[str]:
     fused = f", with {', '.join(engine.fused)}" if engine.fused else ""
     name = f"{engine.kernel}: " if engine.kernel else ""
     yield from _paragraph(
-        "kernel", f"{name}{engine.function} of step {engine.step}{fused}, {_times(engine.shape)}", room
+        "kernel", f"{name}{engine.function} of step {engine.step}{fused}, {times(engine.shape)}", room
     )
     if engine.macs:
         share = f"{engine.macs / engine.dense_macs:.2f} of the {engine.dense_macs:,} of all weights"
@@ -330,7 +330,3 @@ def _quantizer(quantizer: Quantizer) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _times(lengths: Sequence[int]) -> str:
-    return "x".join(map(str, lengths))

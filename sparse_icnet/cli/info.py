@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
 from sparse_icnet import bundled
 from sparse_icnet.cli.inputs import check_json, model_of
-from sparse_icnet.cli.terminal import Column, print_table, say, say_wrapped, write_json
+from sparse_icnet.cli.terminal import Column, print_table, say, say_wrapped, times, write_json
 from sparse_icnet.info import LayerInfo, ModelInfo
 
 COLUMNS = (
@@ -42,7 +41,7 @@ def _print(path: Path, info: ModelInfo) -> None:
     free = " (the file leaves the size free)" if info.size_is_free else ""
     say(f"{path} ({path.stat().st_size:,} bytes)")
     say_wrapped(
-        f"input {_times((3, *info.size))} RGB{free}, output {_times(info.output_shape)}: {info.output}",
+        f"input {times((3, *info.size))} RGB{free}, output {times(info.output_shape)}: {info.output}",
         f"the file takes {info.takes}, and gives {info.gives}",
         f"classes: {', '.join(info.class_names)}",
         f"{len(info.layers)} convolutions, {info.weights:,} weights, {100 * info.zeros:.2f} % "
@@ -79,15 +78,11 @@ def _row(layer: LayerInfo) -> tuple[str, ...]:
     dilation = f" d{layer.dilation[0]}" if layer.dilation != (1, 1) else ""
     return (
         layer.name,
-        _times(layer.weight_shape),
+        times(layer.weight_shape),
         f"s{layer.stride[0]}{dilation}",
-        _times(layer.output_shape),
+        times(layer.output_shape),
         *(f"{100 * share:.1f}" for share in (layer.zeros, layer.empty_1x4, layer.empty_4x4)),
         f"{layer.weight_bytes}",
         layer.kernel,
         layer.reason,
     )
-
-
-def _times(lengths: Iterable[int]) -> str:
-    return "x".join(map(str, lengths))

@@ -12,7 +12,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -65,6 +65,11 @@ def _named(error: OSError) -> OSError:
 def width() -> int:
     """Columns of the terminal; COLUMNS where it is set; else 80."""
     return shutil.get_terminal_size().columns
+
+
+def times(lengths: Iterable[int]) -> str:
+    """A shape as people read it: 64x48x60."""
+    return "x".join(map(str, lengths))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from sparse_icnet.formats.native_members import MAX_BYTES, Members
 from sparse_icnet.network import graph as g
 from sparse_icnet.network.faces import Faces, InputFace, OutputFace
 from sparse_icnet.network.limits import MAX_LENGTH
-from sparse_icnet.network.meta import Meta
+from sparse_icnet.network.meta import Meta, shown
 from sparse_icnet.sparse.csr import CSR
 
 VERSION = 1
@@ -338,10 +338,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A JSON value for a message: on one line and short, also if it is an integer of many digits."""
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"an integer of {value.bit_length()} bits"
+    """A JSON value for a message: `shown`, and of what holds others their number."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'dict'} of {len(value)}"
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return shown(value)

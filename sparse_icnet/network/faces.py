@@ -12,6 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from sparse_icnet.network.limits import MAX_SIDE
+
 INPUT_TYPES = ("float32", "float16", "float64", "uint8", "uint16", "int16", "int32", "int64")
 REAL_TYPES = ("float32", "float16", "float64")
 CLASS_TYPES = (
@@ -20,7 +22,6 @@ CLASS_TYPES = (
 )
 PLANAR = "NCHW"
 MAX_AXES = 8
-MAX_SIDE = 1 << 14  # rows and columns of a picture
 
 
 @dataclass(frozen=True, slots=True)

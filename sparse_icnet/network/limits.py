@@ -6,8 +6,9 @@ from __future__ import annotations
 # computes from them, stay far below 2**63.
 MAX_LENGTH = 1 << 16  # rows and columns of any tensor, each size of weights
 MAX_CHANNELS = 1 << 14  # of any tensor
+MAX_SIDE = 1 << 14  # rows and columns of a picture, and of the input that is asked for
 MAX_ELEMENTS = 1 << 31  # of a tensor
-MAX_WINDOW = 1 << 12  # stride, dilation and padding of a window, bins of an average pool, along an axis
+MAX_WINDOW = 1 << 12  # along an axis: stride, dilation, padding of a window, bins of a pool, kernels in files
 MAX_TAPS = 1 << 14  # kernel positions of a window, bins of an average pool
 MAX_WEIGHTS = 1 << 26  # of a convolution
 

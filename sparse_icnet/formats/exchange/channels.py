@@ -29,13 +29,13 @@ def chosen_channels(g: Builder, node: AnyNode, tensor: Tensor, positions: Iterab
     whole = order == tuple(range(old.total))
     if order == tuple(reversed(range(old.total))) and not whole:
         g.note("channels are reversed inside the file: bgr=True if it takes blue, green, red")
-    axis = _channel_axis(node, tensor)
+    axis = channel_axis(node, tensor)
     axes = tensor.axes[:axis] + ("C" if len(order) > 1 else "1") + tensor.axes[axis + 1 :]
     channels = None if whole else Channels(order, old.total)
     return replace(tensor, shape=(len(order), *tensor.shape[1:]), axes=axes, channels=channels)
 
 
-def _channel_axis(node: AnyNode, tensor: Tensor, axis: int | None = None) -> int:
+def channel_axis(node: AnyNode, tensor: Tensor, axis: int | None = None) -> int:
     """Where `tensor` has its channels; FormatError if `axis` is given and another one."""
     found = tensor.axes.find("C") if tensor.shape[0] > 1 else 1
     if axis is not None and (
@@ -62,7 +62,7 @@ def gather(
             raise FormatError(f"{node.where}: expected the only index 0 of axis {at}, found {constant.array}")
         return replace(x, axes=x.axes[: at % rank] + x.axes[at % rank + 1 :])
     tensor = g.activation(node, x, codes_allowed=True, any_channels=True)
-    _channel_axis(node, tensor, at)
+    channel_axis(node, tensor, at)
     numbers, count = integers(constant, node.where, "indices"), tensor.shape[0]
     if len(constant.shape) != 1 or not all(-count <= number < count for number in numbers):
         raise FormatError(f"{node.where}: expected a list of channels below {count}, found {numbers}")
@@ -78,7 +78,7 @@ def split(
 ) -> tuple[Tensor, ...]:
     """Channels in groups of constant sizes, or of equal ones."""
     tensor = g.activation(node, x, codes_allowed=True, any_channels=True)
-    _channel_axis(node, tensor, _axis(node, axis))
+    channel_axis(node, tensor, _axis(node, axis))
     count = tensor.shape[0]
     if sizes is not None:
         lengths = integers(required(node, sizes, "the sizes"), node.where, "sizes")
@@ -108,7 +108,7 @@ def concat(g: Builder, node: Node[AxisAttributes], **inputs: Value) -> Tensor:
     first = parts[0]
     order: list[int] = []
     for part in parts:
-        _channel_axis(node, part, node.attributes.axis)
+        channel_axis(node, part, node.attributes.axis)
         same = (part.name, part.pending, part.codes, part.shape[1:]) == (
             first.name,
             first.pending,

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.graph import Size
+from sparse_icnet.network.limits import MAX_LENGTH
 from sparse_icnet.network.shapes import pool_windows
 
 SCALE_TOLERANCE = 1e-4  # of a pixel, between size_in * scale and a whole number
-MAX_LENGTH = 1 << 16
 
 
 def nearest_indices(

@@ -22,13 +22,14 @@ from sparse_icnet.formats.exchange.attributes import (
     TopKAttributes,
 )
 from sparse_icnet.formats.exchange.builder import Builder
+from sparse_icnet.formats.exchange.channels import channel_axis
 from sparse_icnet.formats.exchange.constants import Constant, integers
-from sparse_icnet.formats.exchange.geometry import MAX_LENGTH
 from sparse_icnet.formats.exchange.nodes import AnyNode, Node
 from sparse_icnet.formats.exchange.tensors import PendingInput, Tensor, Value, required
 from sparse_icnet.network.faces import PLANAR, InputFace
 from sparse_icnet.network.graph import Add, Argmax, Input, Quantize, Quantizer, Relu, Resize, Size, Softmax
 from sparse_icnet.network.icnet import DEFAULT_SIZE
+from sparse_icnet.network.limits import MAX_LENGTH
 
 
 def parameter(g: Builder, node: Node[ParameterAttributes]) -> Tensor:
@@ -280,7 +281,7 @@ def clip(
 def softmax(g: Builder, node: Node[SoftmaxAttributes], x: Value) -> Tensor:
     """Softmax over the channels."""
     tensor = g.activation(node, x)
-    axis = _channel_axis(node, node.attributes.axis, tensor)
+    axis = channel_axis(node, tensor, node.attributes.axis)
     if node.attributes.flattens and math.prod(tensor.dimensions[axis + 1 :]) != 1:
         raise FormatError(
             f"{node.where}: expected a softmax over channels alone (ONNX opset 13), found an older one"
@@ -296,7 +297,7 @@ def argmax(g: Builder, node: Node[ArgmaxAttributes], x: Value) -> Tensor:
 def _argmax(g: Builder, node: AnyNode, x: Value, channel: int, keep_dims: bool, indices: str) -> Tensor:
     """Of codes as well: their order is that of the values."""
     tensor = g.activation(node, x, codes_allowed=True)
-    axis = _channel_axis(node, channel, tensor)
+    axis = channel_axis(node, tensor, channel)
     axes = tensor.axes[:axis] + ("1" if keep_dims else "") + tensor.axes[axis + 1 :]
     result = g.tensor(Argmax(node.name, g.operand(tensor)), (1, *tensor.shape[1:]), axes)
     return replace(result, dtype=indices)
@@ -307,11 +308,3 @@ def topk(g: Builder, node: Node[TopKAttributes], x: Value, k: Value) -> tuple[No
     if integers(required(node, k, "k"), node.where, "k", 1) != [1] or node.attributes.mode != "max":
         raise FormatError(f"{node.where}: expected TopK to be an argmax (k 1, mode max)")
     return None, _argmax(g, node, x, node.attributes.axis, True, node.attributes.indices)
-
-
-def _channel_axis(node: AnyNode, axis: int, tensor: Tensor) -> int:
-    rank = len(tensor.axes)
-    channel = tensor.axes.find("C") if tensor.shape[0] > 1 else 1
-    if not -rank <= axis < rank or axis % rank != channel:
-        raise FormatError(f"{node.where}: expected axis {channel}, the channels, found {axis}")
-    return channel

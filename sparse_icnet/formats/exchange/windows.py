@@ -34,10 +34,8 @@ from sparse_icnet.formats.exchange.tensors import (
     weights_of_all,
 )
 from sparse_icnet.network.graph import Bilinear, Convolution, FloatConvolution, Resize, Size
-from sparse_icnet.network.limits import MAX_WEIGHTS
+from sparse_icnet.network.limits import MAX_LENGTH, MAX_WEIGHTS, MAX_WINDOW
 from sparse_icnet.network.shapes import convolution_output_size
-
-MAX_CHANNELS = 1 << 16
 
 PICTURES = """\
 {where}: expected pictures of the size of the network, found a resize ({mode}) from {0[1]}x{0[2]} to {1[0]}x{1[1]} inside \
@@ -142,7 +140,7 @@ def _of_8_bits(codes: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.i
 
 def _check_shape(node: AnyNode, weights: Constant) -> None:
     shape = weights.shape
-    if len(shape) != 4 or not weights.array.size or max(shape) > MAX_CHANNELS:
+    if len(shape) != 4 or not weights.array.size or max(shape) > MAX_LENGTH:
         raise FormatError(f"{node.where}: expected weights of shape (O, I, kh, kw), found {shape}")
 
 
@@ -191,12 +189,12 @@ def window_of(
         ("pads_end", given.pads_end, 0),
     ):
         pair = numbers or (lowest, lowest)
-        if len(pair) != 2 or not all(lowest <= number <= 1 << 12 for number in pair):
+        if len(pair) != 2 or not all(lowest <= number <= MAX_WINDOW for number in pair):
             raise FormatError(
                 f"{node.where}: expected two numbers of at least {lowest} as {key}, found {list(pair)}"
             )
         pairs.append((pair[0], pair[1]))
-    if len(kernel) != 2 or not all(1 <= size <= 1 << 12 for size in kernel):
+    if len(kernel) != 2 or not all(1 <= size <= MAX_WINDOW for size in kernel):
         raise FormatError(f"{node.where}: expected a kernel of two positive sizes, found {list(kernel)}")
     stride, dilation, begin, end = pairs
     mode = given.auto_pad
@@ -273,7 +271,7 @@ def _target_size(
             raise FormatError(f"{node.where}: expected {len(chosen)} scales, found {len(factors)}")
         for axis, factor in zip(chosen, factors.tolist(), strict=True):
             target[axis] = geometry.scaled_size(target[axis], factor, node.where)
-    if target[:2] != [1, tensor.shape[0]] or not all(1 <= size <= geometry.MAX_LENGTH for size in target[2:]):
+    if target[:2] != [1, tensor.shape[0]] or not all(1 <= size <= MAX_LENGTH for size in target[2:]):
         raise FormatError(
             f"{node.where}: expected to resize height and width of {tensor.dimensions}, found {tuple(target)}"
         )
