@@ -102,7 +102,7 @@ def segment_files(
     kinds = None if save is None else _checked_kinds(save)
     options = Options(
         output,
-        model_name=bundled.short_name(net.path) if net.path else "model in memory",
+        model_name=bundled.short_name(net.path, net.graph.meta.name),
         model_digest=model_digest(net.path, net.output_name, net.bgr)
         if net.path
         else f"network:{digest(net.graph)}",

@@ -38,8 +38,10 @@ def all_names() -> list[str]:
     return list(dict.fromkeys((*names(), *_files())))
 
 
-def short_name(path: Path) -> str:
-    """What the bundled file `path` is called; of another file its name."""
+def short_name(path: Path | None, stated: str | None = None) -> str:
+    """What the bundled file `path` is called; of another file its name; of a network without a file what it says itself."""
+    if path is None:
+        return stated or "a network made in memory"
     return path.stem.removeprefix(_FAMILY) if path.parent == WEIGHTS else path.name
 
 

@@ -52,7 +52,7 @@ def ready(model: Model, quiet: bool = False) -> None:
     session = model.session
     logging.getLogger(__name__).info(
         "%s at %dx%d, threads: %d, kernels: %s",
-        bundled.short_name(model.path) if model.path else "a model",
+        bundled.short_name(model.path, model.graph.meta.name),
         *model.size,
         session.threads,
         TARGET.name,

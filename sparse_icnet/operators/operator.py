@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,6 +35,7 @@ class Report:
                    float32 is four output channels of one input channel at one tap
     shape          of the weights (O, I, kh, kw); weight_bytes: as packed
     filtered       computed by Winograd's filtering
+    block          (output, input) channels of a block; the last of a layer is filled up
     """
 
     name: str
@@ -46,14 +48,15 @@ class Report:
     shape: tuple[int, ...]
     weight_bytes: int
     filtered: bool = False
+    block: tuple[int, int] = (4, 4)
     candidates: tuple[Candidate, ...] = ()
 
     @property
     def filled_macs(self) -> int:
-        """`dense_macs` with input and output channels filled up to fours, as blocks and tiles of int8 hold them."""
-        outputs, inputs = self.shape[:2]
-        filled = (outputs + -outputs % 4) * (inputs + -inputs % 4)
-        return self.dense_macs * filled // (outputs * inputs)
+        """`dense_macs` with output and input channels filled up to whole blocks."""
+        channels = self.shape[:2]
+        filled = (count + -count % whole for count, whole in zip(channels, self.block, strict=True))
+        return self.dense_macs * math.prod(filled) // math.prod(channels)
 
 
 class Operator(Protocol):

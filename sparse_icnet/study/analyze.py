@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.bundled import SAMPLE_IMAGE
+from sparse_icnet.bundled import SAMPLE_IMAGE, short_name
 from sparse_icnet.image import ImageLike, fitted
-from sparse_icnet.study.measure import RUNS, Facts, Here, Layer, Round, Subject, dense_twin, shown_name
+from sparse_icnet.study.measure import RUNS, Facts, Here, Layer, Round, Subject, dense_twin
 from sparse_icnet.study.timing import (
     Analysis,
     Difference,
@@ -72,7 +72,7 @@ def here(
     from sparse_icnet.plan import plan_for
     from sparse_icnet.run.session import Session
 
-    name = shown_name(net)
+    name = short_name(net.path, net.graph.meta.name)
     pixels = fitted(SAMPLE_IMAGE if image is None else image, net.size)[0]
     twin = None
     if dense:

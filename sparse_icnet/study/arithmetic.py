@@ -38,6 +38,7 @@ from sparse_icnet.reference.oracle import Oracle
 from sparse_icnet.study.value import Arithmetic, At, Line, Product, Sum, comma, digits, some
 
 
+@np.errstate(over="ignore", invalid="ignore")  # inf and NaN are values like others
 def arithmetic_of(graph: Graph, oracle: Oracle, name: str, at: At) -> Arithmetic:
     """The arithmetic of the value at `at` of the expression that operation `name` belongs to.
 
@@ -242,13 +243,15 @@ class _Trace:
         channel, y, x = at
         _, height, width = self.graph.shape(op.input)
         values, weights = self.oracle.real(op.input, 1.0), op.weight[channel].transpose(1, 2, 0)
-        total, count = np.float32(0), 0
-        for row, column, i in np.argwhere(weights).tolist():
+        total, count = np.float32(0), np.count_nonzero(weights)
+        first = channel - channel % 4
+        # A weight of 0 beside another that is not meets inf and NaN.
+        read = np.any(op.weight[first : first + 4], axis=0).transpose(1, 2, 0)
+        for row, column, i in np.argwhere(read).tolist():
             place_y = y * op.stride[0] + row * op.dilation[0] - op.padding[0]
             place_x = x * op.stride[1] + column * op.dilation[1] - op.padding[1]
             if 0 <= place_y < height and 0 <= place_x < width:
                 total = total + weights[row, column, i] * values[i, place_y, place_x]
-            count += 1
         text = f"{count} products, {weights.size - count} of {weights.size} weights are zero; values of {op.input}"
         self.say("Q12", op, text, total)
         multiplier, bias = arithmetic.unit_multiplier(unit), arithmetic.convolution_bias(op, unit)[channel]

@@ -184,7 +184,7 @@ def waterfall(history: History, plan: Plan) -> Waterfall:
         "channels to fours",
         "filling",
         filled,
-        "A block holds four input channels, a tile four output channels.",
+        "A block holds four input channels of int8 or one of float32, a tile four output channels.",
     )
     add("zero blocks", "zeros", skipped, "Blocks of weights that hold nothing but zeros are not stored.")
     add(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.bundled import short_name
 from sparse_icnet.network.graph import Graph, Size
 from sparse_icnet.network.operations import Convolution, FloatConvolution
 from sparse_icnet.operators import kernel_name
@@ -24,7 +23,7 @@ from sparse_icnet.study.peak import Peak
 from sparse_icnet.target import TARGET, target_cpu
 
 if TYPE_CHECKING:
-    from sparse_icnet.model import Model
+    pass
 
 Scalar = TypeVar("Scalar", np.int8, np.float32)
 
@@ -106,11 +105,6 @@ class Subject(Protocol):
 
     def round(self, number: int) -> Round:
         """Measure once more; in rounds of odd numbers the twin comes first."""
-
-
-def shown_name(net: Model) -> str:
-    """Of a bundled model its name, else that of its file or what the file calls it."""
-    return short_name(net.path) if net.path else net.graph.meta.name or "a network made in memory"
 
 
 def dense_twin(graph: Graph) -> Graph:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparse_icnet.bundled import short_name
 from sparse_icnet.files import replacing
 from sparse_icnet.operators import kernel_name
 from sparse_icnet.plan.program import Step
 from sparse_icnet.run.tracing import Recording
-from sparse_icnet.study.measure import shown_name, storage_bytes
+from sparse_icnet.study.measure import storage_bytes
 
 if TYPE_CHECKING:
     from sparse_icnet.image import ImageLike
@@ -49,7 +50,11 @@ def trace(
     recording = net.session.record(pixels, wanted, each_task=True)
     if file is not None:
         (height, width), threads = net.size, f"threads: {net.session.threads}"
-        write(recording, Path(file), f"sparse-icnet, {shown_name(net)} at {height}x{width}, {threads}")
+        write(
+            recording,
+            Path(file),
+            f"sparse-icnet, {short_name(net.path, net.graph.meta.name)} at {height}x{width}, {threads}",
+        )
     return recording
 
 

@@ -91,6 +91,22 @@ def test_layers_of_float32(tiny_graph):
         assert max(len(line) for line in lines(told)) <= 100
 
 
+def test_float32_sums_of_infinite_values(tiny_graph):
+    """(Q12): a weight of 0 meets inf, giving NaN, where another of its four output channels is not 0, and only there."""
+    weight = np.zeros((8, 3, 1, 1), np.float32)
+    weight[0, 0], weight[4:, 1] = 1, 1
+    source = tiny_graph.input
+    op = FloatConvolution("real", source.name, weight, np.zeros(8, np.float32))
+    graph = replace(tiny_graph, ops=(source, op), output="real")
+    blob = np.zeros((3, *source.shape[1:]), np.float32)
+    blob[0] = np.inf
+    oracle = Oracle(graph, blob)
+    expected = [np.inf, np.nan, np.nan, np.nan, 0, 0, 0, 0]
+    np.testing.assert_equal(oracle.value("real")[:, 5, 7], np.array(expected, np.float32))
+    values = [arithmetic_of(graph, oracle, "real", (channel, 5, 7)).value for channel in range(8)]
+    np.testing.assert_equal(np.array(values), np.array(expected))
+
+
 @pytest.mark.parametrize("corner", [(0, 0), (-1, -1), (0, -1)])
 def test_padding_at_the_borders(tiny_graph, oracle, corner):
     for name in ("conv1_sub1", "conv3_1/3x3", "conv5_1/3x3", "cff42/low"):

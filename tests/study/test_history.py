@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
+import sparse_icnet
 from sparse_icnet.network import rewrite
-from sparse_icnet.network.graph import Convolution, Relu
+from sparse_icnet.network.graph import Convolution, FloatConvolution, Relu
 from sparse_icnet.network.rewrite import applications, optimize
 from sparse_icnet.operators.source import PACKAGE, place_in, place_of
 from sparse_icnet.study.history import history, waterfall
@@ -109,3 +112,21 @@ def test_filled_products_are_those_of_whole_fours(tiny_net):
         outputs, inputs = (-(-n // 4) * 4 for n in op.weight.shape[:2])
         pixels = report.dense_macs // op.weight.size
         assert report.filled_macs == outputs * inputs * op.weight[0, 0].size * pixels >= report.dense_macs
+
+
+def test_blocks_of_float32_fill_no_input_channels(tiny_graph):
+    """Nine input channels are nine blocks at a tap, ten output channels three."""
+    source = tiny_graph.input
+    weights = np.ones((9, 3, 1, 1), np.float32), np.ones((10, 9, 1, 1), np.float32)
+    first, second = (
+        FloatConvolution(name, before, weight, np.zeros(len(weight), np.float32))
+        for name, before, weight in zip(("first", "second"), (source.name, "first"), weights, strict=True)
+    )
+    graph = replace(tiny_graph, ops=(source, first, second), output="second")
+    net = sparse_icnet.Model(graph, 1)
+    pixels = source.shape[1] * source.shape[2]
+    assert [report.filled_macs for report in net.plan.convolutions()] == [12 * 3 * pixels, 12 * 9 * pixels]
+    bars = waterfall(history(graph), net.plan).bars
+    assert {bar.name: bar.change for bar in bars if bar.change} == {
+        "channels to fours": (3 * 3 + 2 * 9) * pixels
+    }

@@ -22,7 +22,7 @@ from sparse_icnet.operators.storage import PlanError
 from sparse_icnet.study.forms import forms
 from sparse_icnet.study.report import html_of, report_of, write_report
 from sparse_icnet.study.report.histograms import histogram
-from sparse_icnet.study.report.icnet_drawing import is_icnet
+from sparse_icnet.study.report.icnet_drawing import can_draw
 from sparse_icnet.study.report.layered_drawing import drawings as layered_drawings
 from sparse_icnet.study.report.pictures import MOST_WEIGHTS, zeros_picture
 
@@ -147,7 +147,7 @@ def test_figures_are_those_of_the_model(tiny_net, icnet_report):
 
 def test_hostile_names_stay_text(hostile, hostile_report, hostile_page):
     tree = check_page(hostile_page, hostile_report)
-    assert not is_icnet(hostile.graph)
+    assert not can_draw(hostile.graph)
     assert len(tree.all("script")) == 2
     assert len(tree.all("img", src="x")) == 0
     assert tree.text["h1"] == [SCRIPT]
@@ -257,7 +257,7 @@ def test_pictures_have_a_bound(monkeypatch, hostile):
 
 def test_a_bundled_model_at_another_size_says_so(hostile_report):
     assert [row.name for row in hostile_report.models] == [
-        "made in memory",
+        SCRIPT,
         "sparse-60 at 768 x 960",
         "block4x4 at 768 x 960",
     ]

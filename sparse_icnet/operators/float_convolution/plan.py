@@ -130,5 +130,6 @@ class FloatConvolutionStep:
                 block_density=len(stored) / (self._groups * weight[0].size),
                 shape=weight.shape,
                 weight_bytes=stored.nbytes + 4 * len(stored),
+                block=(4, 1),
             ),
         )

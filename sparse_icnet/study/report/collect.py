@@ -42,7 +42,7 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
     """
     graph, plan, info, meta = model.graph, model.plan, model.info(), model.meta
     past, shown = history(graph), _shown(graph)
-    icnet = icnet_drawing.is_icnet(graph)
+    icnet = icnet_drawing.can_draw(graph)
     found = measured(model, image, [op.name for op in shown]) if timing else None
     before, after, gathered = _orders(graph)
     notes = _notes(model, timing)
@@ -77,7 +77,7 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
         if icnet
         else layered_drawing.drawings(graph, frozenset(op.name for op in shown))
     )
-    name = _name(model)
+    name = clean(bundled.short_name(model.path, model.graph.meta.name))
     rows = found.models if found else models(model, timed=False)
     return Report(
         model=name,
@@ -108,10 +108,6 @@ def report_of(model: Model, image: ImageLike = bundled.SAMPLE_IMAGE, timing: boo
         disturbed=tuple(found.notes) if found else (),
         notes=tuple(notes),
     )
-
-
-def _name(model: Model) -> str:
-    return clean(bundled.short_name(model.path) if model.path else "a model made in memory")
 
 
 def _shown(graph: Graph) -> list[AnyConvolution]:

@@ -47,8 +47,8 @@ PARTS["proj"] = "1x1 projection beside the others, added to them"
 Place = Box | Mark | Frame
 
 
-def is_icnet(graph: Graph) -> bool:
-    """Whether the convolutions have the names of ICNet's."""
+def can_draw(graph: Graph) -> bool:
+    """Whether the graph has the convolutions of ICNet by their names, and no other."""
     return {op.name for op in graph.layers} == {layer.name for layer in layer_specs()}
 
 

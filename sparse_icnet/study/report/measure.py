@@ -134,7 +134,7 @@ def _copy(pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
 
 def models(model: Model, timed: bool) -> tuple[ModelRow, ...]:
     """`model` and the bundled ones, at its size where they can be, each timed in turns where `timed`."""
-    rows = [(model, row_of(model, _name(model), shown=True))]
+    rows = [(model, row_of(model, clean(bundled.short_name(model.path, model.graph.meta.name)), shown=True))]
     own = bundled.short_name(model.path) if model.path else None
     for name in bundled.names():
         if name == own:
@@ -149,10 +149,6 @@ def models(model: Model, timed: bool) -> tuple[ModelRow, ...]:
         return tuple(row for _, row in rows)
     spreads = in_turns([_inference(one) for one, _ in rows], ROUNDS)
     return tuple(_with_time(row, spread) for (_, row), spread in zip(rows, spreads, strict=True))
-
-
-def _name(model: Model) -> str:
-    return clean(bundled.short_name(model.path) if model.path else "made in memory")
 
 
 def row_of(model: Model, name: str, shown: bool = False) -> ModelRow:
