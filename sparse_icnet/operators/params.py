@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparse_icnet.operators.record import Table, record
-from sparse_icnet.target import TARGET
 
 LINE = 64  # bytes of a cache line
 
 # Kinds of operand.  FUSED is a convolution that is computed tile by tile into the scratch memory of the thread.
 NONE, CODES, REAL, FUSED = 0, 1, 2, 3
 
-# Scratch of one thread: a tile on its way out, then the tile of a fused residual convolution; rows of real values or of
-# pairs lie TILE_ROW_BYTES apart.
-TILE_ROW_BYTES = 64 * max(kernel.vectors for kernel in TARGET.kernels)
+# Scratch of one thread: four rows of values on their way out, of at most RUN_VECTORS vectors, then those of a fused
+# residual convolution; rows of real values or of pairs lie TILE_ROW_BYTES apart.
+RUN_VECTORS = 48
+TILE_ROW_BYTES = 64 * RUN_VECTORS
 TILE_BYTES = 4 * TILE_ROW_BYTES
 SCRATCH_BYTES = 2 * TILE_BYTES
 

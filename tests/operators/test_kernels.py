@@ -35,6 +35,7 @@ from sparse_icnet.network.graph import (
     Resize,
     Softmax,
 )
+from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.elementwise.params import ExpandParams
 from sparse_icnet.operators.pooling.pack import bins_of
 from sparse_icnet.operators.pooling.params import AveragePoolParams
@@ -159,6 +160,21 @@ def test_tails_of_tiles(kernel, rows, columns):
     session = assert_equals_oracle(net.classify(x), seed=1, policy=forced(kernel))
     if rows * columns > 1:
         assert all(np.unique(session.tensor(name)).size > 2 for name in session.tensors()), "trivial tensors"
+
+
+@each_kernel
+def test_planes_of_several_runs(kernel):
+    """A plane of 75 vectors takes more than one task, and the last of them whole tiles and a remainder."""
+    net = Net((50, 96), seed=5)
+    x = net.codes(net.relu(net.convolution(net.image, 6, 3, stride=2)))
+    y = net.codes(net.relu(net.convolution(x, 9, 3, density=0.4)))
+    x = net.codes(net.relu(net.sum(net.codes(net.convolution(y, 6)), net.codes(net.convolution(x, 6)))))
+    x = net.codes(net.sum(net.convolution(x, 9), y), QUANTIZERS["asymmetric"])
+    graph = net.classify(x, classes=4)
+    session = assert_equals_oracle(graph, seed=2, policy=forced(kernel))
+    if isinstance(kernel, MicroKernel):
+        records = [step.record[0] for step in session.plan.body if step.kind is ConvolutionParams]
+        assert {(record["vectors"], record["chunks"]) for record in records} == {(75, 2)}
 
 
 @each_kernel

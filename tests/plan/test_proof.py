@@ -34,6 +34,7 @@ from sparse_icnet.operators.elementwise.params import CombineParams, ShiftParams
 from sparse_icnet.operators.float_convolution.params import FloatConvolutionParams
 from sparse_icnet.operators.input.params import BlobParams, ImageParams
 from sparse_icnet.operators.interpolation.pack import Axis
+from sparse_icnet.operators.params import RUN_VECTORS
 from sparse_icnet.operators.record import member
 from sparse_icnet.operators.storage import CodesMap, PlanError
 from sparse_icnet.operators.taps import int32_table
@@ -213,6 +214,20 @@ def test_an_offset_in_a_table_that_leads_outside_is_refused(plans):
             table[index] = before
     for plan in plans:
         prove(plan)
+
+
+def test_a_run_longer_than_its_rows_of_scratch_is_refused(plans):
+    found = 0
+    for plan in plans:
+        for step in plan.steps():
+            if step.kind is ConvolutionParams and step.record[0]["chunks"] == 1:
+                before = step.record[0]["vectors_per_task"]
+                step.record[0]["vectors_per_task"] = 2 * RUN_VECTORS
+                with pytest.raises(ProofError, match=f"expected at most {RUN_VECTORS} vectors of a task"):
+                    prove(plan)
+                step.record[0]["vectors_per_task"] = before
+                found += 1
+    assert found
 
 
 def test_less_scratch_memory_than_is_used_is_refused(plans):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import njit
 
 from sparse_icnet.operators.convolution.params import ConvolutionParams
@@ -104,19 +103,18 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
                 tile_store(scratch + 2 * TILE_ROW_BYTES, TILE_ROW_BYTES, y)
 
     @jit
-    def chunk(step, group, phase, begin, end, out, scratch, finish):
-        """Whole tiles of one group of channels from vector `begin` to `end`, for the plane at `out`.
+    def chunk(step, group, phase, begin, end, codes, scratch):
+        """Whole tiles of one group of channels that cover the vectors `begin` to `end` - 1.
 
-        A call for each tile, with what it saves and loads again, would take as long as a third of the epilogue.
-        finish  0: leave saturated codes where a tile put them; 1: they also go into the shifted copies
+        codes, scratch  where the codes, or the real values, of vector `begin` go
         """
-        activations = step.source
         offsets = step.offsets + phase * step.offsets_phase
+        activations = step.source + 64 * begin
         for start in range(begin, end, vectors):
-            place = out + 64 * start
-            tile(step, group, phase, start, activations + 64 * start, offsets, place, scratch)
-            if finish:
-                finish_codes(step.epilogue.output, phase, start, np.int64(vectors), place, place)
+            tile(step, group, phase, start, activations, offsets, codes, scratch)
+            activations += 64 * vectors
+            codes += 64 * vectors
+            scratch += 64 * vectors
 
     return chunk
 
@@ -127,54 +125,45 @@ _first, _second = _KERNELS[:2]
 _third, _fourth = (*_KERNELS, *_KERNELS)[2:4]
 
 
-# Numba compiles a function anew for literal arguments: those below are np.int64.
-
-
 @jit
-def _chunk(kernel, step, group, phase, begin, end, out, scratch, finish):
+def _chunk(kernel, step, group, phase, begin, end, codes, scratch):
     if kernel == 0:
-        _first(step, group, phase, begin, end, out, scratch, finish)
+        _first(step, group, phase, begin, end, codes, scratch)
     elif kernel == 1:
-        _second(step, group, phase, begin, end, out, scratch, finish)
+        _second(step, group, phase, begin, end, codes, scratch)
     elif _COUNT > 2 and kernel == 2:
-        _third(step, group, phase, begin, end, out, scratch, finish)
+        _third(step, group, phase, begin, end, codes, scratch)
     elif _COUNT > 3 and kernel == 3:
-        _fourth(step, group, phase, begin, end, out, scratch, finish)
+        _fourth(step, group, phase, begin, end, codes, scratch)
 
 
 @jit
-def _one_tile(kernel, step, residual, group, phase, start, count, codes, out, scratch):
-    """A tile of `count` vectors, and before it that of a fused residual, in the second half of scratch.
+def _run(kernel, step, group, phase, begin, end, codes, out, scratch):
+    """The vectors `begin` to `end` - 1 of one group of channels, for the plane at `out`.
 
-    codes  where a tile leaves saturated codes: at its place, or in scratch if it is wider than `count`
+    A residual that is itself a convolution of the same output size (the projection of a bottleneck) is computed just
+    before it is added, and never leaves the first-level cache: it waits in the second half of scratch.
+
+    codes  where saturated codes go: to their place, or to scratch if the last tile is wider than the run
     """
-    if residual:
-        _chunk(
-            kernel,
-            _as_convolution(residual),
-            group,
-            phase,
-            start,
-            start + 1,
-            scratch,
-            scratch + TILE_BYTES,
-            np.int64(0),
-        )
-    place = out + 64 * start
-    _chunk(kernel, step, group, phase, start, start + 1, codes - 64 * start, scratch, np.int64(0))
-    if step.epilogue.output.saturates:
-        finish_codes(step.epilogue.output, phase, start, count, codes, place)
+    addend, output = step.epilogue.addend, step.epilogue.output
+    if addend.kind == FUSED:
+        residual = _as_convolution(step.epilogue.fused)
+        _chunk(kernel, residual, group, phase, begin, end, codes, scratch + TILE_BYTES)
+    _chunk(kernel, step, group, phase, begin, end, codes, scratch)
+    place = out + 64 * begin
+    if output.saturates:
+        finish_codes(output, phase, begin, end - begin, codes, place)
     else:
-        finish_real(step.epilogue.output, phase, start, count, scratch, place)
+        finish_real(output, phase, begin, end - begin, scratch, place)
 
 
 @jit
 def convolution(step, task, scratch):
-    """One task: a chunk of tiles of pixels of one phase, for a range of groups of four output channels.
+    """One task: a run of tiles of pixels of one phase, for a range of groups of four output channels.
 
-    All tiles of the chunk use the weights of a group before the next group: small tiles would else read all weights
-    again for every few pixels.  A residual that is itself a convolution of the same output size (the projection of a
-    bottleneck) is computed tile by tile just before it is added, and never leaves the first-level cache.
+    All tiles of the run use the weights of a group before the next group: small tiles would else read all weights
+    again for every few pixels.
     """
     chunks, phases = step.chunks, step.phases
     phase = (task // chunks) % phases
@@ -182,23 +171,16 @@ def convolution(step, task, scratch):
     last = min(first + step.groups_per_task, step.groups)
     begin = task % chunks * step.vectors_per_task
     end = min(begin + step.vectors_per_task, step.vectors)
-    kernel, vectors = step.kernel, step.tile_vectors
-    whole = end - (end - begin) % vectors
+    whole = end - (end - begin) % step.tile_vectors
     output = step.epilogue.output
-    residual = step.epilogue.fused if step.epilogue.addend.kind == FUSED else 0
     stride = output.map.stride * (4 if output.real else 1)  # of four channels
     out = output.map.address + get_i64(output.map.planes + 8 * phase) + stride * first
     pads = output.padding.entries if begin == 0 else 0
     for group in range(first, last):
         if pads:
             pad(output.padding, phase, out)
-        if step.epilogue.output.saturates and not residual:
-            _chunk(kernel, step, group, phase, begin, whole, out, scratch, np.int64(1))
-        else:
-            for start in range(begin, whole, vectors):
-                place = out + 64 * start
-                _one_tile(kernel, step, residual, group, phase, start, vectors, place, out, scratch)
+        if begin < whole:
+            _run(step.kernel, step, group, phase, begin, whole, out + 64 * begin, out, scratch)
         if whole < end:
-            remainder = step.remainder_kernel
-            _one_tile(remainder, step, residual, group, phase, whole, end - whole, scratch, out, scratch)
+            _run(step.remainder_kernel, step, group, phase, whole, end, scratch, out, scratch)
         out += stride

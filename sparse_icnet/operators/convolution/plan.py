@@ -21,19 +21,17 @@ from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Candidate, Report
 from sparse_icnet.operators.outputs import NO_OUTPUT, Addend, epilogue, operand, output
-from sparse_icnet.operators.params import FUSED, LINE, NO_MAP, SCRATCH_BYTES, Operand
+from sparse_icnet.operators.params import FUSED, LINE, NO_MAP, RUN_VECTORS, SCRATCH_BYTES, Operand
 from sparse_icnet.operators.storage import Demand, Storage, View
 from sparse_icnet.operators.taps import demand_of, taps_of
 from sparse_icnet.sparse.block_csr import BlockCSR
 from sparse_icnet.sparse.couples import BlockOrder
 from sparse_icnet.target import TARGET, MicroKernel
 
-# Vectors of one task, rounded up to whole tiles: all of them use the weights of a group while those are in the
-# first-level cache.
-TASK_VECTORS = 6
-# With register tiles of one or two vectors, for which the loads count, a task has no more than so many bytes of
-# activations either, which all groups read again: on Zen 3 a tenth less time for 512 and 1024 input channels.
-TASK_BYTES = 24 << 10
+# A task has no more bytes of activations than this, counting those that a group of output channels reads on average: all
+# groups read them again.  Register tiles of one or two vectors, for which the loads count, want them in the first-level
+# cache, wide ones in the second-level cache.
+TASK_BYTES_NARROW, TASK_BYTES_WIDE = 24 << 10, 256 << 10
 
 
 # What `direct_costs` computes of one plane, in the names of `MicroKernel`.
@@ -66,13 +64,15 @@ def direct_costs(op: Convolution, vectors: int) -> dict[MicroKernel, float]:
     return costs
 
 
-def vectors_per_task(op: Convolution, kernel: MicroKernel) -> int:
-    """Vectors of pixels of one task, whole tiles of `kernel`."""
-    vectors = TASK_VECTORS
-    if kernel.vectors <= 2:
-        inputs, *window = op.weight.shape[1:]
-        vectors = min(vectors, TASK_BYTES // (LINE * -(-inputs // 4) * math.prod(window)))
-    return max(1, -(-vectors // kernel.vectors)) * kernel.vectors
+def vectors_per_task(blocks: BlockCSR, kernel: MicroKernel) -> int:
+    """Vectors of pixels of one task of a convolution with these weights: whole tiles of `kernel`.
+
+    As many as keep the activations in the cache: what a group of output channels costs beside its products is paid once a
+    task.  With few blocks a group reads little, and few groups read the same.
+    """
+    read = LINE * max(1, blocks.blocks // max(1, len(blocks.indptr) - 1))
+    most = (TASK_BYTES_NARROW if kernel.vectors <= 2 else TASK_BYTES_WIDE) // read
+    return max(1, min(most, RUN_VECTORS) // kernel.vectors) * kernel.vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ class ConvolutionStep:
 
     @property
     def _vectors_per_task(self) -> int:
-        return vectors_per_task(self.op, self.kernel)
+        return vectors_per_task(self.blocks, self.kernel)
 
     @property
     def _chunks(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.operators.convolution.params import ConvolutionParams
-from sparse_icnet.operators.params import FUSED, NONE, SCRATCH_BYTES
+from sparse_icnet.operators.params import FUSED, NONE, RUN_VECTORS, SCRATCH_BYTES
 from sparse_icnet.operators.winograd.params import WORK_BYTES, Elements, WinogradParams
 from sparse_icnet.plan.proof.access import HERE, Access, Span, proves, steps, values
 from sparse_icnet.plan.proof.maps import VECTOR, operand, output_groups, padding, planes_at, ranged
@@ -64,6 +64,7 @@ def _reach(a: Access, vectors: int, tile: int, remainder: int) -> int:
     """One more than the last vector that any tile of any chunk reads."""
     chunks, length = a.count("chunks", "chunks"), a.count("vectors_per_task", "vectors of a task")
     a.require((chunks - 1) * length < vectors, "expected every chunk to begin within the plane")
+    a.require(length <= RUN_VECTORS, f"expected at most {RUN_VECTORS} vectors of a task, found {length}")
     reach = 0
     for chunk in {max(0, chunks - 2), chunks - 1}:  # all but the last are equally long
         begin = chunk * length
