@@ -15,6 +15,7 @@ from fuzz.campaign import Case, Summary, _Worker, run, verdicts
 import sparse_icnet
 from sparse_icnet import formats
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.formats.exchange.build import float_model
 from sparse_icnet.run.session import Session
 
 SEED, COUNT = 20261126, 400
@@ -68,6 +69,16 @@ def test_faults_at_load_are_seen(plain, monkeypatch, error, kind):
     monkeypatch.setattr(sparse_icnet, "load", load)
     verdict = check.check(plain)
     assert (verdict.kind, verdict.good) == (kind, False)
+
+
+def test_lines_behind_the_first_are_seen_but_those_of_the_advice(plain, monkeypatch):
+    for text, kind in ((f"{plain}: bad\nsecond line", "message"), (float_model(str(plain)), "refused")):
+
+        def load(*_: object, text: str = text, **__: object) -> None:
+            raise FormatError(text)
+
+        monkeypatch.setattr(sparse_icnet, "load", load)
+        assert check.check(plain).kind == kind
 
 
 @pytest.mark.parametrize("kept", [True, False])

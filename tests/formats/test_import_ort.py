@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import sparse_icnet  # noqa: E402
 from sparse_icnet import formats  # noqa: E402
 from sparse_icnet.blobs import file_output  # noqa: E402
 from sparse_icnet.formats.errors import FormatError  # noqa: E402
+from sparse_icnet.formats.exchange.build import float_model  # noqa: E402
 from sparse_icnet.network.graph import Quantize  # noqa: E402
 from sparse_icnet.reference.oracle import Oracle  # noqa: E402
 
@@ -201,18 +203,25 @@ def test_a_float_model_says_how_nncf_quantizes_it(tmp_path, suffix):
     assert first.startswith(f"{tmp_path / f'net{suffix}'}: ")
     assert len(advice) == 5
     assert all(f"net{end}" in str(caught.value) for end in (suffix, "-int8.xml"))
-    ast.parse("\n".join(line.strip() for line in advice))
 
 
-def test_the_advice_works(tmp_path):
+@pytest.mark.parametrize("name", ["net.onnx", "a\"b'.onnx", "a\nb.onnx"])
+def test_the_advice_about_a_float_model_is_python_whatever_the_file_is_called(name):
+    _, *advice = float_model(f"models/{name}").splitlines()[name.count("\n") :]
+    tree = ast.parse("\n".join(line.strip() for line in advice))
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert texts == [name, f"{Path(name).stem}-int8.xml"]
+
+
+def test_the_advice_works(tmp_path, monkeypatch):
     """The lines that a float model is refused with, run as they stand."""
     pytest.importorskip("nncf", reason="needs nncf (extra peers)")
     path = exported(Small("softmax"), tmp_path / "net.onnx")
     with pytest.raises(FormatError) as caught:
         sparse_icnet.load(path)
     lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
-    program = "\n".join(lines).replace('"net', f'"{tmp_path}/net')
-    exec(program, {"BLOBS": blobs(4)})
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(lines), {"BLOBS": blobs(4)})
     net = sparse_icnet.load(tmp_path / "net-int8.xml", threads=1)
     assert net(blobs(1)[0]).shape == (1, make_ort.CLASSES, 16, 24)
 

@@ -28,6 +28,7 @@ import sparse_icnet
 from sparse_icnet import formats
 from sparse_icnet.blobs import file_input, file_output, from_file_input, graph_input
 from sparse_icnet.formats.errors import FormatError
+from sparse_icnet.formats.exchange.build import float_model
 from sparse_icnet.network.graph import Graph
 from sparse_icnet.plan import plan_for
 from sparse_icnet.reference.oracle import Oracle
@@ -180,7 +181,10 @@ def _refused(path: Path, error: Exception) -> Verdict:
         raise error
     except FormatError as error:
         text = str(error)
-        if str(path.with_suffix("")) not in text or len(text.splitlines()) != 1 or len(text) > 3000:
+        # The way to an INT8 model is the only message of several lines, all of them but the first ours.
+        first, *others = text.splitlines()
+        recipe = float_model(str(path)).splitlines()[1:]
+        if str(path.with_suffix("")) not in first or others not in ([], recipe) or len(text) > 3000:
             return Verdict("message", text)
         return Verdict("refused", text.replace(str(path.parent), ""))
     except Warning as warning:

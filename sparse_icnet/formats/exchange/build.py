@@ -72,13 +72,19 @@ def _chosen(model: Model, output: str | None) -> Result:
 
 QUANTIZERS = ("fakequantize", "quantizelinear", "dequantizelinear")
 
-FLOAT_MODEL = """\
+_FLOAT_MODEL = """\
 {label}: expected an INT8 model, found one without quantizers.  NNCF (pip install nncf openvino) makes it INT8:
     import nncf, openvino
-    model = openvino.Core().read_model("{name}")
+    model = openvino.Core().read_model({name!r})
     pictures = nncf.Dataset(BLOBS)  # some hundred inputs as the network takes them, float32 (1, 3, H, W)
     int8 = nncf.quantize(model, pictures, preset=nncf.QuantizationPreset.MIXED)
-    openvino.save_model(int8, "{stem}-int8.xml")"""
+    openvino.save_model(int8, {int8!r})"""
+
+
+def float_model(label: str) -> str:
+    """The message about the file `label`: its name as Python writes it, whatever it is made of."""
+    path = Path(label)
+    return _FLOAT_MODEL.format(label=label, name=path.name, int8=f"{path.stem}-int8.xml")
 
 
 def _check_quantized(model: Model) -> None:
@@ -89,8 +95,7 @@ def _check_quantized(model: Model) -> None:
     )
     has_codes = any(value is not None and value.dtype.name in ("int8", "uint8") for value in values)
     if "convolution" in operations and not operations.intersection(QUANTIZERS) and not has_codes:
-        path = Path(model.label)
-        raise FormatError(FLOAT_MODEL.format(label=model.label, name=path.name, stem=path.stem))
+        raise FormatError(float_model(model.label))
 
 
 class _Walk:
