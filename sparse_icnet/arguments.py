@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.network.faces import InputFace
-from sparse_icnet.network.graph import Size
 from sparse_icnet.network.limits import MAX_SIDE
+
+if TYPE_CHECKING:
+    from sparse_icnet.network.faces import InputFace
+    from sparse_icnet.network.graph import Size
 
 MAX_THREADS = 256
 

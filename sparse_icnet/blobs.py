@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparse_icnet.network.faces import InputFace, arranged, arranged_shape, planar
+from sparse_icnet.arguments import check_out, checked_blob
+from sparse_icnet.network.faces import InputFace, OutputFace, arranged, arranged_shape, planar
 from sparse_icnet.network.graph import Graph, Size
+
+if TYPE_CHECKING:
+    from sparse_icnet.run.session import Session
 
 Blob = NDArray[np.generic]
 
@@ -73,3 +79,27 @@ def from_file_output(graph: Graph, result: Blob) -> NDArray[np.float32 | np.uint
     """One output as the file gives it, without the axis N -> float32 (C, h, w) or uint8 (1, h, w)."""
     kind = np.uint8 if graph.returns_classes else np.float32
     return np.ascontiguousarray(planar(result, graph.faces.output.axes).astype(kind, copy=False))
+
+
+def results(graph: Graph, session: Session, blob: Blob, out: Blob | None) -> Blob:
+    """What `Model.__call__` says: the outputs for the inputs `blob`, as the file takes and gives them."""
+    blobs = checked_blob(blob, graph.faces.input, input_shape(graph))
+    batched = "N" in graph.faces.output.axes
+    if not batched and len(blobs) != 1:
+        raise ValueError(
+            f"expected one blob, for the output of this file has no axis for more, found {len(blobs)}"
+        )
+    shape, dtype = (len(blobs), *output_shape(graph)), output_type(graph)
+    if out is None:
+        given: NDArray[Any] = np.empty(shape, dtype)
+    else:
+        check_out(out, shape if batched else shape[1:], dtype, blob)
+        given = out if batched else out[None]
+    as_it_is = graph.faces.output == OutputFace()
+    for one, result in zip(blobs, given, strict=True):
+        values = from_file_input(graph, one)
+        if as_it_is:
+            session.output(values, out=result)
+        else:
+            result[...] = file_output(graph, session.output(values))
+    return out if out is not None else given if batched else given[0]

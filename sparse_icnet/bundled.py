@@ -82,8 +82,10 @@ def name_of(path: Path) -> str | None:
     )
 
 
-def check_digest(path: Path) -> None:
+def check_digest(path: Path, content: bytes | None = None) -> None:
     """Compare a bundled weight file with the table of SHA-256 digests beside it; other files pass unread.
+
+    content  of the file, where it was read already
 
     The table has the form of sha256sum: `cd weights && sha256sum *.npz > SHA256SUMS` renews it.
 
@@ -101,8 +103,7 @@ def check_digest(path: Path) -> None:
     expected = {name.lstrip("*").strip(): digest for digest, name in lines}.get(path.name)
     if expected is None:
         raise FormatError(f"{path}: expected a SHA-256 digest in {table.name}, found none for this file")
-    with open(path, "rb") as file:
-        found = hashlib.sha256(file.read()).hexdigest()
+    found = hashlib.sha256(path.read_bytes() if content is None else content).hexdigest()
     if found != expected.lower():
         raise FormatError(
             f"{path}: the bundled weights are damaged or changed: expected SHA-256 {expected}, found {found}"

@@ -12,13 +12,14 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from typing import IO, NamedTuple, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sparse_icnet.network.graph import Size
+if TYPE_CHECKING:
+    from sparse_icnet.network.graph import Size
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]"
 

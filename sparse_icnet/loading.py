@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sparse_icnet import bundled, formats
-from sparse_icnet.arguments import checked_size
+from sparse_icnet import bundled, formats, kept_plans
+from sparse_icnet.arguments import checked_size, checked_threads
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.model import Model
-from sparse_icnet.network.bgr import for_rgb
-from sparse_icnet.network.digest import digest
-from sparse_icnet.network.graph import Graph, GraphError, Size, resized
+from sparse_icnet.plan.arena import Arena
+from sparse_icnet.plan.kept import UnknownContentError, restored
+from sparse_icnet.processes import Once
+from sparse_icnet.run.session import default_threads
+
+if TYPE_CHECKING:
+    from sparse_icnet.network.graph import Graph, Size
+    from sparse_icnet.plan.program import Plan
 
 
 def load(
@@ -34,28 +43,123 @@ def load(
     bgr      whether the file expects pictures as blue, green, red, as OpenCV reads them: only an .npz can say so by itself.
              Pictures stay RGB for `segment` and `predict`; `net(blob)` keeps the order of the file
 
-    Bundled files are checked against their digests.  Raises OSError for a file that cannot be read,
-    FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
+    Bundled files are checked against their digests.  Of a native file whose plan an earlier process kept
+    (`sparse_icnet.kept_plans`) neither network nor plan are made before they are asked for.  Raises OSError for a file that
+    cannot be read, FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
     impossible size or threads.
     """
+    file = bundled.resolve(path)
+    content = formats.native_content(file)
+    bundled.check_digest(file, content)
+    asked = _Asked(file, content, output, None if size is None else checked_size(size), bgr)
+    threads = checked_threads(threads)
+    name = None
+    if content is not None and kept_plans.are_kept():
+        name = kept_plans.key(content, output, asked.size, bgr, threads or default_threads())
+    model = None if name is None else _kept(name, asked, threads, class_names)
+    if model is None:
+        model = _planned(asked, threads, class_names)
+        if name is not None and kept_plans.is_wanted(name):
+            _keep(name, model)
+    model.path, model.asked_size, model.output_name, model.bgr = file.resolve(), asked.size, output, bgr
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A model file and how it was asked for; `content`: its bytes if it is a native one."""
+
+    file: Path
+    content: bytes | None
+    output: str | None
+    size: Size | None
+    bgr: bool
+
+    def stated(self) -> Graph:
+        """The network of the size that the file states."""
+        return formats.load(self.file, self.output, self.content)
+
+    def graph(self, stated: Graph | None = None) -> Graph:
+        """The network as it was asked for, of what is `stated`."""
+        from sparse_icnet.network.bgr import for_rgb
+        from sparse_icnet.network.graph import GraphError, resized
+
+        graph = self.stated() if stated is None else stated
+        if self.size is not None:
+            graph = resized(graph, self.size)
+        try:
+            return for_rgb(graph) if self.bgr and not graph.faces.input.bgr else graph
+        except GraphError as error:
+            raise FormatError(f"{self.file}: {error}") from error
+
+
+def _planned(asked: _Asked, threads: int | None, class_names: Sequence[str] | None) -> Model:
+    from sparse_icnet.network.graph import GraphError
     from sparse_icnet.plan import PlanError
 
-    file = bundled.resolve(path)
-    bundled.check_digest(file)
-    stated = formats.load(file, output)
-    graph = _at_size(stated, size)
+    stated = asked.stated()
+    graph = asked.graph(stated)
     try:
-        model = Model(for_rgb(graph) if bgr and not graph.faces.input.bgr else graph, threads, class_names)
+        model = Model(graph, threads, class_names)
     except (GraphError, PlanError) as error:
-        raise FormatError(f"{file}: {error}") from error
-    model.path, model.output_name, model.bgr = file.resolve(), output, bgr
+        raise FormatError(f"{asked.file}: {error}") from error
     model.stated_size = None if stated.size_is_free else stated.input.shape[1:]
     return model
 
 
+def _kept(name: str, asked: _Asked, threads: int | None, class_names: Sequence[str] | None) -> Model | None:
+    """The model whose plan is kept as `name`; None if none is."""
+    arena = Arena()
+    content = kept_plans.find(name, arena.take)
+    if content is None:
+        return None
+    graph = Once(asked.graph)
+    whole = Once(partial(_plan, graph, threads or default_threads()))
+    try:
+        plan = restored(arena, content, whole.get)
+    except UnknownContentError as error:
+        kept_plans.tell("kept plan not used: %s", error)
+        return None
+    names, stated = tuple(plan.facts["class_names"]), plan.facts["stated_size"]
+    if class_names is not None:
+        from sparse_icnet.network.meta import checked_class_names
+
+        names = checked_class_names(class_names, len(names))
+    model = Model.of_kept(plan, graph, whole, threads, names)
+    model.stated_size = None if stated is None else (stated[0], stated[1])
+    model.known_digest = plan.facts["digest"]
+    return model
+
+
+def _plan(graph: Once[Graph], threads: int) -> Plan:
+    from sparse_icnet.plan import plan_for
+
+    return plan_for(graph.get(), threads)
+
+
+def _keep(name: str, model: Model) -> None:
+    """Keep the plan of a model for later processes, if it can be kept."""
+    from sparse_icnet.network.class_names import class_names_of
+    from sparse_icnet.network.graph import GraphError
+    from sparse_icnet.plan.keep import ImmovableError, kept_form
+
+    try:
+        facts = {
+            "class_names": class_names_of(model.graph),
+            "stated_size": model.stated_size,
+            "digest": model.digest,
+        }
+        kept_plans.keep(name, kept_form(model.plan, facts))
+    except (
+        GraphError,
+        ImmovableError,
+    ) as error:  # class names of the file that do not fit, others were given
+        kept_plans.tell("plan not kept: %s", error)
+
+
 def reloaded(
     path: str,
-    size: Size,
+    size: Size | None,
     threads: int | None,
     class_names: tuple[str, ...],
     expected: str,
@@ -64,12 +168,8 @@ def reloaded(
 ) -> Model:
     """What a pickled model becomes: the same network from the same file, or FormatError."""
     model = load(path, size, threads, class_names, output, bgr)
-    if (found := digest(model.graph)) != expected:
+    if (found := model.digest) != expected:
         raise FormatError(
             f"{model.path}: expected the network that was pickled (SHA-256 {expected}), found another one ({found})"
         )
     return model
-
-
-def _at_size(graph: Graph, size: Size | None) -> Graph:
-    return graph if size is None else resized(graph, checked_size(size))

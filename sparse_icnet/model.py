@@ -26,34 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet import bundled
-from sparse_icnet.arguments import check_out, checked_blob, checked_threads
-from sparse_icnet.blobs import (
-    file_input,
-    file_output,
-    from_file_input,
-    graph_input,
-    input_shape,
-    output_shape,
-    output_type,
-)
+from sparse_icnet.arguments import checked_threads
 from sparse_icnet.image import ImageLike, enlarge, fit, fitted, name_of, to_rgb
-from sparse_icnet.network.bilinear import bilinear
-from sparse_icnet.network.class_names import class_names_of
-from sparse_icnet.network.constants import check_constants
-from sparse_icnet.network.digest import digest
-from sparse_icnet.network.faces import OutputFace
-from sparse_icnet.network.graph import (
-    Graph,
-    GraphError,
-    Size,
-)
 from sparse_icnet.processes import Once
-from sparse_icnet.result import Result
 
+# What few processes need is imported where it is used: a start with a kept plan is a third of a second.
 if TYPE_CHECKING:
     from sparse_icnet.activations import Activation, Activations
     from sparse_icnet.info import ModelInfo, ModelMeta, Profile
+    from sparse_icnet.network.graph import Graph, Size
     from sparse_icnet.plan.program import Plan
+    from sparse_icnet.plan.steps import Runnable
+    from sparse_icnet.result import Result
     from sparse_icnet.run.session import Session
     from sparse_icnet.run.tracing import Recording
     from sparse_icnet.study.timing import Analysis
@@ -61,29 +45,15 @@ if TYPE_CHECKING:
 Picture = TypeVar("Picture", bound=ImageLike)  # of a list: list[Path] is one of images, too
 
 
-def _planned(graph: Graph, threads: int | None) -> Plan:
-    from sparse_icnet.plan import plan_for
-    from sparse_icnet.run.session import default_threads
-
-    return plan_for(graph, threads or default_threads())
-
-
-def _session(plan: Plan) -> Session:
-    from sparse_icnet.run.session import Session
-
-    return Session(plan)
-
-
-def _activations(graph: Graph, threads: int | None) -> Activations:
+def _activations(graph: Once[Graph], threads: int | None) -> Activations:
     from sparse_icnet.activations import Activations
 
-    return Activations(graph, threads)
+    return Activations(graph.get(), threads)
 
 
 class Model:
     """A network ready to run; safe to call from several Python threads at once.
 
-    graph        the network as loaded
     threads      of one inference; None: one for each core this process may use
     size         (height, width) of its input
     output_size  (height, width) of its output, which may differ: many exports leave out the last enlargement
@@ -92,7 +62,7 @@ class Model:
     output_name  of the file's outputs, where one was chosen by name
     bgr          whether the file was loaded as one that expects blue, green, red
     stated_size  (height, width) as that file states it; None where it leaves them free
-    plan         what the engine makes of it: kernels, weights packed for them, memory
+    asked_size   (height, width) as they were asked for; None: as the file says
 
     A graph that the engine cannot run is refused when the model is made: GraphError or PlanError (both ValueErrors).
     """
@@ -100,23 +70,72 @@ class Model:
     path: Path | None = None
     output_name: str | None = None
     bgr: bool = False
+    stated_size: Size | None = None
+    asked_size: Size | None = None
+    known_digest: str | None = None
 
     def __init__(
         self, graph: Graph, threads: int | None = None, class_names: Sequence[str] | None = None
     ) -> None:
-        channels, height, width = graph.input.shape
-        if channels != 3:
+        from sparse_icnet.network.class_names import class_names_of
+        from sparse_icnet.network.constants import check_constants
+        from sparse_icnet.network.graph import GraphError
+        from sparse_icnet.plan import plan_for
+        from sparse_icnet.run.session import default_threads
+
+        if (channels := graph.input.shape[0]) != 3:
             raise GraphError(f"input {graph.input.name!r}: expected 3 channels (RGB), found {channels}")
         check_constants(graph)
-        self.graph = graph
-        self.threads = checked_threads(threads)
-        self.size: Size = (height, width)
-        self.output_size: Size = graph.shape(graph.output)[1:]
-        self.stated_size: Size | None = None if graph.size_is_free else self.size
-        self.class_names = class_names_of(graph, class_names)
-        self.plan: Plan = _planned(graph, self.threads)
-        self._session = Once(partial(_session, self.plan))
-        self._activations = Once(partial(_activations, graph, self.threads))
+        threads = checked_threads(threads)
+        names = class_names_of(graph, class_names)
+        plan = plan_for(graph, threads or default_threads())
+        self._begin(plan, Once.of(graph), Once.of(plan), threads, names)
+        self.stated_size = None if graph.size_is_free else self.size
+
+    @classmethod
+    def of_kept(
+        cls, kept: Runnable, graph: Once[Graph], plan: Once[Plan], threads: int | None, names: tuple[str, ...]
+    ) -> Model:
+        """A model that runs a plan of an earlier process; `graph` and `plan` are made if anybody asks for them."""
+        model = cls.__new__(cls)
+        model._begin(kept, graph, plan, threads, names)
+        return model
+
+    def _begin(
+        self,
+        runs: Runnable,
+        graph: Once[Graph],
+        plan: Once[Plan],
+        threads: int | None,
+        names: tuple[str, ...],
+    ) -> None:
+        from sparse_icnet.run.session import Session
+
+        self._graph, self._plan, self._runs = graph, plan, runs
+        self.threads, self.class_names = threads, names
+        self.size: Size = runs.input_shape[1:]
+        self.output_size: Size = runs.returned_shape[1:]
+        self._session = Once(partial(Session, runs))
+        self._activations = Once(partial(_activations, graph, threads))
+
+    @property
+    def graph(self) -> Graph:
+        """The network as loaded; read from its file when first asked for, where the plan was kept."""
+        return self._graph.get()
+
+    @property
+    def plan(self) -> Plan:
+        """What the engine makes of the network; made anew when first asked for, where it was kept."""
+        return self._plan.get()
+
+    @property
+    def digest(self) -> str:
+        """What tells the network apart: `sparse_icnet.network.digest`."""
+        if self.known_digest is None:
+            from sparse_icnet.network.digest import digest
+
+            self.known_digest = digest(self.graph)
+        return self.known_digest
 
     def __repr__(self) -> str:
         return f"Model(size={self.size}, classes={len(self.class_names)}, threads={self.threads})"
@@ -135,15 +154,8 @@ class Model:
         from sparse_icnet.loading import reloaded
 
         path = bundled.name_of(self.path) or str(self.path)
-        return reloaded, (
-            path,
-            self.size,
-            self.threads,
-            self.class_names,
-            digest(self.graph),
-            self.output_name,
-            self.bgr,
-        )
+        asked = (self.asked_size, self.threads, self.class_names, self.digest, self.output_name, self.bgr)
+        return reloaded, (path, *asked)
 
     @property
     def meta(self) -> ModelMeta:
@@ -212,6 +224,7 @@ class Model:
         ValueError: 'conv1_2/code' is no tensor of this network, did you mean ...?
         """
         from sparse_icnet.activations import checked_names
+        from sparse_icnet.blobs import graph_input
 
         wanted = checked_names(self.graph, names)
         pixels, _ = fitted(image, self.size)
@@ -241,10 +254,13 @@ class Model:
         return self._predict(image, smooth, name_of(image))
 
     def _predict(self, image: ImageLike, smooth: bool, name: str) -> Result:
+        from sparse_icnet.network.bilinear import bilinear
+        from sparse_icnet.result import Result
+
         picture = to_rgb(image, name)
         pixels, size = fit(picture, self.size), (picture.height, picture.width)
         logits, class_map = self.session.scores_of_image(pixels, size if smooth else None)
-        upsampling = self.plan.upsampling
+        upsampling = self._runs.upsampling
         if not smooth:
             class_map = enlarge(class_map, self.output_size, size)
             if upsampling is not None:
@@ -309,6 +325,8 @@ class Model:
     def blob(self, image: ImageLike) -> NDArray[Any]:
         """The network input for an image, as the file takes it: float32 (1, 3, H, W), stretched to `size` and normalized,
         unless the file declares another type, order of axes or size of pictures (`graph.faces`)."""
+        from sparse_icnet.blobs import file_input
+
         pixels, _ = fitted(image, self.graph.faces.input.picture or self.size)
         blob = file_input(self.graph, pixels)
         return blob[None] if "N" in self.graph.faces.input.axes else blob
@@ -326,24 +344,6 @@ class Model:
 
         Raises TypeError or ValueError for a blob or array of another type or shape.
         """
-        graph, session = self.graph, self.session
-        blobs = checked_blob(blob, graph.faces.input, input_shape(graph))
-        batched = "N" in graph.faces.output.axes
-        if not batched and len(blobs) != 1:
-            raise ValueError(
-                f"expected one blob, for the output of this file has no axis for more, found {len(blobs)}"
-            )
-        shape, dtype = (len(blobs), *output_shape(graph)), output_type(graph)
-        if out is None:
-            results = np.empty(shape, dtype)
-        else:
-            check_out(out, shape if batched else shape[1:], dtype, blob)
-            results = out if batched else out[None]
-        as_it_is = graph.faces.output == OutputFace()
-        for one, result in zip(blobs, results, strict=True):
-            values = from_file_input(graph, one)
-            if as_it_is:
-                session.output(values, out=result)
-            else:
-                result[...] = file_output(graph, session.output(values))
-        return out if out is not None else results if batched else results[0]
+        from sparse_icnet.blobs import results
+
+        return results(self.graph, self.session, blob, out)

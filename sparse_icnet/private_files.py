@@ -14,9 +14,8 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-
-from sparse_icnet.files import remove_dead, replacing
 
 BESIDE_SOURCES = Path(__file__).parent / "run" / "__pycache__"
 _POSIX = os.name == "posix"
@@ -49,34 +48,52 @@ def cache_folders() -> Iterator[Path]:
 
 def read(path: Path, limit: int) -> bytes:
     """The content of a file of at most `limit` bytes.  Raises FileNotFoundError, UntrustedError or another OSError."""
-    with _opened_folder(path.parent) as folder:
-        if not _POSIX and path.is_symlink():
-            raise UntrustedError(f"{path}: is a link")
-        descriptor = os.open(path, os.O_RDONLY | _OPEN) if folder is None else _open_in(folder, path)
-    try:
-        _check(path, os.fstat(descriptor), stat.S_ISREG, "a regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(limit + 1)
-    finally:
-        os.close(descriptor)
+    with _opened(path) as file:
+        content = file.read(limit + 1)
     if len(content) > limit:
         raise UntrustedError(f"{path}: is larger than {limit} bytes")
     return content
 
 
+def read_into(path: Path, limit: int, room: Callable[[int], memoryview]) -> memoryview:
+    """As `read`, into memory that `room` gives for so many bytes."""
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise UntrustedError(f"{path}: is larger than {limit} bytes")
+        content = room(size)
+        if file.readinto(content) != size or file.read(1):
+            raise UntrustedError(f"{path}: changes while it is read")
+    return content
+
+
+def seal(magic: bytes, *parts: bytes | memoryview) -> bytes:
+    """What stands before `parts` in a file: `magic` and their digest."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return magic + digest.digest()
+
+
 def sealed(magic: bytes, body: bytes) -> bytes:
     """`body` behind `magic` and its digest, as `unsealed` takes it."""
-    return magic + hashlib.sha256(body).digest() + body
+    return seal(magic, body) + body
+
+
+def is_sealed(magic: bytes, content: memoryview) -> bool:
+    """Whether `content` begins with the `seal` of what follows; else it is another kind of file, or a damaged one."""
+    size = len(magic) + hashlib.sha256().digest_size
+    return bytes(content[:size]) == seal(magic, content[size:])
 
 
 def unsealed(magic: bytes, content: bytes) -> bytes | None:
-    """What `sealed` was given with this `magic`; None for anything else: another kind of file, or a damaged one."""
-    body = content[len(magic) + hashlib.sha256().digest_size :]
-    return body if content == sealed(magic, body) else None
+    """What `sealed` was given with this `magic`; None for anything else."""
+    size = len(magic) + hashlib.sha256().digest_size
+    return content[size:] if is_sealed(magic, memoryview(content)) else None
 
 
-def write(path: Path, content: bytes, readable: bool | None = None) -> None:
-    """Write a file whole or not at all; missing folders are made, what a killed process left of it removed.
+def write(path: Path, *parts: bytes | memoryview, readable: bool | None = None) -> None:
+    """Write a file of `parts` whole or not at all; missing folders are made, what a killed process left of it removed.
 
     readable  whether others may read it, as far as the umask says so; folders 0755 and file 0644 instead of 0700 and 0600.
               None: in BESIDE_SOURCES alone.  Whoever may read the sources may read what was made of them, and one
@@ -86,6 +103,8 @@ def write(path: Path, content: bytes, readable: bool | None = None) -> None:
     """
     if readable is None:
         readable = path.parent == BESIDE_SOURCES
+    from sparse_icnet.files import remove_dead, replacing
+
     for folder in [folder for folder in reversed(path.parents) if not folder.exists()]:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(0o755 if readable else 0o700)
@@ -94,7 +113,8 @@ def write(path: Path, content: bytes, readable: bool | None = None) -> None:
         mode = 0o644 if readable else 0o600
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, mode)
         with open(descriptor, "wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
 
 
 def keeper(size: int = 1 << 17) -> Path | None:
@@ -108,6 +128,21 @@ def keeper(size: int = 1 << 17) -> Path | None:
             continue
         return folder
     return None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file that the user or root alone can have written."""
+    with _opened_folder(path.parent) as folder:
+        if not _POSIX and path.is_symlink():
+            raise UntrustedError(f"{path}: is a link")
+        descriptor = os.open(path, os.O_RDONLY | _OPEN) if folder is None else _open_in(folder, path)
+    try:
+        _check(path, os.fstat(descriptor), stat.S_ISREG, "a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,13 @@ class Once(Generic[T]):
         self._lock = PerProcess(threading.RLock)
         self._value: T | None = None
 
+    @classmethod
+    def of(cls, value: T) -> Once[T]:
+        """One that is made already."""
+        once = cls(lambda: value)
+        once._value = value
+        return once
+
     def get(self) -> T:
         if self._value is None:
             lock = self._lock.get()

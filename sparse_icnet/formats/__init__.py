@@ -6,28 +6,36 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparse_icnet.floats import standard_floats
 from sparse_icnet.formats.errors import FormatError, check_regular
-from sparse_icnet.network.constants import check_constants
-from sparse_icnet.network.graph import Graph, GraphError
 from sparse_icnet.suggest import did_you_mean
 
+if TYPE_CHECKING:
+    from sparse_icnet.network.graph import Graph
+
 SUFFIXES = (".npz", ".xml", ".onnx")
+MAX_NATIVE = 1 << 28  # bytes of a native file
+_NATIVE = b"PK"  # what it begins with, as a zip archive
 
 
 @standard_floats()
-def load(path: str | os.PathLike[str], output: str | None = None) -> Graph:
+def load(path: str | os.PathLike[str], output: str | None = None, content: bytes | None = None) -> Graph:
     """Read a model: native .npz, OpenVINO IR (.xml, its .bin beside it) or ONNX.
 
-    output  name of the output to compute, of a file with several; None: the only one
+    output   name of the output to compute, of a file with several; None: the only one
+    content  of a native file that was read already, as by `native_content`
 
     Raises FileNotFoundError (or another OSError), FormatError for a file that is not a model that this
     package can run, ModuleNotFoundError for ONNX without the package onnx.
     """
+    from sparse_icnet.network.constants import check_constants
+    from sparse_icnet.network.graph import GraphError
+
     path = Path(path)
     try:
-        graph = _reader(path)(path, output)
+        graph = _reader(path, content)(path, output)
         check_constants(graph)
     except GraphError as error:
         raise FormatError(f"{path}: {error}") from error
@@ -36,12 +44,25 @@ def load(path: str | os.PathLike[str], output: str | None = None) -> Graph:
     return graph
 
 
-def _reader(path: Path) -> Callable[[Path, str | None], Graph]:
-    match kind(path):
+def native_content(path: Path) -> bytes | None:
+    """The bytes of a native file; None of any other, and of one that cannot be read, which `load` says why."""
+    try:
+        check_regular(path)
+        with open(path, "rb") as file:
+            start = file.read(len(_NATIVE))
+            if start != _NATIVE or os.fstat(file.fileno()).st_size > MAX_NATIVE:
+                return None
+            return start + file.read(MAX_NATIVE)
+    except (OSError, FormatError, MemoryError):
+        return None
+
+
+def _reader(path: Path, content: bytes | None) -> Callable[[Path, str | None], Graph]:
+    match ".npz" if content is not None else kind(path):
         case ".npz":
             from sparse_icnet.formats import native
 
-            return partial(_native, native.load)
+            return partial(_native, partial(native.load, content=content))
         case ".xml":
             from sparse_icnet.formats.openvino import read as openvino_read
 
@@ -95,7 +116,7 @@ def kind(path: Path) -> str:
         start = file.read(64)
     if not start:
         raise FormatError(f"{path}: expected a model, found an empty file")
-    if start.startswith(b"PK"):
+    if start.startswith(_NATIVE):
         return ".npz"
     if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         return ".xml"

@@ -92,10 +92,13 @@ def save(graph: g.Graph, path: str | os.PathLike[str], meta: Meta | None = None)
         _write_members(file, arrays)
 
 
-def load(path: str | os.PathLike[str]) -> g.Graph:
-    """Read a file that `save` wrote; raises FormatError naming file, member and what was expected, OSError as it comes."""
+def load(path: str | os.PathLike[str], content: bytes | None = None) -> g.Graph:
+    """Read a file that `save` wrote; raises FormatError naming file, member and what was expected, OSError as it comes.
+
+    content  of the file, where it was read already
+    """
     path = Path(path)
-    members = Members(path, read_bounded(path, MAX_BYTES))
+    members = Members(path, read_bounded(path, MAX_BYTES) if content is None else content)
     try:
         return _graph(path, members)
     except g.GraphError as error:

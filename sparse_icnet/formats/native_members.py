@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_icnet.formats import MAX_NATIVE
 from sparse_icnet.formats.errors import FormatError, parsing
 from sparse_icnet.sparse.csr import CSR
 
-MAX_BYTES = 1 << 28  # of a file, and of all members together uncompressed
+MAX_BYTES = MAX_NATIVE  # of all members together uncompressed, too
 MAX_MEMBERS = 1 << 14
 MAX_HEADER = 1 << 12  # bytes of an .npy header
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -89,7 +89,10 @@ def _write(row: np.void, value: Any, put: Callable[[NDArray[Any]], int]) -> None
             else:
                 _write(row[name], part, put)
         elif isinstance(part, Sequence):
-            row[name] = put(np.concatenate([written(one, put) for one in part]))
+            rows = np.zeros(len(part), dtype_of(type(part[0])))  # gaps between fields are zeros
+            for one, of_one in zip(part, rows, strict=True):
+                _write(of_one, one, put)
+            row[name] = put(rows)
         else:
             row[name] = 0 if part is None else part
 

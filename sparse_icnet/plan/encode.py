@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
-
-from sparse_icnet.operators import kernel_number
 from sparse_icnet.operators.operator import Operator
-from sparse_icnet.operators.record import dtype_of, written
-from sparse_icnet.operators.step import StepRow
+from sparse_icnet.operators.record import written
 from sparse_icnet.plan.program import Placement, Plan, Program, Step
-
-# How often each thread goes back to the counter of a step for tasks, at least: each time costs the threads some 0.1 us,
-# and at the end of the step all wait for the last tasks taken.
-TURNS = 64
 
 
 def encode(program: Program, placement: Placement) -> Plan:
@@ -47,13 +36,3 @@ def encode(program: Program, placement: Placement) -> Plan:
         max(operator.scratch for operator in program.operators()),
         program.threads,
     )
-
-
-def step_rows(steps: Sequence[Step], threads: int) -> NDArray[np.void]:
-    """The rows (n,) of `StepRow` that the compiled code goes through; they name the records of `steps`."""
-    rows = np.zeros(len(steps), dtype_of(StepRow))
-    for row, step in zip(rows, steps, strict=True):
-        row["kernel"], row["tasks"] = kernel_number(step.kind), step.tasks
-        row["grain"] = max(1, step.tasks // (TURNS * threads))
-        row["params"] = step.record.ctypes.data
-    return rows

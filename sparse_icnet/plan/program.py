@@ -5,33 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import Bilinear, Graph, Shape, Size
-from sparse_icnet.operators import kernel_name
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Operator, Report
 from sparse_icnet.operators.storage import Grid, Storage, View
 from sparse_icnet.plan.arena import Arena, Piece, memory_at
+from sparse_icnet.plan.steps import End, Start, Step
 
-
-class Start(Enum):
-    """What an inference begins with."""
-
-    IMAGE = 0
-    BLOB = 1
-
-
-class End(Enum):
-    """What an inference ends in."""
-
-    PROBABILITIES = 0
-    CLASSES = 1
-    SMOOTH_CLASSES = 2
-    LOGITS = 3
+__all__ = ["End", "Placement", "Plan", "Program", "Start", "Step"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,31 +66,6 @@ class Placement:
     keeps_tensors: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One operator with its record, as the compiled code runs it.
-
-    record  (1,) of the dtype of `kind`, in memory of its own
-    """
-
-    name: str
-    kind: type
-    record: NDArray[np.void]
-    tasks: int
-    reads: Sequence[Storage]
-    writes: Sequence[Storage]
-    reports: Sequence[Report]
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel of the convolution that the step computes; empty if it is none."""
-        return self.reports[-1].kernel if self.reports else ""
-
-    def __repr__(self) -> str:
-        kernel = f", {self.kernel}" if self.kernel else ""
-        return f"Step({self.name!r}, {kernel_name(self.kind)}{kernel}, {self.tasks} tasks)"
-
-
 @dataclass(eq=False)
 class Plan:
     """Everything that a session needs to run; what `Program` says of its parts holds of these.
@@ -125,6 +85,35 @@ class Plan:
     output_shape: Shape
     scratch_bytes: int
     threads: int
+
+    @property
+    def input_shape(self) -> Shape:
+        """(3, H, W) of a blob."""
+        return self.graph.input.shape
+
+    @property
+    def returned_shape(self) -> Shape:
+        """(C, H, W) of what the network returns: C classes, or 1 for a class map."""
+        return self.graph.shape(self.graph.output)
+
+    @property
+    def returns_classes(self) -> bool:
+        """Whether the network returns a class map."""
+        return self.graph.returns_classes
+
+    @property
+    def returns_logits(self) -> bool:
+        """Whether the network returns logits."""
+        return self.graph.returns_logits
+
+    @property
+    def arena(self) -> Arena:
+        """What holds the memory of the plan."""
+        return self.placement.arena
+
+    def whole(self) -> Plan:
+        """Itself: what is kept for other processes says less."""
+        return self
 
     @property
     def keeps_tensors(self) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.network.graph import Size
 from sparse_icnet.operators.params import LINE
+
+if TYPE_CHECKING:
+    from sparse_icnet.network.graph import Size
 
 
 def nearest(x: NDArray[Any], size: Size) -> NDArray[Any]:

@@ -6,25 +6,25 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.network.bilinear import bilinear
-from sparse_icnet.network.graph import Graph, Size
 from sparse_icnet.operators import is_rare
 from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
-from sparse_icnet.plan.encode import step_rows
-from sparse_icnet.plan.program import End, Plan, Start, Step
-from sparse_icnet.plan.proof.ends import prove_axis
+from sparse_icnet.plan.axis import prove_axis
+from sparse_icnet.plan.steps import End, Runnable, Start, Step, programs, step_rows
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.run.arrays import aligned_empty, nearest
 from sparse_icnet.run.crew import Crew
 from sparse_icnet.run.machine_code import RARE, function_of, run_function
-from sparse_icnet.run.tracing import Recorder, Recording, StepTime, step_times
+
+if TYPE_CHECKING:
+    from sparse_icnet.network.graph import Graph, Shape, Size
+    from sparse_icnet.run.tracing import Recorder, Recording, StepTime
 
 
 def default_threads() -> int:
@@ -48,23 +48,17 @@ class Session:
 
     Arrays of another dtype or shape than stated are a ValueError that says what was expected and what came.
 
-    plan     what `sparse_icnet.plan.plan_for` made of a graph; its memory serves this session alone
-    graph    as it is run, after its rewrites
+    plan     what `sparse_icnet.plan.plan_for` made of a graph, or an earlier process; its memory serves this session alone
     threads  CPU threads of one inference
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Runnable) -> None:
         self.plan = plan
-        self.graph: Graph = plan.graph
         self.threads = plan.threads
-        self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = {
-            (start, ends): [*first, *plan.body, *(step for end in ends for step in plan.output_steps[end])]
-            for start, first in plan.input_steps.items()
-            for ends in _ENDS
-        }
+        self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = programs(plan, _ENDS)
         self._rows = {key: step_rows(steps, self.threads) for key, steps in self._programs.items()}
         scratch_bytes = -(-max(plan.scratch_bytes, 1) // LINE) * LINE
-        scratch = plan.placement.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
+        scratch = plan.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
         longest = max(map(len, self._rows.values()))
         # A forked process has none of the workers, and maybe an inference half done in its memory.
         call = run_function()
@@ -77,27 +71,32 @@ class Session:
         return f"Session({self.plan!r})"
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of a blob."""
-        return self.graph.input.shape
+    def graph(self) -> Graph:
+        """As it is run, after its rewrites."""
+        return self.plan.whole().graph
 
     @property
-    def output_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> Shape:
+        """(3, H, W) of a blob."""
+        return self.plan.input_shape
+
+    @property
+    def output_shape(self) -> Shape:
         """(C, H, W) of what the network returns: C classes, or 1 for a class map."""
-        return self.graph.shape(self.graph.output)
+        return self.plan.returned_shape
 
     @property
     def output_dtype(self) -> np.dtype[np.float32] | np.dtype[np.uint8]:
         """float32 of probabilities or logits, uint8 of a class map."""
-        return np.dtype(np.uint8) if self.graph.returns_classes else np.dtype(np.float32)
+        return np.dtype(np.uint8) if self.plan.returns_classes else np.dtype(np.float32)
 
     def output(
         self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
     ) -> NDArray[np.float32 | np.uint8]:
         """float32 (3, H, W) -> what the network returns, of `output_shape` and `output_dtype`; into `out` if given."""
-        if self.graph.returns_logits:
+        if self.plan.returns_logits:
             return self._full_logits(blob, cast("NDArray[np.float32] | None", out))
-        if not self.graph.returns_classes:
+        if not self.plan.returns_classes:
             return self.probabilities(
                 blob, cast("NDArray[np.float32] | None", out)
             )  # which looks at its dtype
@@ -109,6 +108,8 @@ class Session:
 
     def _full_logits(self, blob: NDArray[np.float32], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The logits of `output_shape`, enlarged as the network does, in NumPy."""
+        from sparse_icnet.network.bilinear import bilinear
+
         logits, upsampling = self.logits(blob), self.plan.upsampling
         if upsampling is not None:
             logits = bilinear(logits, upsampling.size, upsampling.align_corners)
@@ -186,11 +187,11 @@ class Session:
         """
         if not self.plan.keeps_tensors:
             raise ValueError(f"tensor {name!r} is not kept: plan with keep_tensors=True")
-        return self.plan.tensor(name)
+        return self.plan.whole().tensor(name)
 
     def tensors(self) -> tuple[str, ...]:
         """Names that `tensor` knows."""
-        return tuple(self.plan.views) if self.plan.keeps_tensors else ()
+        return tuple(self.plan.whole().views) if self.plan.keeps_tensors else ()
 
     def record(
         self, image: NDArray[np.uint8], size: Size | None = None, each_task: bool = False
@@ -203,7 +204,10 @@ class Session:
         end = End.CLASSES if size is None else End.SMOOTH_CLASSES
         stretch = None if size is None else self._stretch(size)
         call = self._call(Start.IMAGE, self._checked_image(image), {end: out}, stretch)
-        return self._recorder.get().record(self._programs[Start.IMAGE, (end,)], call.rows, each_task)
+        steps = programs(self.plan.whole(), [(end,)])[
+            Start.IMAGE, (end,)
+        ]  # which know the layers that they compute
+        return self._recorder.get().record(steps, call.rows, each_task)
 
     def profile(self, repeats: int = 20, image: NDArray[np.uint8] | None = None) -> list[StepTime]:
         """Times of every step of image -> smooth class map, of `repeats` inferences after one that warms the caches.
@@ -212,6 +216,8 @@ class Session:
 
         image  as for `record`; None: random pixels
         """
+        from sparse_icnet.run.tracing import step_times
+
         if image is None:
             pixels = np.random.default_rng(0).integers(0, 256, (*self.input_shape[1:], 3), dtype=np.uint8)
         else:
@@ -319,6 +325,8 @@ class _Call:
 def _recorder(
     crew: PerProcess[Crew], threads: int, steps: int, scratch: NDArray[np.uint8], rare: int
 ) -> Recorder:
+    from sparse_icnet.run.tracing import Recorder
+
     return Recorder(crew.get(), threads, steps, scratch, rare)
 
 

@@ -62,7 +62,7 @@ def test_class_maps_from_the_command_line(tiny_graph, tmp_path, capsys):
 
 def test_info_says_that_the_size_is_free(tiny_graph, tmp_path, capsys, monkeypatch):
     graph = replace(tiny_graph, size_is_free=True)
-    monkeypatch.setattr(formats, "load", lambda path, output=None: graph)
+    monkeypatch.setattr(formats, "load", lambda path, output=None, content=None: graph)
     path = tmp_path / "m.onnx"
     path.write_bytes(b"x")
     assert cli.main(["info", str(path), *ONE]) == 0

@@ -98,10 +98,10 @@ class _Meter:
         """Within, `formats.load` also says how much memory it took."""
         usual = formats.load
 
-        def load(path: Path, output: str | None = None) -> Graph:
+        def load(path: Path, output: str | None = None, content: bytes | None = None) -> Graph:
             before = _memory_now()
             try:
-                self.graph = usual(path, output)
+                self.graph = usual(path, output, content)
             finally:
                 self.memory = max(0, _memory_peak() - before) if before else 0
             return self.graph

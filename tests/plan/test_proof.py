@@ -41,9 +41,9 @@ from sparse_icnet.operators.taps import int32_table
 from sparse_icnet.operators.winograd.params import Elements, WinogradParams
 from sparse_icnet.plan import plan_for
 from sparse_icnet.plan.arena import Piece
+from sparse_icnet.plan.axis import prove_axis
 from sparse_icnet.plan.program import End, Plan, Step
 from sparse_icnet.plan.proof import ProofError, access, prove
-from sparse_icnet.plan.proof.ends import prove_axis
 from sparse_icnet.target import TARGET
 
 HERE = Path(__file__).parents[1] / "helpers"

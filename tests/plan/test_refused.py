@@ -11,7 +11,7 @@ from engine import Net
 from networks import random_blob
 
 import sparse_icnet
-import sparse_icnet.plan as planner
+import sparse_icnet.plan.stages as planner
 from sparse_icnet import formats
 from sparse_icnet.cli import main
 from sparse_icnet.formats.errors import FormatError

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.network import arithmetic
-from sparse_icnet.network.graph import Size
 from sparse_icnet.operators.interpolation.params import VECTOR_SLACK, StretchParams
+
+if TYPE_CHECKING:
+    from sparse_icnet.network.graph import Size
 
 LONGEST = 1 << 30  # pixels of an axis: what `arithmetic.interpolation` computes exactly
 KEPT_LENGTH = 1 << 16  # of axes whose tables are kept for the next picture

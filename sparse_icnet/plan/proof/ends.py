@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparse_icnet.operators.interpolation.params import (
     AT_ONCE,
@@ -14,7 +13,8 @@ from sparse_icnet.operators.interpolation.params import (
 )
 from sparse_icnet.operators.output.params import ArgmaxParams, LogitsParams, SoftmaxParams, UpsampleParams
 from sparse_icnet.operators.params import LINE
-from sparse_icnet.plan.proof.access import HERE, Access, ProofError, proves, steps, values
+from sparse_icnet.plan.axis import prove_axis
+from sparse_icnet.plan.proof.access import HERE, Access, proves, steps, values
 from sparse_icnet.plan.proof.maps import VECTOR, planes_at
 
 
@@ -150,12 +150,3 @@ def logits(a: Access) -> None:
     count = _grid(points)
     a.require(a.tasks <= points["channels"], f"expected at most a task for each channel, found {a.tasks}")
     a.writes_result(steps(a.tasks * count, 4), 4)
-
-
-def prove_axis(points: int, length: int, starts: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
-    """Raise ProofError unless the tables of `length` pixels along an axis of `points` keep the kernels inside."""
-    cells = max(points - 1, 1)
-    whole = starts.shape == (cells + 1,) and starts[0] == 0 and starts[-1] == length
-    room = weights.shape == (2, length + VECTOR_SLACK) and weights.flags.c_contiguous
-    if not (whole and room and starts.flags.c_contiguous and (np.diff(starts) >= 0).all()):
-        raise ProofError(f"the tables of {length} pixels over {points} grid points do not belong to them")
