@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from sparse_icnet.operators.epilogue import finish_codes, finish_real, pack_row, pad, rescale
 from sparse_icnet.operators.params import SCRATCH_BYTES, TILE_ROW_BYTES
@@ -94,48 +95,65 @@ def _scatter(offsets, source, target):
             put_i32(target + offset, get_i32(source + lane))
 
 
+@njit(inline="always")
+def _has_copies(output, plane):
+    """Whether a plane of the output has shifted copies: most have none, and a call for each vector would cost as much."""
+    table = output.copies.entries
+    return table != 0 and get_i64(table + 8 * plane) < get_i64(table + 8 * plane + 8)
+
+
+@jit
+def _finish_scattered(step, group, start, sums, scratch):
+    """The epilogue of 4 x 4 places of 16 tiles that lie where tables say."""
+    output, scattered = step.epilogue.output, step.scattered
+    out = output.map.address + group * output.map.stride * (4 if output.real else 1)
+    for i in range(OUTPUTS * OUTPUTS):
+        x = tile_load(4, 1, sums + _SUM_BYTES * i, 64)
+        x = rescale(step.epilogue, x, 4 * group, group, 0, start, 0, scratch)
+        offsets = scattered + i * step.scattered_bytes + 64 * start
+        if output.real:
+            tile_store(scratch, TILE_ROW_BYTES, x)
+            for r in range(4):
+                row = scratch + r * TILE_ROW_BYTES
+                if output.relu:
+                    store(row, maximum(load_f32(row), splat_f32(np.float32(0))))
+                _scatter(offsets, row, out + r * output.map.stride)
+        else:
+            if output.saturates:
+                tile_store_codes(scratch, tile_pairs(x))
+            else:
+                tile_store(scratch, TILE_ROW_BYTES, x)
+                store(scratch, pack_row(output.rounding, scratch))
+            _scatter(offsets, scratch, out)
+
+
 @jit
 def _finish(step, group, phase, start, sums, scratch):
     """The epilogue (Q4), (Q5), (Q1) of 4 x 4 places of 16 tiles, four output channels of sums each."""
-    output, scattered = step.epilogue.output, step.scattered
-    real, saturates = output.real, output.saturates
-    out = output.map.address + group * output.map.stride * (4 if real else 1)
-    columns, plane = step.columns, 0
-    for i in range(OUTPUTS * OUTPUTS):
-        if not scattered:
-            tiles = columns // OUTPUTS
-            plane = (
-                (phase // tiles * OUTPUTS + i // OUTPUTS) * columns + phase % tiles * OUTPUTS + i % OUTPUTS
-            )
-        x = tile_load(4, 1, sums + _SUM_BYTES * i, 64)
-        x = rescale(step.epilogue, x, 4 * group, group, plane, start, 0, scratch)
-        if scattered:
-            offsets = scattered + i * step.scattered_bytes + 64 * start
-            if real:
-                tile_store(scratch, TILE_ROW_BYTES, x)
-                for r in range(4):
-                    row = scratch + r * TILE_ROW_BYTES
-                    if output.relu:
-                        store(row, maximum(load_f32(row), splat_f32(np.float32(0))))
-                    _scatter(offsets, row, out + r * output.map.stride)
-            else:
-                if saturates:
-                    tile_store_codes(scratch, tile_pairs(x))
-                else:
-                    tile_store(scratch, TILE_ROW_BYTES, x)
-                    store(scratch, pack_row(output.rounding, scratch))
-                _scatter(offsets, scratch, out)
-        else:
+    output = step.epilogue.output
+    saturates = output.saturates
+    out = output.map.address + group * output.map.stride * (4 if output.real else 1)
+    columns = step.columns
+    tiles = columns // OUTPUTS
+    plane = (phase // tiles * columns + phase % tiles) * OUTPUTS
+    for _ in range(OUTPUTS):
+        for _ in range(OUTPUTS):
+            x = tile_load(4, 1, sums, 64)
+            x = rescale(step.epilogue, x, 4 * group, group, plane, start, 0, scratch)
             place = out + get_i64(output.map.planes + 8 * plane)
             if start == 0 and output.padding.entries:
                 pad(output.padding, plane, place)
             place += 64 * start
             if saturates:
                 tile_store_codes(place, tile_pairs(x))
-                finish_codes(output, plane, start, 1, place, place)
+                if _has_copies(output, plane):
+                    finish_codes(output, plane, start, np.int64(1), place, place)
             else:
                 tile_store(scratch, TILE_ROW_BYTES, x)
                 finish_real(output, plane, start, np.int64(1), scratch, place)
+            sums += _SUM_BYTES
+            plane += 1
+        plane += columns - OUTPUTS
 
 
 _DOWN_PAIRS = 64 * INPUTS * INPUTS  # bytes of one parity of the channels between the two transforms of inputs
@@ -178,7 +196,10 @@ def _outputs(step, group, phase, start, sums, scratch):
         for i in range(OUTPUTS):
             place = finished + 64 * r + OUTPUTS * _SUM_BYTES * i
             _across_sums(down + 64 * INPUTS * i, 64, place, _SUM_BYTES, initial)
-    _finish(step, group, phase, start, finished, scratch)
+    if step.scattered:
+        _finish_scattered(step, group, start, finished, scratch)
+    else:
+        _finish(step, group, phase, start, finished, scratch)
 
 
 @jit
