@@ -41,15 +41,18 @@ def model_of(arguments: argparse.Namespace) -> Model:
 
 def ready(model: Model, quiet: bool = False) -> None:
     """Make the engine of `model`; say so where that takes long because its kernels must be compiled first."""
-    if not quiet and not machine_code.is_cached():
-        note("compiling the kernels for this CPU, once after an install: 15 to 60 s ...")
-        start = time.perf_counter()
-        kept = machine_code.warm_up()
-        seconds = time.perf_counter() - start
-        note(
-            f"compiled in {seconds:.0f} s, {f'kept in {kept.parent}' if kept else 'no folder to keep them in'}"
-        )
     session = model.session
+    began: list[float] = []
+
+    def compiling() -> None:
+        began.append(time.perf_counter())
+        if not quiet:
+            note("compiling the kernels for this CPU, once after an install: 5 to 60 s ...")
+
+    entries = session.prepare(compiling=compiling)
+    if began and not quiet:
+        seconds, kept = time.perf_counter() - began[0], machine_code.folder_of(entries)
+        note(f"compiled in {seconds:.0f} s, {f'kept in {kept}' if kept else 'no folder to keep them in'}")
     logging.getLogger(__name__).info(
         "%s at %dx%d, threads: %d, kernels: %s",
         bundled.short_name(model.path, model.graph.meta.name),

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from sparse_icnet.cli.terminal import say
+from sparse_icnet.operators import KERNELS
 from sparse_icnet.private_files import cache_folders, keeper
 from sparse_icnet.run import machine_code
 from sparse_icnet.run.tracing import RUN_TRACED
@@ -22,16 +23,17 @@ def _nowhere() -> OSError:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    cached = machine_code.is_cached()
+    # All there are: also what models with rare operations, `profile` and --trace need.
+    entries = [machine_code.RUN, *map(machine_code.entry_of, KERNELS), RUN_TRACED]
+    cached = machine_code.is_cached(entries)
     if not cached and keeper() is None:
         raise _nowhere()
     if not (cached or arguments.quiet):
-        say("compiling the kernels for this CPU: 15 to 60 s ...")
+        say("compiling the kernels for this CPU: 10 to 60 s ...")
     start = time.perf_counter()
-    kept = machine_code.warm_up()
-    for entry in (machine_code.RARE, RUN_TRACED):  # models with rare operations, `profile` and --trace
-        machine_code.function_of(entry)
+    machine_code.load(entries)
     seconds = time.perf_counter() - start
+    kept = machine_code.folder_of(entries)
     if kept is None:  # not any more: a disk that became full
         raise _nowhere()
     if not arguments.quiet:

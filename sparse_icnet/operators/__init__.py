@@ -1,9 +1,8 @@
 """The operators, one folder each: `params` (what its kernel reads), `plan` (what a program knows of it), `pack` (weights
 and tables as the kernel reads them), `kernel` (the loop, which alone needs Numba, with what it calls).
 
-KERNELS is every kernel there is: the record that it reads, and where it is.  Its place in the table is the number by which
-the compiled code knows it.  RARE_KERNELS are compiled by themselves, when a plan first needs one of them.
-Does not import Numba.
+KERNELS is every kernel there is: the record that it reads, and where it is.  Each is compiled by itself, when a program
+first has a step of it, and called by its address.  Does not import Numba.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from sparse_icnet.operators.pooling.params import (
 )
 from sparse_icnet.operators.winograd.params import Elements, WinogradParams
 
-COMMON_KERNELS: dict[type, str] = {
+KERNELS: dict[type, str] = {
     ConvolutionParams: "convolution.kernel:convolution",
     WinogradParams: "winograd.kernel:winograd",
     Elements: "winograd.kernel:winograd_input",
@@ -38,8 +37,6 @@ COMMON_KERNELS: dict[type, str] = {
     UpsampleParams: "output.kernel:upsample",
     LogitsParams: "output.kernel:logits",
     SmoothClassesParams: "interpolation.kernel:smooth_classes",
-}
-RARE_KERNELS: dict[type, str] = {
     AveragePoolParams: "pooling.kernel:average_pool",
     ExpandParams: "elementwise.kernel:expand",
     BilinearSoftmaxParams: "interpolation.bilinear_kernel:bilinear_softmax",
@@ -49,17 +46,27 @@ RARE_KERNELS: dict[type, str] = {
     RealImageParams: "input.real_kernel:real_image",
     RealBlobParams: "input.real_kernel:real_blob",
 }
-KERNELS = COMMON_KERNELS | RARE_KERNELS
 
 
-def kernel_number(record: type) -> int:
-    """The number of the kernel that reads `record`."""
-    return list(KERNELS).index(record)
-
-
-def is_rare(record: type) -> bool:
-    """Whether the kernel that reads `record` is one of RARE_KERNELS."""
-    return record in RARE_KERNELS
+# Those of the bundled models, whatever they are asked for, on every CPU: `sparse_icnet.run.machine_code.warm_up`.
+USUAL_KERNELS = frozenset(
+    {
+        ConvolutionParams,
+        WinogradParams,
+        Elements,
+        ShiftParams,
+        MaxPoolParams,
+        PyramidParams,
+        CombineParams,
+        ImageParams,
+        BlobParams,
+        SoftmaxParams,
+        ArgmaxParams,
+        UpsampleParams,
+        LogitsParams,
+        SmoothClassesParams,
+    }
+)
 
 
 def kernel_name(record: type) -> str:

@@ -182,11 +182,11 @@ def lines() -> Iterator[str]:
         ]
     )
     yield ""
-    yield "All kernels: number, function, record, source"
+    yield "All kernels: function, record, source"
     yield from _table(
         [
-            (f"  {number:2} {place.partition(':')[2]}", record.__name__, _short(kernel_source(record).kernel))
-            for number, (record, place) in enumerate(KERNELS.items())
+            (f"   {place.partition(':')[2]}", record.__name__, _short(kernel_source(record).kernel))
+            for record, place in KERNELS.items()
         ]
     )
 

@@ -12,7 +12,7 @@ from sparse_icnet.operators.record import record
 class StepRow:
     """One row of the table of an inference.
 
-    kernel  number of the kernel in `sparse_icnet.operators.KERNELS`; params: address of the record that it reads
+    kernel  address of the machine code of its kernel; params: of the record that this reads
     tasks   pieces of work; grain: of them that a thread takes at once
     """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.operators import kernel_name, kernel_number
+from sparse_icnet.operators import kernel_name
 from sparse_icnet.operators.record import dtype_of
 from sparse_icnet.operators.step import StepRow
 
@@ -139,11 +139,14 @@ def programs(
     }
 
 
-def step_rows(steps: Sequence[Step], threads: int) -> NDArray[np.void]:
-    """The rows (n,) of `StepRow` that the compiled code goes through; they name the records of `steps`."""
+def step_rows(steps: Sequence[Step], threads: int, kernels: Mapping[type, int]) -> NDArray[np.void]:
+    """The rows (n,) of `StepRow` that the compiled code goes through; they name the records of `steps`.
+
+    kernels  address of the machine code of each kernel, by the record that it reads
+    """
     rows = np.zeros(len(steps), dtype_of(StepRow))
     for row, step in zip(rows, steps, strict=True):
-        row["kernel"], row["tasks"] = kernel_number(step.kind), step.tasks
+        row["kernel"], row["tasks"] = kernels[step.kind], step.tasks
         row["grain"] = max(1, step.tasks // (TURNS * threads))
         row["params"] = step.record.ctypes.data
     return rows

@@ -7,10 +7,9 @@
     OPENED     the latest ticket whose inference was opened
     STEPS, FIRST, LAST
                what to run: address of the rows, numbers of steps
-    THREADS, SCRATCH, SCRATCH_BYTES, PATIENCE, RARE
-               fixed: threads at most, address of the scratch memory of the first and bytes to that of the next, how
-               often a helper that came before its inference looks again, and the address of `run_rare`, 0 where no step
-               needs it
+    THREADS, SCRATCH, SCRATCH_BYTES, PATIENCE
+               fixed: threads at most, address of the scratch memory of the first and bytes to that of the next, and
+               how often a helper that came before its inference looks again
     SYNC       from here on the counters of each step: tasks taken and, a cache line later, tasks complete
 
 Words that several threads write lie in different cache lines.  Whoever holds this memory may call `run` as a helper at
@@ -24,7 +23,7 @@ from sparse_icnet.operators.params import LINE
 SYNC_BYTES = 2 * LINE  # of the counters of a step: tasks taken, tasks complete
 _WORDS = LINE // 8
 STATE, TURN, SLOTS, ANNOUNCED, OPENED, STEPS = (i * _WORDS for i in range(6))
-FIRST, LAST, THREADS, SCRATCH, SCRATCH_BYTES, PATIENCE, RARE = range(STEPS + 1, STEPS + 8)
+FIRST, LAST, THREADS, SCRATCH, SCRATCH_BYTES, PATIENCE = range(STEPS + 1, STEPS + 7)
 SYNC = STEPS + _WORDS
 
 # What `run` returns: done, or nothing done because another caller is inside.

@@ -40,11 +40,10 @@ class Crew:
     threads        that take part in one inference at most, that of the caller among them
     steps          of the longest program
     scratch        memory of all threads, (threads, bytes), which outlives the calls of `run`
-    rare           address of the machine code of rare kernels, 0 if no step needs it
     """
 
     def __init__(
-        self, call: Callable[..., int], threads: int, steps: int, scratch: NDArray[np.uint8], rare: int = 0
+        self, call: Callable[..., int], threads: int, steps: int, scratch: NDArray[np.uint8]
     ) -> None:
         self.threads = threads
         self._call = call
@@ -57,7 +56,6 @@ class Crew:
         self._control[c.SCRATCH] = scratch.ctypes.data
         self._control[c.SCRATCH_BYTES] = scratch.strides[0]
         self._control[c.PATIENCE] = PATIENCE
-        self._control[c.RARE] = rare
         self._tickets = itertools.count(1)
         self._started = 0  # workers, or less after an interruption
         self._vacant = list(range(1, threads))  # places: each worker takes one, and goes if there is none

@@ -1,4 +1,4 @@
-"""An object file of the compiler -> machine code in memory, without loading LLVM: that takes 40 ms and 42 MB.
+"""Object files of the compiler -> machine code in memory, without loading LLVM: that takes 40 ms and 42 MB.
 
 Knows what LLVM makes for x86-64 on Linux: ELF, relocatable, with the relocations of its large code model (System V
 Application Binary Interface, AMD64 Architecture Processor Supplement, sections 4.3 and 4.4).  Anything else is an
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,17 +60,29 @@ class _Object:
         return self.names[start : self.names.index(b"\0", start)].decode()
 
 
-def link(content: bytes, entry: str) -> int:
-    """Address of the function `entry` of an object file, which is put into memory that lives as long as the process.
+def link(objects: Sequence[tuple[bytes, str]]) -> list[int]:
+    """Of each (object file, name of a function in it) the address of that function.
+
+    All are put into one piece of memory, which lives as long as the process.  They know nothing of one another: of
+    what they call, only what the C library has lies outside.
 
     Raises UnknownObjectError for what this linker does not know, OSError where the system gives no such memory.
     """
     if not is_x86_64_linux():
         raise UnknownObjectError("an object for another system than x86-64 Linux")
     try:
-        found = _parsed(content)
+        found = [_parsed(content) for content, _ in objects]
         places, ends = _placed(found)
-        return _linked(found, places, ends, entry)
+        pages = Pages(ends[-1])
+        addresses = [
+            _linked(pages, one, own, entry)
+            for one, own, (_, entry) in zip(found, places, objects, strict=True)
+        ]
+        code, constants, variables = ends
+        pages.protect(0, code, READ | EXECUTE)
+        pages.protect(code, constants - code, READ)
+        pages.protect(constants, variables - constants, READ | WRITE)
+        return addresses
     except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise error if isinstance(error, UnknownObjectError) else UnknownObjectError(str(error)) from error
 
@@ -97,36 +110,44 @@ def _content(content: bytes, section: Any) -> bytes:
     return content[first : first + size]
 
 
-def _placed(found: _Object) -> tuple[dict[int, int], tuple[int, int, int]]:
-    """(section -> offset in memory, offsets where code, constants and variables end): a page or more for each of the three.
+def _placed(objects: Sequence[_Object]) -> tuple[list[dict[int, int]], tuple[int, int, int]]:
+    """(of each object section -> offset in memory, offsets where code, constants and variables end).
 
-    Variables without a content of their own (SHN_COMMON) have a place as section -1 - symbol.
+    Each of the three begins on a page, that of all objects together.  Variables without a content of their own
+    (SHN_COMMON) have a place as section -1 - symbol.
     """
-    places: dict[int, int] = {}
+    places: list[dict[int, int]] = [{} for _ in objects]
     ends = []
     end = 0
     for kind in ("code", "constants", "variables"):
-        for index, section in enumerate(found.sections):
-            flags = int(section["flags"])
-            if not flags & _FLAG_MEMORY or section["type"] == _UNWIND:
-                continue
-            if section["type"] not in (_PROGBITS, _NOBITS) or flags & _FLAG_THREAD:
-                raise UnknownObjectError(f"a section of type {section['type']} with flags {flags}")
-            own = "code" if flags & _FLAG_CODE else "variables" if flags & _FLAG_WRITE else "constants"
-            if own == kind:
-                end = _aligned(end, int(section["align"]))
-                places[index] = end
-                end += int(section["size"])
-        if kind == "variables":
-            for index in np.flatnonzero(found.symbols["section"] == _COMMON).tolist():
-                end = _aligned(end, int(found.symbols[index]["value"]))
-                places[-1 - index] = end
-                end += int(found.symbols[index]["size"])
+        for found, own in zip(objects, places, strict=True):
+            end = _placed_of(found, kind, end, own)
         end = _aligned(end, mmap.PAGESIZE)
         ends.append(end)
     if end > 1 << 28:
         raise UnknownObjectError(f"{end} bytes of memory")
     return places, (ends[0], ends[1], ends[2])
+
+
+def _placed_of(found: _Object, wanted: str, end: int, places: dict[int, int]) -> int:
+    """Put the sections of one kind of an object behind `end`, note their `places`; where they end."""
+    for index, section in enumerate(found.sections):
+        flags = int(section["flags"])
+        if not flags & _FLAG_MEMORY or section["type"] == _UNWIND:
+            continue
+        if section["type"] not in (_PROGBITS, _NOBITS) or flags & _FLAG_THREAD:
+            raise UnknownObjectError(f"a section of type {section['type']} with flags {flags}")
+        kind = "code" if flags & _FLAG_CODE else "variables" if flags & _FLAG_WRITE else "constants"
+        if kind == wanted:
+            end = _aligned(end, int(section["align"]))
+            places[index] = end
+            end += int(section["size"])
+    if wanted == "variables":
+        for index in np.flatnonzero(found.symbols["section"] == _COMMON).tolist():
+            end = _aligned(end, int(found.symbols[index]["value"]))
+            places[-1 - index] = end
+            end += int(found.symbols[index]["size"])
+    return end
 
 
 def _aligned(offset: int, alignment: int) -> int:
@@ -135,8 +156,8 @@ def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // max(alignment, 1)) * max(alignment, 1)
 
 
-def _linked(found: _Object, places: dict[int, int], ends: tuple[int, int, int], entry: str) -> int:
-    pages = Pages(ends[-1])
+def _linked(pages: Pages, found: _Object, places: Mapping[int, int], entry: str) -> int:
+    """Write an object to its places; the address of its function `entry`."""
 
     def address(index: int) -> int:
         """Of a symbol, in memory."""
@@ -184,10 +205,6 @@ def _linked(found: _Object, places: dict[int, int], ends: tuple[int, int, int], 
         raise UnknownObjectError(f"no function {entry}")
     for index, part in parts.items():
         pages.write(places[index], bytes(part))
-    code, constants, variables = ends
-    pages.protect(0, code, READ | EXECUTE)
-    pages.protect(code, constants - code, READ)
-    pages.protect(constants, variables - constants, READ | WRITE)
     return address(functions[0])
 
 

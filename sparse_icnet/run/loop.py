@@ -1,7 +1,7 @@
 """Run a whole plan: every thread calls one compiled function, which goes through the steps without Python.
 
-`sparse_icnet.run.machine_code` compiles it once and keeps the result; `sparse_icnet.run.traced_loop` alone imports this
-module beside it.
+`sparse_icnet.run.machine_code` compiles it once and keeps the result, as it does with each kernel: this loop knows none of
+them and calls what the row of a step names.
 The caller of an inference opens it and closes it, helpers join it (`run`).  Within a step the threads take tasks from
 an atomic counter.  The next step begins when all tasks are complete, whether every thread took part or not; until
 then a thread spins briefly and then yields the processor, so that busy cores cost microseconds and not time slices.
@@ -9,14 +9,12 @@ then a thread spins briefly and then yields the processor, so that busy cores co
 
 from __future__ import annotations
 
-from sparse_icnet.operators import COMMON_KERNELS
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import dtype_of
 from sparse_icnet.operators.step import StepRow
 from sparse_icnet.run import control as c
 from sparse_icnet.run.control import BUSY, DONE, SYNC_BYTES
-from sparse_icnet.run.dispatch import dispatch
-from sparse_icnet.simd.calls import call_rare
+from sparse_icnet.simd.calls import call_kernel
 from sparse_icnet.simd.environment import restore_environment, standard_environment
 from sparse_icnet.simd.jit import jit
 from sparse_icnet.simd.record import at
@@ -32,40 +30,29 @@ from sparse_icnet.simd.scalars import (
 
 ROW_BYTES = dtype_of(StepRow).itemsize
 SPINS = 2000  # looks of a waiting thread before it yields the processor at each
-COMMON = len(COMMON_KERNELS)  # kernels of higher numbers are in an object of their own
 
 # Byte offsets of the words of a control block
 _STATE, _TURN, _SLOTS, _ANNOUNCED, _OPENED, _STEPS, _FIRST, _LAST = (
     8 * word for word in (c.STATE, c.TURN, c.SLOTS, c.ANNOUNCED, c.OPENED, c.STEPS, c.FIRST, c.LAST)
 )
-_THREADS, _SCRATCH, _SCRATCH_BYTES, _PATIENCE, _RARE, _SYNC = (
-    8 * word for word in (c.THREADS, c.SCRATCH, c.SCRATCH_BYTES, c.PATIENCE, c.RARE, c.SYNC)
+_THREADS, _SCRATCH, _SCRATCH_BYTES, _PATIENCE, _SYNC = (
+    8 * word for word in (c.THREADS, c.SCRATCH, c.SCRATCH_BYTES, c.PATIENCE, c.SYNC)
 )
 
 _as_row = at(StepRow)
 
 
-_task = dispatch(COMMON_KERNELS)
-
-
 @jit
-def _take(step, counter, scratch, rare):
-    """Take some of the tasks that are left of a step and run them; how many: 0 when there were none.
-
-    rare  address of `sparse_icnet.run.rare_loop.run_rare`
-    """
+def _take(step, counter, scratch):
+    """Take some of the tasks that are left of a step and run them; how many: 0 when there were none."""
     row = _as_row(step)
     kernel, params, tasks, grain = row.kernel, row.params, row.tasks, row.grain
     if atomic_load(counter) >= tasks:
         return 0
     begin = atomic_add(counter, grain)
     end = min(begin + grain, tasks)
-    if kernel >= COMMON:
-        for task in range(begin, end):
-            call_rare(rare, kernel, params, task, scratch)
-        return max(end - begin, 0)
     for task in range(begin, end):
-        _task(kernel, params, task, scratch)
+        call_kernel(kernel, params, task, scratch)
     return max(end - begin, 0)
 
 
@@ -125,12 +112,11 @@ def _run_steps(control, slot):
     steps = get_i64(control + _STEPS)
     threads = get_i64(control + _THREADS)
     scratch = get_i64(control + _SCRATCH) + get_i64(control + _SCRATCH_BYTES) * slot
-    rare = get_i64(control + _RARE)
     for index in range(get_i64(control + _FIRST), get_i64(control + _LAST)):
         step, counter = steps + ROW_BYTES * index, control + _SYNC + SYNC_BYTES * index
         mine = 0
         while True:
-            done = _take(step, counter, scratch, rare)
+            done = _take(step, counter, scratch)
             if not done:
                 break
             mine += done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.operators import is_rare
 from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
@@ -19,8 +18,9 @@ from sparse_icnet.plan.axis import prove_axis
 from sparse_icnet.plan.steps import End, Runnable, Start, Step, programs, step_rows
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.run.arrays import aligned_empty, nearest
+from sparse_icnet.run.code_files import Entry
 from sparse_icnet.run.crew import Crew
-from sparse_icnet.run.machine_code import RARE, function_of, run_function
+from sparse_icnet.run.machine_code import RUN, entry_of, load, run_function
 
 if TYPE_CHECKING:
     from sparse_icnet.network.graph import Graph, Shape, Size
@@ -56,16 +56,13 @@ class Session:
         self.plan = plan
         self.threads = plan.threads
         self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = programs(plan, _ENDS)
-        self._rows = {key: step_rows(steps, self.threads) for key, steps in self._programs.items()}
+        self._rows: dict[tuple[Start, tuple[End, ...]], NDArray[np.void]] = {}
         scratch_bytes = -(-max(plan.scratch_bytes, 1) // LINE) * LINE
         scratch = plan.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
-        longest = max(map(len, self._rows.values()))
+        longest = max(map(len, self._programs.values()))
         # A forked process has none of the workers, and maybe an inference half done in its memory.
-        call = run_function()
-        rare = any(is_rare(step.kind) for steps in self._programs.values() for step in steps)
-        where = function_of(RARE).address if rare else 0  # type: ignore[attr-defined]
-        self._crew = PerProcess(partial(Crew, call, self.threads, longest, scratch, where))
-        self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch, where))
+        self._crew = PerProcess(partial(_crew, self.threads, longest, scratch))
+        self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch))
 
     def __repr__(self) -> str:
         return f"Session({self.plan!r})"
@@ -89,6 +86,21 @@ class Session:
     def output_dtype(self) -> np.dtype[np.float32] | np.dtype[np.uint8]:
         """float32 of probabilities or logits, uint8 of a class map."""
         return np.dtype(np.uint8) if self.plan.returns_classes else np.dtype(np.float32)
+
+    def prepare(
+        self,
+        start: Start = Start.IMAGE,
+        ends: tuple[End, ...] = (End.LOGITS, End.SMOOTH_CLASSES),
+        compiling: Callable[[], object] | None = None,
+    ) -> list[Entry]:
+        """Load the machine code of a program, as its first inference does, or compile it (5 to 60 s); what it consists of.
+
+        start, ends  what the inference begins with and ends in; by default what `Model.predict` runs
+        compiling    is called before, if anything must be compiled
+        """
+        entries = [RUN, *dict.fromkeys(entry_of(step.kind) for step in self._programs[start, ends])]
+        load(entries, compiling)
+        return entries
 
     def output(
         self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
@@ -291,7 +303,7 @@ class Session:
         stretch: Stretch | None,
     ) -> _Call:
         """The rows of a program, and copies of the records that name what the caller passes in and gets."""
-        rows = self._rows[start, tuple(results)].copy()
+        rows = self._rows_of(start, tuple(results)).copy()
         bound: dict[int, NDArray[np.void]] = {}
         for index, step in enumerate(self.plan.input_steps[start]):
             bound[index] = step.record.copy()
@@ -309,6 +321,15 @@ class Session:
             rows[index]["params"] = record.ctypes.data
         return _Call(rows, (*bound.values(), source, results, stretch))
 
+    def _rows_of(self, start: Start, ends: tuple[End, ...]) -> NDArray[np.void]:
+        """The rows of a program, whose machine code is loaded then."""
+        if (start, ends) not in self._rows:
+            self.prepare(start, ends)
+            steps = self._programs[start, ends]
+            kernels = {step.kind: load([entry_of(step.kind)])[0].address for step in steps}
+            self._rows[start, ends] = step_rows(steps, self.threads, kernels)
+        return self._rows[start, ends]
+
     def _launch(self, call: _Call, first: int, last: int) -> None:
         """Run the steps first..last; no thread reads or writes memory of this session or call afterwards."""
         self._crew.get().run(call.rows.ctypes.data, first, last)
@@ -322,12 +343,14 @@ class _Call:
     holds: tuple[Any, ...]
 
 
-def _recorder(
-    crew: PerProcess[Crew], threads: int, steps: int, scratch: NDArray[np.uint8], rare: int
-) -> Recorder:
+def _crew(threads: int, steps: int, scratch: NDArray[np.uint8]) -> Crew:
+    return Crew(run_function(), threads, steps, scratch)
+
+
+def _recorder(crew: PerProcess[Crew], threads: int, steps: int, scratch: NDArray[np.uint8]) -> Recorder:
     from sparse_icnet.run.tracing import Recorder
 
-    return Recorder(crew.get(), threads, steps, scratch, rare)
+    return Recorder(crew.get(), threads, steps, scratch)
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -18,11 +18,12 @@ from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
 from sparse_icnet.plan.program import Step
 from sparse_icnet.run import control as c
+from sparse_icnet.run.code_files import Entry
 from sparse_icnet.run.crew import Crew
-from sparse_icnet.run.machine_code import Entry, function_of, run_function
+from sparse_icnet.run.machine_code import function_of, run_function
 from sparse_icnet.run.trace_record import DESK_BYTES, ROW, TraceParams
 
-RUN_TRACED = Entry("run.traced_loop", "run_traced", ("run/traced_loop.py", "run/trace_record.py"))
+RUN_TRACED = Entry("run.traced_loop", "run_traced", sources=("run/traced_loop.py", "run/trace_record.py"))
 
 
 def tick() -> float:
@@ -119,10 +120,9 @@ class Recorder:
 
     crew     that of the session
     threads  that take part; steps: of the longest program; scratch: memory of all threads, (threads, bytes)
-    rare     as for `Crew`
     """
 
-    def __init__(self, crew: Crew, threads: int, steps: int, scratch: NDArray[np.uint8], rare: int) -> None:
+    def __init__(self, crew: Crew, threads: int, steps: int, scratch: NDArray[np.uint8]) -> None:
         self.threads = threads
         self._session_crew = crew
         self._run = run_function().address  # type: ignore[attr-defined]
@@ -136,7 +136,6 @@ class Recorder:
             words[c.STATE], words[c.THREADS] = 1, 2
             words[c.STEPS], words[c.FIRST], words[c.LAST] = desk[ROW:].ctypes.data, 0, 1
             words[c.SCRATCH], words[c.SCRATCH_BYTES] = own_scratch.ctypes.data, 0
-            words[c.RARE] = rare
 
     def record(self, steps: Sequence[Step], rows: NDArray[np.void], each_task: bool) -> Recording:
         """Run the `rows` of `steps`, whose records the caller holds.

@@ -11,24 +11,25 @@ from sparse_icnet.simd import llvm
 
 
 def _call(builder, address, arguments):
-    """Result of the function of five int64 at `address`."""
+    """Result of the function of int64 at `address`, an int64; of one that returns nothing whatever stood there."""
     result = cgutils.alloca_once(builder, llvm.I64)
     exception = cgutils.alloca_once(builder, cgutils.voidptr_t)
     # Numba's calling convention: status = f(&result, &exception, arguments...).
-    kind = ir.FunctionType(llvm.I32, [result.type, exception.type, *[llvm.I64] * 5])
+    kind = ir.FunctionType(llvm.I32, [result.type, exception.type, *[llvm.I64] * len(arguments)])
     place = builder.inttoptr(address, ir.PointerType(kind))
     builder.call(place, [result, exception, *arguments])
     return builder.load(result)
 
 
 @intrinsic
-def call_rare(typing, function, kernel, params, task, scratch):
-    """Call `sparse_icnet.run.rare_loop.run_rare`, which begins at the address `function`."""
+def call_kernel(typing, function, params, task, scratch):
+    """One task of the kernel that begins at the address `function`, with the record at `params`."""
 
     def emit(context, builder, signature, arguments):
-        return _call(builder, arguments[0], [*arguments[1:], ir.Constant(llvm.I64, 0)])
+        _call(builder, arguments[0], arguments[1:])
+        return context.get_dummy_value()
 
-    return types.int64(*[types.int64] * 5), emit
+    return types.void(*[types.int64] * 4), emit
 
 
 @intrinsic

@@ -1,7 +1,7 @@
 """The inner loop of a kernel as the CPU runs it: from the object code that this process has loaded.
 
 A disassembler of the system (`objdump` or `llvm-objdump`) reads that object.  Where there is none, another process
-compiles the kernels once more (15 to 60 s) and tells their assembly, which counts only if the object is the same, byte
+compiles the kernel once more (some seconds) and tells its assembly, which counts only if the object is the same, byte
 by byte.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_icnet.operators import KERNELS, is_rare
+from sparse_icnet.operators import KERNELS
 from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.winograd.params import WinogradParams
 from sparse_icnet.run import machine_code
@@ -100,7 +100,7 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
 
     Raises LookupError where no loop of that kernel is found, MachineCodeError as `listed`.
     """
-    listing = listing or listed(is_rare(record))
+    listing = listing or listed(record)
     functions = dict(_functions_of(record, kernel, listing))
     expected, wide = _expected(record, kernel, vectors)
     couple = "couple of blocks" if TARGET.couples else "stored block"
@@ -126,16 +126,13 @@ def inner_loop(record: type, kernel: str = "", vectors: int = 0, listing: Listin
     return max(loops, key=fits)
 
 
-def listed(rare: bool = False) -> Listing:
-    """The machine code of this process, disassembled.
-
-    rare  that of RARE_KERNELS, which is an object of its own
+def listed(record: type) -> Listing:
+    """The machine code of the kernel that reads `record`, disassembled.
 
     Raises MachineCodeError where the disassembler fails, or none is there and the compiler does not make the same object
     again.
     """
-    entry = machine_code.RARE if rare else machine_code.RUN
-    code: bytes = machine_code.function_of(entry).code  # type: ignore[attr-defined]
+    code = machine_code.load([machine_code.entry_of(record)])[0].content
     tool = next(filter(None, map(shutil.which, DISASSEMBLERS)), None)
     if tool is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +142,7 @@ def listed(rare: bool = False) -> Listing:
         return Listing(f"{Path(tool).name}, of the object that is loaded", _from_objdump(done))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "kernels"
-        _ran([sys.executable, "-m", "sparse_icnet.study.machine", str(place), *(["rare"] if rare else [])])
+        _ran([sys.executable, "-m", "sparse_icnet.study.machine", str(place), record.__name__])
         same = place.with_suffix(".o").read_bytes() == code
         text = place.with_suffix(".s").read_text("utf-8")
     if not same:
@@ -337,7 +334,7 @@ def _does(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":  # in a process that compiles nothing else: see `listed`
-    _object, _assembly = machine_code.recompiled(machine_code.RARE if sys.argv[2:] else machine_code.RUN)
-    _place = Path(sys.argv[1])
+    _place, (_record,) = Path(sys.argv[1]), (kind for kind in KERNELS if kind.__name__ == sys.argv[2])
+    _object, _assembly = machine_code.recompiled(machine_code.entry_of(_record))
     _place.with_suffix(".o").write_bytes(_object)
     _place.with_suffix(".s").write_text(_assembly, "utf-8")

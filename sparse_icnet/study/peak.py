@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_icnet.run.machine_code import Entry, function_of
+from sparse_icnet.run.code_files import Entry
+from sparse_icnet.run.machine_code import function_of
 from sparse_icnet.study.peak_shapes import PRODUCTS_OF_BYTES, PRODUCTS_OF_PAIRS
 
 _SOURCES = ("study/peak_kernel.py", "study/peak_shapes.py")
-BYTES = Entry("study.peak_kernel", "peak_of_bytes", _SOURCES)
-PAIRS = Entry("study.peak_kernel", "peak_of_pairs", _SOURCES)
+BYTES = Entry("study.peak_kernel", "peak_of_bytes", sources=_SOURCES)
+PAIRS = Entry("study.peak_kernel", "peak_of_pairs", sources=_SOURCES)
 # Seconds of one turn, short enough to fall between two interruptions, and turns of one measurement.
 TURN, TURNS = 0.004, 8
 

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sparse_icnet.run import machine_code
+from sparse_icnet.operators.convolution.params import ConvolutionParams
+from sparse_icnet.run import code_files, machine_code
 
 from . import HELPERS, ROOT
 from .record import Record
@@ -35,7 +36,8 @@ def run(count: int, at_once: int, seed: int) -> Record:
     """`count` damaged files, each kind of foreign one, and `at_once` first compilations at the same moment (0: none)."""
     record = Record("caches", seed)
     machine_code.warm_up()
-    code = machine_code._machine_code()
+    entry = machine_code.entry_of(ConvolutionParams)
+    code = machine_code._machine_codes([entry])[entry]
     with tempfile.TemporaryDirectory(prefix="hard-") as folder:
         _damaged(record, Path(folder), code, count, random.Random(seed))
         _foreign(record, Path(folder), code)
@@ -46,15 +48,15 @@ def run(count: int, at_once: int, seed: int) -> Record:
 
 def _damaged(record: Record, folder: Path, code: bytes, count: int, chance: random.Random) -> None:
     path = folder / "own" / "run.o"
-    assert machine_code._write(path, code)
+    assert code_files.write(path, code)
     whole = path.read_bytes()
-    if machine_code._read(path, _silent) != code:
+    if code_files.read(path, _silent) != code:
         record.fault("an undamaged file is not read")
-    name = whole.index(b"\0", len(machine_code._MAGIC) + 32)
+    name = whole.index(b"\0", len(code_files.MAGIC) + 32)
     parts = {
-        "magic": range(len(machine_code._MAGIC)),
-        "digest": range(len(machine_code._MAGIC), len(machine_code._MAGIC) + 32),
-        "name of the entry point": range(len(machine_code._MAGIC) + 32, name + 1),
+        "magic": range(len(code_files.MAGIC)),
+        "digest": range(len(code_files.MAGIC), len(code_files.MAGIC) + 32),
+        "name of the entry point": range(len(code_files.MAGIC) + 32, name + 1),
         "ELF header": range(name + 1, name + 65),
         "sections": range(name + 65, len(whole) - 4096),
         "end": range(len(whole) - 4096, len(whole)),
@@ -76,7 +78,7 @@ def _damaged(record: Record, folder: Path, code: bytes, count: int, chance: rand
 
 def _refused(record: Record, path: Path, content: bytes, what: str, place: int) -> None:
     path.write_bytes(content)
-    record.check(machine_code._read(path, _silent) is None, what, f"at byte {place}: read all the same")
+    record.check(code_files.read(path, _silent) is None, what, f"at byte {place}: read all the same")
 
 
 def _silent(*_: object) -> None:
@@ -88,7 +90,7 @@ def _foreign(record: Record, folder: Path, code: bytes) -> None:
 
     def fresh(name: str) -> Path:
         path = folder / name / "run.o"
-        machine_code._write(path, code)
+        code_files.write(path, code)
         return path
 
     def link(path: Path) -> None:
@@ -116,7 +118,7 @@ def _foreign(record: Record, folder: Path, code: bytes) -> None:
         "FIFO": instead(os.mkfifo),
         "folder in its place": instead(Path.mkdir),
         "endless device": instead(lambda path: path.symlink_to("/dev/zero")),
-        "too large": instead(lambda path: _sparse(path, machine_code._MAX_BYTES + 1)),
+        "too large": instead(lambda path: _sparse(path, code_files.MAX_BYTES + 1)),
     }
     if os.geteuid() == 0:
         changes["file of another user"] = lambda path: os.chown(path, 65534, -1)
@@ -125,10 +127,10 @@ def _foreign(record: Record, folder: Path, code: bytes) -> None:
         record.left_out.append("files of other users: needs root")
     for what, change in changes.items():
         path = fresh(what)
-        if machine_code._read(path, _silent) != code:
+        if code_files.read(path, _silent) != code:
             record.fault(f"{what}: not read before the change")
         change(path)
-        record.check(machine_code._read(path, _silent) is None, what, "read all the same")
+        record.check(code_files.read(path, _silent) is None, what, "read all the same")
 
 
 def _sparse(path: Path, size: int) -> None:
@@ -150,12 +152,17 @@ def _contested(record: Record, folder: Path, at_once: int) -> None:
     record.check(set(results) == {expected}, "first compilations at once", f"{results}, not {expected}")
     record.counts["first compilations at once"] += at_once - 1
     names = sorted(os.listdir(cache))
-    kept = [name for name in names if name.startswith("run-")]
+    kept = {
+        function: [name for name in names if name.startswith(f"{function}-")]
+        for function in ("run", "convolution")
+    }
     record.check(
-        len(kept) == 1 and not any(name.endswith(".tmp") for name in names), "caches left whole", str(names)
+        all(len(one) == 1 for one in kept.values()) and not any(name.endswith(".tmp") for name in names),
+        "caches left whole",
+        str(names),
     )
-    for what in ("flipped", "cut", "not writable"):
-        path = cache / kept[0]
+    for what, function in (("flipped", "convolution"), ("cut", "run"), ("not writable", "convolution")):
+        path = cache / kept[function][0]
         content = bytearray(path.read_bytes())
         if what == "flipped":
             content[len(content) // 2] ^= 1
@@ -165,7 +172,7 @@ def _contested(record: Record, folder: Path, at_once: int) -> None:
             environment["NUMBA_CACHE_DIR"] = str(path / "below a file")
         result = _ended(_start(environment))
         record.check(result == expected, f"compiled anew: {what}", f"{result}, not {expected}")
-        whole = machine_code._read(path, _silent)
+        whole = code_files.read(path, _silent)
         record.check(whole is not None, "caches repaired", what)
 
 

@@ -37,7 +37,7 @@ def main(name: str, folder: Path) -> None:
     code_paths.enter(name)
     from sparse_icnet.run import machine_code
 
-    machine_code._machine_code()
+    machine_code._machine_codes(machine_code.usual())
     print(*sorted(folder.iterdir()), sep="\n")
 
 

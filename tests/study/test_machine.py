@@ -88,12 +88,12 @@ def test_names_of_functions():
 def listing():
     if not any(map(shutil.which, machine.DISASSEMBLERS)):
         pytest.skip("no objdump here to read the machine code")
-    return machine.listed()
+    return {kind: machine.listed(kind) for kind in (ConvolutionParams, WinogradParams, MaxPoolParams)}
 
 
 @pytest.mark.parametrize("kernel", TARGET.kernels, ids=lambda kernel: kernel.name)
 def test_loops_of_the_micro_kernels(listing, kernel):
-    loop = inner_loop(ConvolutionParams, kernel.name, listing=listing)
+    loop = inner_loop(ConvolutionParams, kernel.name, listing=listing[ConvolutionParams])
     assert loop.function.startswith("convolution.kernel.")
     assert loop.dots > 0
     assert loop.offsets > 0
@@ -110,7 +110,7 @@ def test_loops_of_the_micro_kernels(listing, kernel):
 
 def test_loop_of_filtering(listing):
     for vectors in TARGET.filtering.vectors:
-        loop = inner_loop(WinogradParams, vectors=vectors, listing=listing)
+        loop = inner_loop(WinogradParams, vectors=vectors, listing=listing[WinogradParams])
         assert loop.function.startswith("winograd.kernel.")
         assert loop.dots > 0
         assert loop.unit == "pair of input channels"
@@ -121,7 +121,7 @@ def test_loop_of_filtering(listing):
 
 
 def test_loop_of_another_kernel(listing):
-    loop = inner_loop(MaxPoolParams, listing=listing)
+    loop = inner_loop(MaxPoolParams, listing=listing[MaxPoolParams])
     assert loop.function == "pooling.kernel.max_pool"
     assert loop.loads > 0
     assert loop.to_dict()["instructions"]
@@ -129,23 +129,23 @@ def test_loop_of_another_kernel(listing):
 
 def test_without_a_disassembler_the_same_object_counts(monkeypatch, compiled_kernels):
     monkeypatch.setattr(machine, "DISASSEMBLERS", ())
-    code = machine_code.run_function().code
+    code = machine_code.load([machine_code.entry_of(ConvolutionParams)])[0].content
     made = [code]
 
     def compiled_again(command):
-        place = Path(command[-1])
+        place = Path(command[-2])
         place.with_suffix(".o").write_bytes(made[0])
         place.with_suffix(".s").write_text(COMPILER, "utf-8")
         return ""
 
     monkeypatch.setattr(machine, "_ran", compiled_again)
-    assert SYMBOL in machine.listed().functions
+    assert SYMBOL in machine.listed(ConvolutionParams).functions
     made[0] = code[:-1]
     with pytest.raises(
         machine.MachineCodeError,
         match=r"another object than the one that is loaded: .* install a disassembler",
     ):
-        machine.listed()
+        machine.listed(ConvolutionParams)
 
 
 def test_a_disassembler_that_fails(monkeypatch, tmp_path):
@@ -153,6 +153,6 @@ def test_a_disassembler_that_fails(monkeypatch, tmp_path):
     tool.write_text("#!/bin/sh\necho no such format >&2\nexit 1\n")
     tool.chmod(0o755)
     monkeypatch.setattr(machine, "DISASSEMBLERS", (str(tool),))
-    monkeypatch.setattr(machine_code, "run_function", lambda: type("Run", (), {"code": b"x"}))
+    monkeypatch.setattr(machine_code, "load", lambda entries: [machine_code.Code(0, b"x")])
     with pytest.raises(machine.MachineCodeError, match="objdump failed: no such format"):
-        machine.listed()
+        machine.listed(ConvolutionParams)
