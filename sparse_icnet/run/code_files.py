@@ -67,12 +67,16 @@ def find(entries: Iterable[Entry], tell: bool) -> dict[Entry, tuple[Path, bytes]
     tell  the log which files, and what is wrong with others
     """
     found = {}
+    where: dict[Path, list[str]] = {}
     for entry, name in _names(entries):
         for folder in cache_folders():
             code = read(folder / name, _log.info if tell else _silent)
             if code is not None:
                 found[entry] = folder / name, code
+                where.setdefault(folder, []).append(str(entry))
                 break
+    for folder, functions in where.items() if tell else ():
+        _log.info("compiled kernels loaded from %s: %s", folder, ", ".join(functions))
     return found
 
 
@@ -80,13 +84,10 @@ def _silent(*_: object) -> None:
     """For what was told already, or will be."""
 
 
-def keep(entry: Entry, code: bytes) -> None:
-    """Write the machine code into the first cache folder that takes it; none is no error, but slow from then on."""
+def keep(entry: Entry, code: bytes) -> Path | None:
+    """Write the machine code into the first cache folder that takes it, which is returned; None: no folder does."""
     ((_, name),) = _names([entry])
-    for folder in cache_folders():
-        if write(folder / name, code):
-            return
-    _log.warning("no folder can keep the compiled kernels: they will be compiled anew each time")
+    return next((folder for folder in cache_folders() if write(folder / name, code)), None)
 
 
 def _names(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
@@ -165,8 +166,6 @@ def read(path: Path, tell: Callable[..., None]) -> bytes | None:
     body = private_files.unsealed(MAGIC, content)
     if body is None:
         tell("compiled kernels not loaded: %s: damaged", path)
-    else:
-        tell("compiled kernels loaded from %s", path)
     return body
 
 
@@ -177,5 +176,4 @@ def write(path: Path, code: bytes) -> bool:
     except OSError as error:
         _log.info("compiled kernels not kept: %s", error)
         return False
-    _log.info("compiled kernels kept in %s", path)
     return True

@@ -154,12 +154,18 @@ def _machine_codes(
         start = time.perf_counter()
         _log.info("compiling %s for %s (%s)", ", ".join(map(str, missing)), target_cpu(), TARGET.name)
 
+        kept: dict[Entry, Path | None] = {}
+
         def take(entry: Entry, code: bytes) -> None:
             codes[entry] = code
-            code_files.keep(entry, code)
+            kept[entry] = code_files.keep(entry, code)
 
         compile_all(missing, take)
         _log.info("compiled in %.1f s", time.perf_counter() - start)
+        for folder in set(filter(None, kept.values())):
+            _log.info("compiled kernels kept in %s", folder)
+        if not all(kept.values()):
+            _log.warning("no folder can keep the compiled kernels: they will be compiled anew each time")
     return codes
 
 

@@ -112,7 +112,7 @@ class TestFirstMinute:
         )
         lines = done.stderr.splitlines()
         assert len(lines) == len(set(lines)) >= 2, lines
-        assert sum("compiled kernels loaded" in line for line in lines) == 1
+        assert any("compiled kernels loaded" in line for line in lines)
 
     def test_warnings_reach_only_who_asks(self):
         code = (
