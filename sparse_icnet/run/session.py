@@ -15,12 +15,13 @@ from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import written
 from sparse_icnet.plan.axis import prove_axis
-from sparse_icnet.plan.steps import End, Runnable, Start, Step, programs, step_rows
+from sparse_icnet.plan.steps import End, Runnable, Start, programs
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.run.arrays import aligned_empty, nearest
 from sparse_icnet.run.code_files import Entry
 from sparse_icnet.run.crew import Crew
-from sparse_icnet.run.machine_code import RUN, entry_of, load, run_function
+from sparse_icnet.run.machine_code import run_function
+from sparse_icnet.run.programs import Programs
 
 if TYPE_CHECKING:
     from sparse_icnet.network.graph import Graph, Shape, Size
@@ -30,17 +31,6 @@ if TYPE_CHECKING:
 def default_threads() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# What an inference may end in: one end, or two in this order.
-_ENDS: tuple[tuple[End, ...], ...] = (
-    (End.PROBABILITIES,),
-    (End.CLASSES,),
-    (End.SMOOTH_CLASSES,),
-    (End.LOGITS,),
-    (End.LOGITS, End.CLASSES),
-    (End.LOGITS, End.SMOOTH_CLASSES),
-)
 
 
 class Session:
@@ -55,14 +45,14 @@ class Session:
     def __init__(self, plan: Runnable) -> None:
         self.plan = plan
         self.threads = plan.threads
-        self._programs: dict[tuple[Start, tuple[End, ...]], list[Step]] = programs(plan, _ENDS)
-        self._rows: dict[tuple[Start, tuple[End, ...]], NDArray[np.void]] = {}
+        self._programs = Programs(plan)
         scratch_bytes = -(-max(plan.scratch_bytes, 1) // LINE) * LINE
         scratch = plan.arena.take(self.threads * scratch_bytes).reshape(self.threads, scratch_bytes)
-        longest = max(map(len, self._programs.values()))
         # A forked process has none of the workers, and maybe an inference half done in its memory.
-        self._crew = PerProcess(partial(_crew, self.threads, longest, scratch))
-        self._recorder = PerProcess(partial(_recorder, self._crew, self.threads, longest, scratch))
+        self._crew = PerProcess(partial(_crew, self.threads, self._programs.longest, scratch))
+        self._recorder = PerProcess(
+            partial(_recorder, self._crew, self.threads, self._programs.longest, scratch)
+        )
 
     def __repr__(self) -> str:
         return f"Session({self.plan!r})"
@@ -98,9 +88,7 @@ class Session:
         start, ends  what the inference begins with and ends in; by default what `Model.predict` runs
         compiling    is called before, if anything must be compiled
         """
-        entries = [RUN, *dict.fromkeys(entry_of(step.kind) for step in self._programs[start, ends])]
-        load(entries, compiling)
-        return entries
+        return self._programs.load(start, ends, compiling)
 
     def output(
         self, blob: NDArray[np.float32], out: NDArray[np.float32 | np.uint8] | None = None
@@ -303,7 +291,7 @@ class Session:
         stretch: Stretch | None,
     ) -> _Call:
         """The rows of a program, and copies of the records that name what the caller passes in and gets."""
-        rows = self._rows_of(start, tuple(results)).copy()
+        rows = self._programs.rows(start, tuple(results)).copy()
         bound: dict[int, NDArray[np.void]] = {}
         for index, step in enumerate(self.plan.input_steps[start]):
             bound[index] = step.record.copy()
@@ -320,15 +308,6 @@ class Session:
         for index, record in bound.items():
             rows[index]["params"] = record.ctypes.data
         return _Call(rows, (*bound.values(), source, results, stretch))
-
-    def _rows_of(self, start: Start, ends: tuple[End, ...]) -> NDArray[np.void]:
-        """The rows of a program, whose machine code is loaded then."""
-        if (start, ends) not in self._rows:
-            self.prepare(start, ends)
-            steps = self._programs[start, ends]
-            kernels = {step.kind: load([entry_of(step.kind)])[0].address for step in steps}
-            self._rows[start, ends] = step_rows(steps, self.threads, kernels)
-        return self._rows[start, ends]
 
     def _launch(self, call: _Call, first: int, last: int) -> None:
         """Run the steps first..last; no thread reads or writes memory of this session or call afterwards."""

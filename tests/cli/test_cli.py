@@ -20,7 +20,7 @@ from PIL import Image
 
 import sparse_icnet
 from sparse_icnet import bundled, private_files
-from sparse_icnet.run import machine_code, session
+from sparse_icnet.run import machine_code, programs
 
 
 class TestFirstMinute:
@@ -36,7 +36,7 @@ class TestFirstMinute:
 
         monkeypatch.setattr(machine_code, "is_cached", lambda entries: False)
         monkeypatch.setattr(machine_code, "load", compiled)
-        monkeypatch.setattr(session, "load", compiled)
+        monkeypatch.setattr(programs, "load", compiled)
         monkeypatch.setattr(machine_code, "folder_of", lambda entries: tmp_path)
 
     def test_a_line_before_compiling(self, run, tiny_file, photo, tmp_path, uncompiled):
