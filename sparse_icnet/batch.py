@@ -43,7 +43,6 @@ from sparse_icnet.jobs.sources import expand, folders_of
 from sparse_icnet.jobs.work import Options, model_digest
 from sparse_icnet.loading import load
 from sparse_icnet.model import Model
-from sparse_icnet.network.digest import digest
 from sparse_icnet.network.graph import Size
 from sparse_icnet.render import ALPHA, PaletteLike
 
@@ -102,10 +101,12 @@ def segment_files(
     kinds = None if save is None else _checked_kinds(save)
     options = Options(
         output,
-        model_name=bundled.short_name(net.path, net.graph.meta.name),
+        model_name=bundled.short_name(net.path)
+        if net.path
+        else bundled.short_name(None, net.graph.meta.name),
         model_digest=model_digest(net.path, net.output_name, net.bgr)
         if net.path
-        else f"network:{digest(net.graph)}",
+        else f"network:{net.digest}",
         save=kinds or ("classes", "overlay"),
         save_of_films=kinds or ("overlay",),
         smooth=smooth,

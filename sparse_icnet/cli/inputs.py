@@ -41,7 +41,7 @@ def model_of(arguments: argparse.Namespace) -> Model:
 
 def ready(model: Model, quiet: bool = False) -> None:
     """Make the engine of `model`; say so where that takes long because its kernels must be compiled first."""
-    session = model.session
+    session, log = model.session, logging.getLogger(__name__)
     began: list[float] = []
 
     def compiling() -> None:
@@ -53,13 +53,9 @@ def ready(model: Model, quiet: bool = False) -> None:
     if began and not quiet:
         seconds, kept = time.perf_counter() - began[0], machine_code.folder_of(entries)
         note(f"compiled in {seconds:.0f} s, {f'kept in {kept}' if kept else 'no folder to keep them in'}")
-    logging.getLogger(__name__).info(
-        "%s at %dx%d, threads: %d, kernels: %s",
-        bundled.short_name(model.path, model.graph.meta.name),
-        *model.size,
-        session.threads,
-        TARGET.name,
-    )
+    if log.isEnabledFor(logging.INFO):  # else nobody asks what the model says of itself
+        name = bundled.short_name(model.path, model.graph.meta.name)
+        log.info("%s at %dx%d, threads: %d, kernels: %s", name, *model.size, session.threads, TARGET.name)
 
 
 def check_json(place: str | None) -> None:

@@ -6,8 +6,6 @@ pixels at every k-th row and column, a *group* four channels, a *plane* the memo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.record import Table, record
 
 LINE = 64  # bytes of a cache line
@@ -24,7 +22,6 @@ SCRATCH_BYTES = 2 * TILE_BYTES
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Map:
     """A map, or what of it a kernel sees.
 
@@ -39,7 +36,6 @@ class Map:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Requantize:
     """A quantizer within an expression, (Q1) then (Q2): clip to low..high, round, times scale."""
 
@@ -49,7 +45,6 @@ class Requantize:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Rounding:
     """The quantizer of a result, (Q1): bounds of code - zero_point, and the stored code of 0 as two int16."""
 
@@ -59,7 +54,6 @@ class Rounding:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Operand:
     """What is added, or taken alone: codes, which (Q2) turns into real values of the unit of the result, or real values.
 
@@ -73,7 +67,6 @@ class Operand:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Padding:
     """What lies around the planes of a result but holds no pixel, which other tensors overwrite between two inferences.
 
@@ -89,7 +82,6 @@ class Padding:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Copies:
     """The shifted copies of a result, which its writer stores beside it.
 
@@ -105,7 +97,6 @@ class Copies:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Output:
     """Where a result goes and as what.
 
@@ -124,7 +115,6 @@ class Output:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Epilogue:
     """What happens to the sums of a convolution, (Q4) and (Q5).
 

@@ -1,4 +1,4 @@
-"""Records: one frozen dataclass is what a plan writes for a kernel and whose attributes the kernel reads.
+"""Records: one frozen class is what a plan writes for a kernel and whose attributes the kernel reads.
 
 A field is an `int` (int64: a count, a flag, an address, a stride in bytes), a `float` (float32), a `Table`, or another
 record, which lies inside.  `sparse_icnet.simd.record` makes the same class a type of Numba: a kernel reads
@@ -7,14 +7,23 @@ record, which lies inside.  `sparse_icnet.simd.record` makes the same class a ty
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Callable, Sequence
+import builtins
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import FrozenInstanceError
 from functools import cache
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        return lambda decorator: decorator
+
 
 Record = TypeVar("Record")
 
@@ -23,27 +32,87 @@ Record = TypeVar("Record")
 Table: TypeAlias = Annotated[Any, "address"]
 
 _DTYPES: dict[type, np.dtype[np.void]] = {}
+_KINDS: dict[type, dict[str, Any]] = {}
 
 
+@dataclass_transform(frozen_default=True)
 def record(cls: type[Record]) -> type[Record]:
-    """Let the frozen dataclass `cls` be a record; its fields are laid out as C does.
+    """A record of the annotated fields of `cls`, which are laid out as C does; values of all of them make one.
+
+    It is what `dataclasses.dataclass(frozen=True, slots=True)` makes, without compiling functions for each class: every
+    process that runs a plan makes all of the thirty records.
 
     Raises TypeError for a field of another kind, or a second record of one name.
     """
-    fields: list[tuple[str, Any]] = []
-    for name, kind in typing.get_type_hints(cls, include_extras=True).items():
-        if kind is int or kind == Table:
-            fields.append((name, np.int64))
-        elif kind is float:
-            fields.append((name, np.float32))
-        elif kind in _DTYPES:
-            fields.append((name, _DTYPES[kind]))
-        else:
-            raise TypeError(f"{cls.__name__}.{name}: expected int, float, Table or a record, found {kind}")
+    kinds = {name: _kind(cls, name, kind) for name, kind in cls.__annotations__.items()}
     if cls.__name__ in (other.__name__ for other in _DTYPES):
         raise TypeError(f"a record {cls.__name__} exists already")
-    _DTYPES[cls] = np.dtype(fields, align=True)
-    return cls
+    names = tuple(kinds)
+    body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    body |= {"__slots__": names, "__match_args__": names, "__qualname__": cls.__qualname__}
+    made: type[Record] = type(cls.__name__, (_Record,), body)
+    _KINDS[made] = kinds
+    formats = {int: np.int64, Table: np.int64, float: np.float32}
+    _DTYPES[made] = np.dtype(
+        [(name, formats[kind] if kind in formats else _DTYPES[kind]) for name, kind in kinds.items()],
+        align=True,
+    )
+    return made
+
+
+def _kind(cls: type, name: str, kind: Any) -> Any:
+    """int, float, Table, or a record: what the annotation of a field means."""
+    if isinstance(kind, str):
+        kind = vars(sys.modules[cls.__module__]).get(kind, getattr(builtins, kind, kind))
+    if kind not in (int, float, Table) and not (isinstance(kind, type) and kind in _DTYPES):
+        raise TypeError(f"{cls.__name__}.{name}: expected int, float, Table or a record, found {kind}")
+    return kind
+
+
+class _Record:
+    """What all records have in common."""
+
+    __slots__ = ()
+    __match_args__: tuple[str, ...] = ()
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        names = self.__match_args__
+        if named or len(values) != len(names):
+            values = _all_values(type(self).__name__, names, values, named)
+        for name, value in zip(names, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__match_args__)
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in self.__match_args__))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        return f"{type(self).__qualname__}({fields})"
+
+
+def _all_values(
+    what: str, names: Sequence[str], values: Sequence[Any], named: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The values of all fields in their order; TypeError unless each is given once."""
+    given = dict(zip(names, values, strict=False))
+    if len(values) > len(names) or named.keys() & given.keys() or (given | named).keys() != set(names):
+        found = [*(f"{len(values)} in order" for _ in values[:1]), *named]
+        raise TypeError(
+            f"{what}: expected each of {', '.join(names)} once, found {', '.join(found) or 'none'}"
+        )
+    given |= named
+    return tuple(given[name] for name in names)
 
 
 def dtype_of(cls: type) -> np.dtype[np.void]:
@@ -51,10 +120,15 @@ def dtype_of(cls: type) -> np.dtype[np.void]:
     return _DTYPES[cls]
 
 
+def kinds_of(cls: type) -> Mapping[str, Any]:
+    """The fields of a record: each int, float, Table or a record."""
+    return _KINDS[cls]
+
+
 @cache
 def member(cls: type, name: str) -> tuple[int, type]:
     """(byte offset, kind) of a field; the kind is int, float or a record."""
-    kind = typing.get_type_hints(cls, include_extras=True)[name]
+    kind = _KINDS[cls][name]
     fields = _DTYPES[cls].fields
     assert fields is not None
     return int(fields[name][1]), int if kind == Table else kind
@@ -70,14 +144,9 @@ def written(value: Any, put: Callable[[NDArray[Any]], int]) -> NDArray[np.void]:
     return rows
 
 
-@cache
-def _names(cls: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cls))
-
-
 def _write(row: np.void, value: Any, put: Callable[[NDArray[Any]], int]) -> None:
     kind: type = type(value)
-    for name in _names(kind):
+    for name in _KINDS[kind]:
         part = getattr(value, name)
         if type(part) is int:
             row[name] = part
@@ -100,13 +169,13 @@ def _write(row: np.void, value: Any, put: Callable[[NDArray[Any]], int]) -> None
 def tables(value: Any) -> dict[str, NDArray[Any]]:
     """The arrays that a record points to, those of records inside and behind it included, by dotted name."""
     found: dict[str, NDArray[Any]] = {}
-    for field in dataclasses.fields(value):
-        part = getattr(value, field.name)
+    for field in _KINDS[type(value)]:
+        part = getattr(value, field)
         if isinstance(part, np.ndarray):
-            found[field.name] = part
+            found[field] = part
         elif isinstance(part, Sequence):
             for i, one in enumerate(part):
-                found |= {f"{field.name}[{i}].{name}": array for name, array in tables(one).items()}
+                found |= {f"{field}[{i}].{name}": array for name, array in tables(one).items()}
         elif type(part) in _DTYPES:
-            found |= {f"{field.name}.{name}": array for name, array in tables(part).items()}
+            found |= {f"{field}.{name}": array for name, array in tables(part).items()}
     return found

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.record import record
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class StepRow:
     """One row of the table of an inference.
 

@@ -7,8 +7,6 @@ events   of each thread, int64: how many, then of each task: number of the step,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import LINE
 from sparse_icnet.operators.record import Table, dtype_of, record
 from sparse_icnet.operators.step import StepRow
@@ -20,7 +18,6 @@ DESK_BYTES = -(-(ROW + dtype_of(StepRow).itemsize) // LINE) * LINE
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class TraceParams:
     """What `sparse_icnet.run.traced_loop.run_traced` reads.
 

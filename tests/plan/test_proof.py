@@ -35,7 +35,7 @@ from sparse_icnet.operators.float_convolution.params import FloatConvolutionPara
 from sparse_icnet.operators.input.params import BlobParams, ImageParams
 from sparse_icnet.operators.interpolation.pack import Axis
 from sparse_icnet.operators.params import RUN_VECTORS
-from sparse_icnet.operators.record import member
+from sparse_icnet.operators.record import Table, kinds_of
 from sparse_icnet.operators.storage import CodesMap, PlanError
 from sparse_icnet.operators.taps import int32_table
 from sparse_icnet.operators.winograd.params import Elements, WinogradParams
@@ -161,12 +161,10 @@ def test_every_table_of_a_record_is_known_here():
         assert known <= TABLES, kind.__name__
 
 
-def _tables(kind: type) -> set[str]:
+def _tables(record: type) -> set[str]:
     found = set()
-    for name in kind.__dataclass_fields__:
-        _, part = member(kind, name)
-        annotation = str(kind.__dataclass_fields__[name].type)
-        found |= {name} if annotation == "Table" else _tables(part) if part not in (int, float) else set()
+    for name, kind in kinds_of(record).items():
+        found |= {name} if kind == Table else set() if kind in (int, float) else _tables(kind)
     return found
 
 

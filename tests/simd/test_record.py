@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from sparse_icnet.simd.scalars import get_i32
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Inner:
     low: float
     count: int
@@ -23,7 +22,6 @@ class Inner:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Outer:
     first: float
     inner: Inner
@@ -98,14 +96,57 @@ def test_a_field_of_another_kind_is_no_record():
     ):
 
         @record
-        @dataclass(frozen=True)
         class Wrong:
             name: str
 
 
+def test_a_record_takes_each_field_once():
+    one, other = Inner(1.0, 2, None), Inner(entries=None, low=1.0, count=2)
+    assert one == other == Inner(1.0, 2, entries=None)
+    assert hash(one) == hash(other)
+    assert one != Inner(1.0, 3, None)
+    assert one != (1.0, 2, None)
+    assert repr(one) == "Inner(low=1.0, count=2, entries=None)"
+    match one:
+        case Inner(low, count, entries):
+            assert (low, count, entries) == (1.0, 2, None)
+        case _:
+            pytest.fail("no match")
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "found"),
+    [
+        ((), {}, "none"),
+        ((1.0, 2), {}, "2 in order"),
+        ((1.0, 2, None, 4), {}, "4 in order"),
+        ((1.0, 2), {"count": 2}, "2 in order, count"),
+        ((1.0, 2, None), {"entries": None}, "3 in order, entries"),
+        ((1.0, 2), {"entry": None}, "2 in order, entry"),
+    ],
+)
+def test_a_record_without_a_field_or_with_another_is_an_error(values, named, found):
+    with pytest.raises(
+        TypeError, match=rf"^Inner: expected each of low, count, entries once, found {found}$"
+    ):
+        Inner(*values, **named)
+
+
+def test_a_record_does_not_change():
+    one = Inner(1.0, 2, None)
+    for change in (
+        lambda: setattr(one, "low", 2.0),
+        lambda: setattr(one, "other", 2.0),
+        lambda: delattr(one, "low"),
+    ):
+        with pytest.raises(FrozenInstanceError):
+            change()
+    assert not hasattr(one, "__dict__")
+
+
 def test_a_name_is_that_of_one_record():
     with pytest.raises(TypeError, match="a record Inner exists already"):
-        record(dataclass(frozen=True)(type("Inner", (), {"__annotations__": {"x": int}})))
+        record(type("Inner", (), {"__annotations__": {"x": int}}))
 
 
 def test_tables_by_name():

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import Epilogue
 from sparse_icnet.operators.record import Table, record
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class ConvolutionParams:
     """A task is a chunk of vectors of one phase, for a range of groups of four output channels.
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import Map, Operand, Output, Padding
 from sparse_icnet.operators.record import Table, record
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class CombineParams:
     """A task is one phase of one group of [relu](left [+ right]).
 
@@ -24,7 +21,6 @@ class CombineParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class ShiftParams:
     """A task is the shifted copies of one group of codes or one channel of real values, and its padding.
 
@@ -46,7 +42,6 @@ class ShiftParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class ExpandParams:
     """A task is one channel of float32 (C, rows, columns) at `source`, nearest (Q7), to a real map of height x width.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import Output
 from sparse_icnet.operators.record import Table, record
 from sparse_icnet.target import TARGET
@@ -12,7 +10,6 @@ VECTORS = TARGET.float_kernel.vectors  # of 16 pixels in a tile
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class FloatConvolutionParams:
     """A task is one tile of vectors of one phase, for a range of groups of four output channels.
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import Map, Rounding
 from sparse_icnet.operators.record import Table, record
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class ImageParams:
     """A task is one row of phases of an RGB image u8 (height, width, 3).
 
@@ -29,7 +26,6 @@ class ImageParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class BlobParams:
     """A task is one row of phases of a float32 blob (channels, height, width): (Q10) or (Q9), then (Q1).
 
@@ -53,7 +49,6 @@ class BlobParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class RealImageParams:
     """A task is one row of phases of an RGB image u8 (height, width, 3), to a real map.
 
@@ -73,7 +68,6 @@ class RealImageParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class RealBlobParams:
     """A task is one row of phases of a float32 blob (channels, height, width), to a real map: (Q10) or (Q9).
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.output.params import GridPoints
 from sparse_icnet.operators.record import Table, record
 
@@ -17,7 +15,6 @@ def line_bytes(width: int) -> int:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class StretchParams:
     """A grid stretched over a picture of height x width.
 
@@ -34,7 +31,6 @@ class StretchParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class SmoothClassesParams:
     """A task is the pixels of one row of cells, to their classes, u8 (stretch.height, stretch.width) at `out`.
 
@@ -49,7 +45,6 @@ class SmoothClassesParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class BilinearSoftmaxParams:
     """A task is the pixels of one row of cells, to float32 (C, stretch.height, stretch.width) at `out`.
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import Map
 from sparse_icnet.operators.record import Table, record
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class SoftmaxParams:
     """A task is one phase of the logits.
 
@@ -25,7 +22,6 @@ class SoftmaxParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class ArgmaxParams:
     """A task is one phase of the logits, to the class of each grid point, u8 (height, width).
 
@@ -44,7 +40,6 @@ class ArgmaxParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class UpsampleParams:
     """A task is some rows of the small maps, float32 (channels, phases, plane) -> (channels, H, W) in scan order (Q7).
 
@@ -72,7 +67,6 @@ class UpsampleParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class GridPoints:
     """The logits as points of their grid, of height x width.
 
@@ -89,7 +83,6 @@ class GridPoints:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class LogitsParams:
     """A task is one channel, to float32 (channels, height, width) at `out`, which is set for each inference."""
 

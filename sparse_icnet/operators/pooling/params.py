@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import Map, Requantize, Rounding
 from sparse_icnet.operators.record import Table, record
 
@@ -18,7 +16,6 @@ def line_bytes(size: int) -> int:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class MaxPoolParams:
     """A task is one phase of one group of four channels.
 
@@ -40,7 +37,6 @@ class MaxPoolParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Pooled:
     """A map of codes whose bins are summed: its phases, the bytes of a row, the stored code of the real value 0."""
 
@@ -52,7 +48,6 @@ class Pooled:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Bins:
     """The windows of an average pooling (Q6).
 
@@ -68,7 +63,6 @@ class Bins:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class AveragePoolParams:
     """A task is one group of four channels; out: address of float32 (C, rows, columns)."""
 
@@ -78,7 +72,6 @@ class AveragePoolParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class PyramidStage:
     """One pooling of a pyramid.
 
@@ -98,7 +91,6 @@ class PyramidStage:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class PyramidParams:
     """A task is one group of four channels of x + sum over stages of nearest-up(mean over bins).
 
@@ -121,7 +113,6 @@ class PyramidParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class RealMaxPoolParams:
     """A task is one phase of one channel of real values (Q14).
 
@@ -145,7 +136,6 @@ class RealMaxPoolParams:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class RealAveragePoolParams:
     """A task is one channel of real values (Q13); out: address of float32 (C, rows, columns).
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparse_icnet.operators.params import Epilogue
 from sparse_icnet.operators.record import Table, record
 
@@ -12,7 +10,6 @@ WORK_BYTES = 64 * 3 * 36
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Elements:
     """From the codes of the input to its elements, 36 for each tile; also the record of the step that does only this.
 
@@ -42,7 +39,6 @@ class Elements:
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class WinogradParams:
     """A task is a few vectors of tiles of one phase of tiles, for all or some groups of four output channels.
 
