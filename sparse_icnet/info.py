@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,14 @@ class ModelMeta:
     accuracy: Mapping[str, float]
     licence: str
     notes: str
+
+    @classmethod
+    def of(cls, model: Model) -> ModelMeta:
+        """What the file of `model` states."""
+        meta, normalization = model.graph.meta, model.graph.normalization
+        accuracy = MappingProxyType(meta.accuracy)
+        names = model.class_names
+        return cls(meta.name, model.stated_size, normalization, names, accuracy, meta.licence, meta.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -162,16 +161,7 @@ class Model:
         """Input size, normalization, classes, accuracy and licence, as far as the file states them."""
         from sparse_icnet.info import ModelMeta
 
-        meta = self.graph.meta
-        return ModelMeta(
-            meta.name,
-            self.stated_size,
-            self.graph.normalization,
-            self.class_names,
-            MappingProxyType(meta.accuracy),
-            meta.licence,
-            meta.notes,
-        )
+        return ModelMeta.of(self)
 
     def info(self) -> ModelInfo:
         """What the model is made of, in figures, layer by layer: what `sparse-icnet info` prints."""
@@ -234,6 +224,16 @@ class Model:
     def session(self) -> Session:
         """The engine that runs `plan`; made, and its machine code loaded or compiled, when first asked for."""
         return self._session.get()
+
+    def beside(self, threads: int | None = None) -> Model:
+        """The same model and weights for another Python thread: its inferences, of `threads`, wait for none of these."""
+        from sparse_icnet.run.session import session_beside
+
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)  # `copy` would load the file anew, as `__reduce__` says
+        twin.threads = checked_threads(threads) or self.threads
+        twin._session = Once(partial(session_beside, self._runs, threads))
+        return twin
 
     @overload
     def predict(self, image: ImageLike, smooth: bool = True) -> Result: ...

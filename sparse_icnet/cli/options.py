@@ -47,9 +47,11 @@ def add_reading(parser: argparse.ArgumentParser, short: bool = True) -> None:
     )
 
 
-def add_size_and_threads(parser: argparse.ArgumentParser) -> None:
+def add_size_and_threads(
+    parser: argparse.ArgumentParser, threads: str = "default: one for each core"
+) -> None:
     add_size(parser)
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
+    parser.add_argument("--threads", type=positive, metavar="N", help=threads)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,9 @@ from sparse_icnet.files import check_writable, remove_dead
 from sparse_icnet.jobs.batch import Batch, Summary, manifest_name, shard_of
 from sparse_icnet.jobs.manifest import Manifest
 from sparse_icnet.jobs.overlap import StoppedError, in_order
+from sparse_icnet.jobs.side_by_side import SideBySide
 from sparse_icnet.jobs.sources import Found, Source, counted, folders_of
-from sparse_icnet.jobs.work import Options, Record, model_digest, segment_source
+from sparse_icnet.jobs.work import FRAMES, Options, Record, model_digest, segment_source
 from sparse_icnet.model import Model
 from sparse_icnet.run.session import default_threads
 
@@ -101,6 +102,9 @@ def _segment_here(
 ) -> None:
     """In this process, by a few threads."""
     stop, one_at_a_time = threading.Event(), threading.Lock()
+    films = any(source.is_film for source in sources)
+    network = SideBySide(model, None if films else len(sources))
+    frames = max(FRAMES, network.count + 1)  # one more than are computed: it is decoded or drawn
 
     def tick(done: int, total: int) -> None:
         if stop.is_set():
@@ -110,7 +114,7 @@ def _segment_here(
     def segment(source: Source) -> list[Record]:
         # Within a film its frames are worked on at the same time.
         with one_at_a_time if source.is_film else nullcontext():
-            return list(segment_source(model, source, options, manifest, tick))
+            return list(segment_source(network, source, options, manifest, tick, frames))
 
     with closing(in_order(segment, sources, stop=stop)) as results:
         for source, records in zip(sources, results, strict=True):

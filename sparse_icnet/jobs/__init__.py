@@ -5,6 +5,7 @@
     manifest   the lines of manifest.jsonl
     batch      one run over many sources on an executor
     films      a video -> result files and a record, whole or in stretches that are joined
+    side_by_side  inferences at the same time
     overlap    items made ahead, or worked on at the same time, by threads
     tasks      what a worker process calls
     work       one Source -> result files and records

@@ -36,14 +36,22 @@ from sparse_icnet.jobs.outputs import (
 )
 from sparse_icnet.jobs.overlap import ahead, in_order
 from sparse_icnet.jobs.sources import Source
-from sparse_icnet.jobs.work import Knowledge, Options, Record, grid_confidence, message_of, rounded, save
-from sparse_icnet.model import Model
+from sparse_icnet.jobs.work import (
+    FRAMES,
+    Knowledge,
+    Network,
+    Options,
+    Record,
+    grid_confidence,
+    message_of,
+    rounded,
+    save,
+)
 from sparse_icnet.network.graph import Size
 from sparse_icnet.render import side_by_side
 from sparse_icnet.result import Result
 
 _CHUNK = 1 << 20  # bytes read at a time
-_AT_ONCE = 3  # frames between decoder and encoder
 _BEHIND = 3  # frames that wait for the encoder
 
 
@@ -120,25 +128,28 @@ class Tally:
 
 
 def segment_film(
-    model: Model,
+    model: Network,
     source: Source,
     options: Options,
     manifest: Knowledge | None = None,
     tick: Callable[[int, int], None] | None = None,
+    at_once: int = FRAMES,
 ) -> Record:
     """Segment a film and write its results.  Arguments and errors as of `work.segment_source`."""
     job = begin(model, source, options, manifest)
-    return job if isinstance(job, Record) else segment(model, job, tick)
+    return job if isinstance(job, Record) else segment(model, job, tick, at_once)
 
 
-def segment(model: Model, job: Job, tick: Callable[[int, int], None] | None = None) -> Record:
+def segment(
+    model: Network, job: Job, tick: Callable[[int, int], None] | None = None, at_once: int = FRAMES
+) -> Record:
     """The whole film at once."""
     try:
         with ExitStack() as files:
             temporaries = {
                 kind: files.enter_context(job.replacing(path)) for kind, path in job.films().items()
             }
-            tally = segment_stretch(model, job, 0, job.film.frames, temporaries, tick, part=False)
+            tally = segment_stretch(model, job, 0, job.film.frames, temporaries, tick, False, at_once)
             if not tally.frames:
                 raise _nothing_left(job)
     except (ImageError, OSError, MemoryError) as error:
@@ -146,7 +157,7 @@ def segment(model: Model, job: Job, tick: Callable[[int, int], None] | None = No
     return _record(model, job, tally)
 
 
-def begin(model: Model, source: Source, options: Options, manifest: Knowledge | None) -> Job | Record:
+def begin(model: Network, source: Source, options: Options, manifest: Knowledge | None) -> Job | Record:
     """What there is to do; a record where there is nothing to do or nothing that can be done."""
     start = time.perf_counter()
     entry = manifest.entry(source.name) if manifest else None
@@ -191,19 +202,21 @@ def failed(source: Source, error: ImageError | OSError | MemoryError, digest: st
 
 
 def segment_stretch(
-    model: Model,
+    model: Network,
     job: Job,
     first: int,
     last: int,
     films: Mapping[str, Path],
     tick: Callable[[int, int], None] | None = None,
     part: bool = True,
+    at_once: int = FRAMES,
 ) -> Tally:
     """Frames [first, last): write the files of the frames, and of each kind in `films` the film.
 
     films  kind -> new path; none is written where no frame can be read
     tick   called with (frames done, frames of the film); what it raises ends the work
     part   whether the films are parts to be joined
+    at_once  frames that are computed or drawn at a time
 
     Raises FileExistsError where a file of a frame is in the way, ImageError, OSError.
     """
@@ -221,7 +234,9 @@ def segment_stretch(
         frames = stack.enter_context(closing(video.read(job.film.stretch(first, last))))
         coming = stack.enter_context(closing(ahead(frames)))
         segmented = stack.enter_context(
-            closing(in_order(lambda frame: _segmented(model, job, *frame), coming, _AT_ONCE))
+            closing(
+                in_order(lambda frame: _segmented(model, job, *frame), coming, at_once, taken=at_once + 2)
+            )
         )
         encoder = stack.enter_context(ThreadPoolExecutor(1))
         behind: deque[Future[None]] = deque()
@@ -244,7 +259,7 @@ def segment_stretch(
 
 
 def _segmented(
-    model: Model, job: Job, index: int, picture: Image.Image
+    model: Network, job: Job, index: int, picture: Image.Image
 ) -> tuple[int, dict[str, Image.Image], dict[str, float], float]:
     """(index, kind -> picture for the films, shares, confidence) of a frame; writes the files of the frame."""
     options, source = job.options, job.source
@@ -276,7 +291,7 @@ def _padded(picture: Image.Image, width: int, height: int) -> Image.Image:
     return canvas
 
 
-def finish(model: Model, job: Job, tally: Tally, parts: Mapping[str, Sequence[Path]]) -> Record:
+def finish(model: Network, job: Job, tally: Tally, parts: Mapping[str, Sequence[Path]]) -> Record:
     """Join the parts of each kind of film; the record of a film that was done in stretches.
 
     tally  of all stretches
@@ -303,7 +318,7 @@ def _nothing_left(job: Job) -> ImageError:
     )
 
 
-def _record(model: Model, job: Job, tally: Tally) -> Record:
+def _record(model: Network, job: Job, tally: Tally) -> Record:
     source, options, film = job.source, job.options, job.film
     return Record(
         source.path,

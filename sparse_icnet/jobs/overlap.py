@@ -95,21 +95,24 @@ def in_order(
     items: Iterable[Item],
     workers: int | None = None,
     stop: threading.Event | None = None,
+    taken: int | None = None,
 ) -> Generator[Result]:
-    """`map` on a few threads: some decode or encode while one computes.  Stops when the caller does.
+    """`map` on a few threads: some decode or encode while others compute.  Stops when the caller does.
 
-    workers  None: one for each core, at least 2 and at most 8, since decoding and encoding a picture take one core as
-             long as an inference takes two to four
+    workers  None: one for each core, at least 2 and at most 8: what Python itself does for a picture, which only one
+             thread at a time can, takes a tenth of a small inference
     stop     set when no more results are wanted, for a `function` that takes long
+    taken    items at most whose result the caller does not have yet; None: two for each worker
     """
     workers = workers or min(8, max(2, default_threads()))
+    taken = taken or 2 * workers
     pool = _pool(workers)
     try:
         if pool is None:
             yield from map(function, items)
             return
         remaining = iter(items)
-        running = deque(pool.submit(function, item) for item in itertools.islice(remaining, 2 * workers))
+        running = deque(pool.submit(function, item) for item in itertools.islice(remaining, taken))
         while running:
             result = _awaited(running.popleft())
             running.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))

@@ -27,7 +27,6 @@ from sparse_icnet.jobs.manifest import Entry
 from sparse_icnet.jobs.outputs import Mark, check_free, result_name, save_jpeg, save_npy, save_png
 from sparse_icnet.jobs.overlap import Room
 from sparse_icnet.jobs.sources import Source
-from sparse_icnet.model import Model
 from sparse_icnet.network.graph import Size
 from sparse_icnet.processes import PerProcess
 from sparse_icnet.render import ALPHA
@@ -41,6 +40,8 @@ HOPELESS = frozenset(
 # Pictures that a process has in work at the same time have together at most as many pixels as the largest one may have,
 # 17 to 20 bytes for each with an overlay and its legend.
 _ROOM = PerProcess(lambda: Room(MAX_PIXELS))
+
+FRAMES = 3  # of a film that are in work at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +131,37 @@ class Record:
         return {**values, "source": os.path.abspath(self.source)}
 
 
+class Network(Protocol):
+    """What computes results: a `Model`, or a `SideBySide` of it."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of its input."""
+
+    def predict(self, image: Image.Image, smooth: bool = True, /) -> Result:
+        """As `Model.predict`."""
+
+
 def segment_source(
-    model: Model,
+    model: Network,
     source: Source,
     options: Options,
     manifest: Knowledge | None = None,
     tick: Callable[[int, int], None] | None = None,
+    at_once: int = FRAMES,
 ) -> Iterator[Record]:
     """Segment a source and write its results: a record for each picture in it, one with `error` where it is of no use.
 
     manifest  what is known of earlier results (read only)
     tick      called with (frames done, frames of the film) as a film goes on
+    at_once   frames of a film that are computed or drawn at a time
 
     After an unreadable frame an animation ends.  Raises OSError where nothing more can be written at all.
     """
     if source.is_film:
         from sparse_icnet.jobs.films import segment_film
 
-        yield segment_film(model, source, options, manifest, tick)
+        yield segment_film(model, source, options, manifest, tick, at_once)
         return
     start = time.perf_counter()
     try:
@@ -211,7 +225,7 @@ class Task:
     digest  of the file
     """
 
-    model: Model
+    model: Network
     source: Source
     frame: int | None
     digest: str

@@ -125,6 +125,16 @@ def kinds_of(cls: type) -> Mapping[str, Any]:
     return _KINDS[cls]
 
 
+def dtype_named(name: str) -> np.dtype[np.void]:
+    """How the record of this name lies in memory; KeyError for a name that none has."""
+    return {cls.__name__: dtype for cls, dtype in _DTYPES.items()}[name]
+
+
+def name_of(dtype: np.dtype[Any]) -> str:
+    """The name of a record that lies in memory so; KeyError if none does."""
+    return {known: cls.__name__ for cls, known in _DTYPES.items()}[dtype]
+
+
 @cache
 def member(cls: type, name: str) -> tuple[int, type]:
     """(byte offset, kind) of a field; the kind is int, float or a record."""

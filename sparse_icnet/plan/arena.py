@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,10 +36,11 @@ class Arena:
 
     CHUNK = 1 << 25
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Iterable[Piece] = ()) -> None:
+        """Memory of its own, and `shared` pieces of another arena, which `bytes` leaves out."""
         self._chunks: list[mmap.mmap] = []
         self._free: NDArray[np.uint8] = np.empty(0, np.uint8)
-        self.pieces: list[Piece] = []
+        self.pieces: list[Piece] = list(shared)
         self.bytes = 0
 
     def take(self, size: int) -> NDArray[np.uint8]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from sparse_icnet.operators.operator import Operator
 from sparse_icnet.operators.record import written
+from sparse_icnet.plan.arena import memory_at
 from sparse_icnet.plan.program import Placement, Plan, Program, Step
 
 
@@ -12,14 +18,23 @@ def encode(program: Program, placement: Placement) -> Plan:
 
     def step(operator: Operator) -> Step:
         params = operator.params(placement.memory)
+        behind: list[NDArray[np.void]] = []
+
+        def put(array: NDArray[Any]) -> int:
+            address = placement.arena.put(array)
+            if array.dtype.fields:
+                behind.append(memory_at(address, array.nbytes).view(array.dtype))
+            return address
+
         return Step(
             operator.name,
             type(params),
-            written(params, placement.arena.put),
+            written(params, put),
             operator.tasks,
             tuple(operator.reads),
             tuple(operator.writes),
             tuple(operator.reports()),
+            behind,
         )
 
     return Plan(

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from sparse_icnet.floats import standard_floats
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.params import LINE
-from sparse_icnet.operators.record import written
+from sparse_icnet.operators.record import name_of, written
 from sparse_icnet.plan.arena import Piece
-from sparse_icnet.plan.kept import LENGTH, NUMBER, WORD
+from sparse_icnet.plan.kept import LENGTH, NUMBER, WORD, Row
 from sparse_icnet.plan.layout import lay_out
 from sparse_icnet.plan.policy import LeastTime
 from sparse_icnet.plan.program import Plan
@@ -65,8 +65,9 @@ def kept_form(plan: Plan, facts: Mapping[str, Any]) -> list[bytes | memoryview]:
     distances, inside = _distances(words[moved], pieces, places)
     words[moved] = distances
     moved = np.concatenate([moved[inside], moved[~inside]])
+    constants = {piece.address: place for piece, place in zip(pieces[1:], places, strict=False)}
     header = {
-        **_description(plan, iter(places[len(pieces) - 1 : -1])),
+        **_description(plan, iter(places[len(pieces) - 1 : -1]), constants),
         "shared": pieces[0].bytes,
         "image": image.size,
         "moved": (int(inside.sum()), int((~inside).sum())),
@@ -82,11 +83,17 @@ def kept_form(plan: Plan, facts: Mapping[str, Any]) -> list[bytes | memoryview]:
     ]
 
 
-def _description(plan: Plan, places: Iterator[int]) -> dict[str, Any]:
-    """The header of a plan; `places`: of the record of each step."""
+def _description(plan: Plan, places: Iterator[int], constants: Mapping[int, int]) -> dict[str, Any]:
+    """The header of a plan.
 
-    def rows(steps: Sequence[Step]) -> list[tuple[str, str, int, int]]:
-        return [(step.name, step.kind.__name__, step.tasks, next(places)) for step in steps]
+    places     of the record of each step; constants: address -> place of each
+    """
+
+    def rows(steps: Sequence[Step]) -> list[Row]:
+        return [(step.name, step.kind.__name__, step.tasks, next(places), behind(step)) for step in steps]
+
+    def behind(step: Step) -> list[tuple[int, str, int]]:
+        return [(constants[one.ctypes.data], name_of(one.dtype), len(one)) for one in step.behind]
 
     upsampling = plan.upsampling
     return {

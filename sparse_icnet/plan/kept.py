@@ -16,14 +16,14 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.operators import KERNELS
 from sparse_icnet.operators.params import LINE
-from sparse_icnet.operators.record import dtype_of
+from sparse_icnet.operators.record import dtype_named, dtype_of
 from sparse_icnet.plan.arena import Arena
 from sparse_icnet.plan.steps import End, Start, Step
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 LENGTH = struct.Struct("<I")
 WORD = np.dtype("<i8")
 NUMBER = np.dtype("<u4")
+
+# A step: its name, the name of its record, tasks, place of the record in the image; of each record behind that the place,
+# the name and how many there are.
+Row: TypeAlias = "tuple[str, str, int, int, Sequence[tuple[int, str, int]]]"
 
 
 class UnknownContentError(ValueError):
@@ -69,6 +73,7 @@ class KeptPlan:
     body: Sequence[Step]
     output_steps: Mapping[End, Sequence[Step]]
     arena: Arena
+    shared: NDArray[np.uint8]
     facts: Mapping[str, Any]
     planned: Callable[[], Plan]
 
@@ -117,8 +122,8 @@ def _restored(arena: Arena, content: NDArray[np.uint8], planned: Callable[[], Pl
     words[moved[inside:]] += shared.ctypes.data
     kinds = {kind.__name__: kind for kind in KERNELS}
 
-    def steps(rows: Sequence[tuple[str, str, int, int]]) -> tuple[Step, ...]:
-        return tuple(_step(image, name, kinds[kind], tasks, place) for name, kind, tasks, place in rows)
+    def steps(rows: Sequence[Row]) -> tuple[Step, ...]:
+        return tuple(_step(image, kinds, *row) for row in rows)
 
     upsampling = header["upsampling"]
     return KeptPlan(
@@ -135,6 +140,7 @@ def _restored(arena: Arena, content: NDArray[np.uint8], planned: Callable[[], Pl
         steps(header["body"]),
         {End[name]: steps(rows) for name, rows in header["output_steps"].items()},
         arena,
+        shared,
         header["facts"],
         planned,
     )
@@ -145,6 +151,18 @@ def _shape(lengths: Sequence[int]) -> Shape:
     return channels, height, width
 
 
-def _step(image: NDArray[np.uint8], name: str, kind: type, tasks: int, place: int) -> Step:
-    dtype = dtype_of(kind)
-    return Step(name, kind, image[place : place + dtype.itemsize].view(dtype), tasks, (), (), ())
+def _step(
+    image: NDArray[np.uint8],
+    kinds: Mapping[str, type],
+    name: str,
+    kind: str,
+    tasks: int,
+    place: int,
+    behind: Sequence[tuple[int, str, int]],
+) -> Step:
+    def records(place: int, dtype: np.dtype[np.void], count: int) -> NDArray[np.void]:
+        return image[place : place + count * dtype.itemsize].view(dtype)
+
+    record = records(place, dtype_of(kinds[kind]), 1)
+    others = tuple(records(start, dtype_named(which), count) for start, which, count in behind)
+    return Step(name, kinds[kind], record, tasks, (), (), (), others)

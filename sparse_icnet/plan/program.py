@@ -111,6 +111,11 @@ class Plan:
         """What holds the memory of the plan."""
         return self.placement.arena
 
+    @property
+    def shared(self) -> NDArray[np.uint8]:
+        """Of it the memory of storages that others use before or after them."""
+        return self.placement.shared
+
     def whole(self) -> Plan:
         """Itself: what is kept for other processes says less."""
         return self

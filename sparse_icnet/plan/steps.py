@@ -50,6 +50,7 @@ class Step:
     """One operator with its record, as the compiled code runs it.
 
     record  (1,) of the dtype of `kind`, in memory of its own
+    behind  the records that it leads to, among the constants of the plan; each before those that lead to it
     """
 
     name: str
@@ -59,6 +60,7 @@ class Step:
     reads: Sequence[Storage]
     writes: Sequence[Storage]
     reports: Sequence[Report]
+    behind: Sequence[NDArray[np.void]] = ()
 
     @property
     def kernel(self) -> str:
@@ -90,6 +92,7 @@ class Runnable(Protocol):
     class_map_size  of End.CLASSES
     scratch_bytes   scratch memory that each thread needs
     arena           what holds the memory of the plan, and gives more
+    shared          uint8, of it the memory of tensors that others use before or after them
     keeps_tensors   whether every tensor can be read after an inference
     """
 
@@ -115,6 +118,8 @@ class Runnable(Protocol):
     def threads(self) -> int: ...
     @property
     def arena(self) -> Arena: ...
+    @property
+    def shared(self) -> NDArray[np.uint8]: ...
     @property
     def keeps_tensors(self) -> bool: ...
     @property

@@ -322,6 +322,13 @@ class _Call:
     holds: tuple[Any, ...]
 
 
+def session_beside(plan: Runnable, threads: int | None) -> Session:
+    """A session of so many threads for inferences at the same time as those of a session of `plan`."""
+    from sparse_icnet.plan.relocate import beside
+
+    return Session(beside(plan, threads))
+
+
 def _crew(threads: int, steps: int, scratch: NDArray[np.uint8]) -> Crew:
     return Crew(run_function(), threads, steps, scratch)
 

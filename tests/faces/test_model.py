@@ -390,3 +390,21 @@ class TestBundled:
             sparse_icnet.load(copy)
         with pytest.raises(FormatError, match="damaged or changed"):
             sparse_icnet.load("model")
+
+
+def test_beside(tiny_net):
+    """The same results and weights, memory and threads of its own; nothing is loaded or planned again."""
+    other = tiny_net.beside(threads=2)
+    assert (other.threads, tiny_net.threads) == (2, 1)
+    assert (other.size, other.class_names) == (tiny_net.size, tiny_net.class_names)
+    assert other.plan is tiny_net.plan
+    picture = random_picture(70, 90)
+    assert np.array_equal(other.predict(picture).logits, tiny_net.predict(picture).logits)
+    blob = tiny_net.blob(picture)
+    assert np.array_equal(other(blob), tiny_net(blob))
+    mine, its = tiny_net.session.plan.shared, other.session.plan.shared
+    assert not np.shares_memory(mine, its)
+    assert other.session.threads == 2
+    assert tiny_net.beside().threads == 1
+    with pytest.raises(ValueError, match="threads"):
+        tiny_net.beside(threads=0)

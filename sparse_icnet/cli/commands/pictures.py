@@ -143,7 +143,10 @@ code is 2.""",
     )
     add_trace(results, "the inference of the first picture")
     add_model(parser, positional=False, short=False)
-    add_size_and_threads(parser)
+    add_size_and_threads(
+        parser,
+        "that compute, of a single picture all together, of several each its own picture (default: one for each core)",
+    )
     add_talk(parser)
 
 
