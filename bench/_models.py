@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sparse_icnet.network.graph import Argmax, Bilinear, Graph, Resize, Size, So
 from sparse_icnet.network.rewrite import optimize
 from sparse_icnet.reference import onnxruntime_peer
 from sparse_icnet.sparse.block_csr import block_density
+from sparse_icnet.video.writing import Writer
 
 BLOCK_MODEL = "icnet-camvid-int8-block4x4"
 
@@ -130,14 +133,26 @@ def write_inputs(graph: Graph, size: Size, folder: Path) -> dict[str, str]:
 
 def write_pictures(folder: Path, count: int, size: Size = (720, 960)) -> None:
     """`count` JPEG files of CamVid's size: crops of the bundled photo, so that decoding is real work."""
+    folder.mkdir()
+    for number, crop in enumerate(_crops(count, size)):
+        crop.save(folder / f"{number:04d}.jpg", quality=90)
+
+
+def write_film(path: Path, count: int, size: Size = (720, 960)) -> None:
+    """An MP4 of `count` frames of CamVid's size, 25 a second: crops of the bundled photo, each shown three times."""
+    rate = Fraction(25)
+    with Writer(path, size, rate, 1 / rate) as writer:
+        for index, crop in enumerate(_crops(-(-count // 3), size)):
+            for frame in range(3 * index, min(3 * index + 3, count)):
+                writer.write(frame, frame, crop)
+
+
+def _crops(count: int, size: Size) -> Iterator[Image.Image]:
     photo = to_rgb(bundled.SAMPLE_IMAGE)
     rng = np.random.default_rng(0)
-    folder.mkdir()
-    for number in range(count):
+    for _ in range(count):
         width = int(rng.integers(photo.width // 2, photo.width))
         height = min(photo.height, width * size[0] // size[1])
         left, top = (int(rng.integers(0, n + 1)) for n in (photo.width - width, photo.height - height))
-        crop = photo.crop((left, top, left + width, top + height)).resize(
-            (size[1], size[0]), Image.Resampling.BICUBIC
-        )
-        crop.save(folder / f"{number:04d}.jpg", quality=90)
+        crop = photo.crop((left, top, left + width, top + height))
+        yield crop.resize((size[1], size[0]), Image.Resampling.BICUBIC)

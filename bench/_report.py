@@ -46,9 +46,10 @@ def report(results: dict[str, Any]) -> str:
         lines = [
             (
                 row["model"],
-                row.get("save", "classes"),
+                f"{row['save']} {row['drawn']}",
                 row["engine"],
                 _times(row["pictures_per_second"], 1),
+                "" if row["behind_the_start"] is None else f"{row['behind_the_start']:.1f}",
                 _bound(row),
             )
             for row in results["folder"]
@@ -58,7 +59,8 @@ def report(results: dict[str, Any]) -> str:
             f"{pictures} JPEG files -> files {mark}",
             "",
             "",
-            "pictures a second",
+            "pictures a second, start included",
+            "behind the start",
             "if no core ever waited",
         )
         parts.append("\n" + table(header, lines))
@@ -97,7 +99,8 @@ def _bound(row: dict[str, Any]) -> str:
     if not bound:
         return ""
     most = bound["pictures_per_second"]
-    return f"{most:.1f}, of which {row['pictures_per_second']['median'] / most:.0%}"
+    share = row["share_of_bound"]
+    return f"{most:.1f}" + ("" if share is None else f", of which {share:.0%}")
 
 
 def _times(sample: dict[str, float] | None, digits: int = 1) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,7 +33,8 @@ from _common import (
     summary,
     write_json,
 )
-from _models import Entry, default_entries, entry_of, export, write_inputs, write_pictures
+from _many import Many
+from _models import Entry, default_entries, entry_of, export, write_inputs
 from _processes import HERE, Worker, WorkerError, alternate, fresh
 from _report import CASES, OURS, report
 
@@ -46,7 +46,7 @@ PARTS = ("latency", "sizes", "loaded", "start", "folder")
 MAIN_SIZE = (768, 960)
 OTHER_SIZES = ((384, 480), (1536, 1920))
 BUSY = (1, 2)  # processes beside a measurement
-SAVE = ("classes", "classes,overlay")
+SAVE = (("classes", "png"), ("classes,overlay", "png"), ("classes,overlay", "jpeg"))
 LEAST_AGREEMENT = (
     0.95  # share of pixels with the class that this engine gives; int8 engines differ by a few ‰
 )
@@ -157,9 +157,7 @@ class Comparison:
             for entry in self.sized:
                 self.time_start(entry)
         if "folder" in parts:
-            for entry in self.sized:
-                for save in SAVE:
-                    self.time_folder(entry, save)
+            self.time_many()
 
     @property
     def sized(self) -> list[Entry]:
@@ -275,72 +273,20 @@ class Comparison:
                 }
             )
 
-    def time_folder(self, entry: Entry, save: str) -> None:
-        """A folder of JPEG files to result files, the start of the process included.
-
-        save  "classes" or "classes,overlay"
-
-        Beside it what as many cores as threads would allow this engine if none ever waited: the processor time of one
-        picture, all that is done around the inference and the inference on one thread.
-        """
-        size, threads = self.sizes[0], self.threads[-1]
-        paths, _ = self.files(entry, size)
-        source = self.folder / "pictures"
-        if not source.exists():
-            write_pictures(source, self.arguments.pictures)
-        shape = f"{size[0]}x{size[1]}"
-        command = [
-            "-m",
-            "sparse_icnet",
-            "segment",
-            str(source),
-            "--quiet",
-            "--save",
-            save,
-            "--model",
-            paths[OURS],
-        ]
-        peer = [str(HERE / "_folder.py"), paths.get("openvino", ""), str(source), str(threads), save]
-        commands = {OURS: [*command, "--threads", str(threads), "--size", shape, "-o"], "openvino": peer}
-        rates: dict[str, list[float]] = {}
-        for _ in range(1 if self.arguments.quick else 3):
-            for engine in (e for e in self.engines if e in commands):
-                say(f"{entry.name}: folder of {self.arguments.pictures} pictures to {save}: {engine}")
-                with tempfile.TemporaryDirectory(dir=self.folder) as out:
-                    begin = time.perf_counter()
-                    try:
-                        fresh([*commands[engine], out], self.environment)
-                    except WorkerError as error:
-                        self.problems.append(str(error))
-                        continue
-                    taken = time.perf_counter() - begin
-                    for kind in save.split(","):
-                        done = len(list(Path(out).glob(f"*.{kind}.png")))
-                        if done != self.arguments.pictures:
-                            self.problems.append(
-                                f"folder, {engine}: {done} of {self.arguments.pictures} {kind}"
-                            )
-                rates.setdefault(engine, []).append(self.arguments.pictures / taken)
-        bound: dict[str, float] = {}
-        if OURS in rates:
-            stages = [str(HERE / "_stages.py"), paths[OURS], *map(str, size), str(source), save]
-            try:
-                bound = fresh(stages, self.environment)[1]
-                bound["pictures_per_second"] = round(1e3 * threads / bound["picture_ms"], 2)
-            except WorkerError as error:
-                self.problems.append(str(error))
-        for engine, values in rates.items():
-            self.pictures.append(
-                {
-                    "engine": engine,
-                    "model": entry.name,
-                    "threads": threads,
-                    "save": save,
-                    "pictures": self.arguments.pictures,
-                    "pictures_per_second": summary(values),
-                }
-                | ({"bound": bound} if engine == OURS else {})
-            )
+    def time_many(self) -> None:
+        """Folders and a film to result files, see `Many`."""
+        repeats = 1 if self.arguments.quick else 3
+        many = Many(self.folder, self.arguments.pictures, self.threads[-1], repeats, self.environment)
+        for entry in self.sized:
+            paths, _ = self.files(entry, self.sizes[0])
+            for save, drawn in SAVE:
+                say(f"{entry.name}: folder of {self.arguments.pictures} pictures to {save} ({drawn})")
+                engines = self.engines if drawn == "png" else [OURS]
+                self.pictures += many.folders(entry.name, paths, self.sizes[0], engines, save, drawn)
+            if find_spec("av"):
+                say(f"{entry.name}: film")
+                self.pictures += many.film(entry.name, paths[OURS], self.sizes[0])
+        self.problems += many.problems
 
     def results(self) -> dict[str, Any]:
         """Everything, as it goes into the JSON file."""
