@@ -51,7 +51,7 @@ HERE = Path(__file__).parents[1] / "helpers"
 STORED = {"address", "source", "classes", "out"}
 TABLES = {
     "planes", "offsets", "indptr", "weights", "initial", "multiplier", "bias", "entries", "masks", "copies", "codes",
-    "constants", "biases", "table", "in_order",
+    "constants", "factors", "biases", "table", "in_order",
     "scattered", "stages", "lines", "multipliers", "counts", "windows", "fused", "row_starts",
     "row_weights", "column_starts", "column_weights",
 }  # fmt: skip

@@ -43,7 +43,7 @@ from sparse_icnet.simd.tiles import (
     tile_store_codes,
     tile_under,
 )
-from sparse_icnet.simd.transposes import prefetch, put_rgb_codes, scatter_16x16
+from sparse_icnet.simd.transposes import prefetch, put_rgb_codes, put_rgb_products, scatter_16x16
 from sparse_icnet.simd.vectors import (
     bits_to_f32,
     bits_to_i32,
@@ -252,6 +252,27 @@ def test_codes_of_pixels_through_tables():
         out = aligned((66, 4), np.uint8)
         _rgb_codes(pixels.ctypes.data, table.ctypes.data, out[1:].ctypes.data)
         np.testing.assert_array_equal(out[1:65, :3], table[np.arange(3), pixels])
+        assert not out[1:, 3].any()
+        assert not out[[0, 65]].any()
+
+
+@njit
+def _rgb_products(source, factors, out):
+    put_rgb_products(source, factors, out)
+
+
+def test_codes_of_pixels_by_products():
+    rng = np.random.default_rng(10)
+    for limit in (300, 65536):
+        factors = rng.integers(0, limit, (3, 2, 2)).astype(np.uint16)
+        factors[:, 1, 1] = 0  # of the byte that holds no channel
+        pixels = rng.integers(0, 256, (64, 3), dtype=np.uint8)
+        pixels[:2] = (0, 255, 0), (255, 0, 255)
+        out = aligned((66, 4), np.uint8)
+        _rgb_products(pixels.ctypes.data, factors.ctypes.data, out[1:].ctypes.data)
+        multiplier, added, taken = factors.astype(np.int64)[:, [0, 1, 0], [0, 0, 1]]
+        moved = np.minimum((256 * pixels.astype(np.int64) * multiplier >> 16) + added, 65535) - taken
+        np.testing.assert_array_equal(out[1:65, :3], np.maximum(moved, 0) >> 8)
         assert not out[1:, 3].any()
         assert not out[[0, 65]].any()
 

@@ -7,7 +7,7 @@ import numpy as np
 from sparse_icnet.operators.epilogue import pack
 from sparse_icnet.simd.jit import jit
 from sparse_icnet.simd.scalars import get_f32, get_i32, get_i64, get_u8, put_i32
-from sparse_icnet.simd.transposes import prefetch, put_rgb_codes, scatter_16x16
+from sparse_icnet.simd.transposes import prefetch, put_rgb_codes, put_rgb_products, scatter_16x16
 from sparse_icnet.simd.vectors import load_f32, splat_f32, splat_i32, store
 from sparse_icnet.target import HAS_BYTE_TABLES
 
@@ -47,16 +47,19 @@ def _codes_by_loop(row, first, width, table, pixels):
 
 
 @jit
-def _codes_by_vectors(row, first, width, table, pixels):
-    if width < BLOCK:
+def _codes(row, first, width, table, factors, pixels):
+    """BLOCK pixels, or what is left of them, of a row of RGB pixels through a table u8 (3, 256), to 32-bit lanes.
+
+    factors  what gives the same codes without the table, 0 if nothing does
+    """
+    if width < BLOCK or not (HAS_BYTE_TABLES or factors):
         _codes_by_loop(row, first, width, table, pixels)
-    else:
-        x = min(first, width - BLOCK)  # the last block overlaps the one before
+        return
+    x = min(first, width - BLOCK)  # the last block overlaps the one before
+    if HAS_BYTE_TABLES:
         put_rgb_codes(row + 3 * x, table, pixels + 4 * x)
-
-
-# BLOCK pixels, or what is left of them, of a row of RGB pixels through a table u8 (3, 256), to 32-bit lanes.
-_codes = _codes_by_vectors if HAS_BYTE_TABLES else _codes_by_loop
+    else:
+        put_rgb_products(row + 3 * x, factors, pixels + 4 * x)
 
 
 @jit
@@ -74,7 +77,7 @@ def quantize_image(step, task, scratch):
             prefetch(ahead)
             prefetch(ahead + 64)
             prefetch(ahead + 128)
-            _codes(row, first, width, table, scratch)
+            _codes(row, first, width, table, step.factors, scratch)
         scatter_row(scratch, width, kx, planes, out)
         out += step.pitch
 

@@ -13,6 +13,7 @@ class ImageParams:
     source              address of the image, set for each inference
     phases_y, phases_x  of the output; pitch: bytes of a row of its planes
     codes               u8 (3, 256): the stored code of each value of each channel
+    factors             u16 (6, 2): `pack.factors_of(codes)`; None if there are none, or byte tables are faster
     """
 
     source: int
@@ -22,6 +23,7 @@ class ImageParams:
     phases_x: int
     pitch: int
     codes: Table
+    factors: Table
     output: Map
 
 

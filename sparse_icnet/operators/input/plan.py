@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from sparse_icnet.network import arithmetic
 from sparse_icnet.network.graph import Affine, Normalization, Quantizer, Shape
+from sparse_icnet.operators.input.pack import factors_of
 from sparse_icnet.operators.input.params import BlobParams, ImageParams, RealBlobParams, RealImageParams
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Plain
 from sparse_icnet.operators.outputs import rounding
 from sparse_icnet.operators.storage import PlanError, Storage, View
+from sparse_icnet.target import HAS_BYTE_TABLES
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,7 @@ class ImageStep(InputStep):
     def params(self, memory: Memory) -> ImageParams:
         _, height, width = self.shape
         ky, kx = self.target.phases
+        codes = self._codes()
         return ImageParams(
             source=0,
             height=height,
@@ -94,7 +97,8 @@ class ImageStep(InputStep):
             phases_y=ky,
             phases_x=kx,
             pitch=self.target.map.grid.pitch,
-            codes=self._codes(),
+            codes=codes,
+            factors=None if HAS_BYTE_TABLES else factors_of(codes),
             output=memory.map(self.target),
         )
 

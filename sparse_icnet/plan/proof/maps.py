@@ -127,6 +127,8 @@ def expand(a: Access) -> None:
 def quantize_image(a: Access) -> None:
     """Task: one row of phases of an image u8 (height, width, 3).  Prefetched lines need not exist."""
     a.constant("codes", a["codes"], 3 * 256)
+    if a["factors"]:
+        a.constant("factors", a["factors"], 6 * 2 * 2)
     pixels = a.count("height", "rows") * a.count("width", "columns")
     a.reads_source(steps(pixels, 3), 3)
     scattered_rows(a, 1)
