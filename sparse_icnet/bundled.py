@@ -82,10 +82,10 @@ def name_of(path: Path) -> str | None:
     )
 
 
-def check_digest(path: Path, content: bytes | None = None) -> None:
+def check_digest(path: Path, found: str | None = None) -> None:
     """Compare a bundled weight file with the table of SHA-256 digests beside it; other files pass unread.
 
-    content  of the file, where it was read already
+    found  SHA-256 of the file in hexadecimal, where it is known
 
     The table has the form of sha256sum: `cd weights && sha256sum *.npz > SHA256SUMS` renews it.
 
@@ -103,7 +103,8 @@ def check_digest(path: Path, content: bytes | None = None) -> None:
     expected = {name.lstrip("*").strip(): digest for digest, name in lines}.get(path.name)
     if expected is None:
         raise FormatError(f"{path}: expected a SHA-256 digest in {table.name}, found none for this file")
-    found = hashlib.sha256(path.read_bytes() if content is None else content).hexdigest()
+    if found is None:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected.lower():
         raise FormatError(
             f"{path}: the bundled weights are damaged or changed: expected SHA-256 {expected}, found {found}"

@@ -57,11 +57,11 @@ def are_kept() -> bool:
     return os.environ.get(SWITCH) != "0"
 
 
-def key(content: bytes, *asked: object) -> str:
-    """Name of the plan of the model file whose bytes are `content`; `asked`: all options that decide the plan."""
+def key(digest: str, *asked: object) -> str:
+    """Name of the plan of the model file with this SHA-256; `asked`: all options that decide the plan."""
     facts = (
+        digest,
         asked,
-        hashlib.sha256(content).digest(),
         TARGET.name,
         target_cpu(),
         os.environ.get("NUMBA_CPU_FEATURES") or host().flattened(),

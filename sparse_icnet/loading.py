@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,12 +51,13 @@ def load(
     """
     file = bundled.resolve(path)
     content = formats.native_content(file)
-    bundled.check_digest(file, content)
+    found = None if content is None else hashlib.sha256(content).hexdigest()
+    bundled.check_digest(file, found)
     asked = _Asked(file, content, output, None if size is None else checked_size(size), bgr)
     threads = checked_threads(threads)
     name = None
-    if content is not None and kept_plans.are_kept():
-        name = kept_plans.key(content, output, asked.size, bgr, threads or default_threads())
+    if found is not None and kept_plans.are_kept():
+        name = kept_plans.key(found, output, asked.size, bgr, threads or default_threads())
     model = None if name is None else _kept(name, asked, threads, class_names)
     if model is None:
         model = _planned(asked, threads, class_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparse_icnet.network.graph import (
     Add,
@@ -41,7 +42,7 @@ def largest_values(graph: Graph) -> dict[str, float]:
             case Quantize(quantizer=q):
                 bound = max(q.zero_point - q.low, q.high - q.zero_point) * q.scale
             case Convolution():
-                sums = np.abs(op.weight.astype(np.float64)).sum((1, 2, 3)) * largest[op.input]
+                sums = _magnitudes(op.weight) * largest[op.input]
                 bound = float((sums * np.abs(op.weight_scale) + np.abs(op.bias)).max())
             case FloatConvolution():
                 # A channel without weights is its bias, whatever the bound of its input.
@@ -58,6 +59,13 @@ def largest_values(graph: Graph) -> dict[str, float]:
                 assert_never(op)
         largest[op.name] = bound
     return largest
+
+
+def _magnitudes(weight: NDArray[np.int8]) -> NDArray[np.float64]:
+    """(O,): of int8 weights (O, ...) the sum of |w| in each channel, exact."""
+    sizes = np.abs(weight).view(np.uint8)  # as a byte |-128| is 128
+    sums: NDArray[np.int64] = sizes.reshape(len(sizes), -1).sum(1, dtype=np.int64)
+    return sums.astype(np.float64)
 
 
 def check_magnitudes(graph: Graph, known: dict[str, float]) -> None:

@@ -106,5 +106,6 @@ def _product(matrix: NDArray[np.int64], x: NDArray[np.int16]) -> NDArray[np.int1
 
 def largest_sum(weight: NDArray[np.int8]) -> int:
     """The largest |sum of w * x| of any output channel of int8 weights (O, ...), for u8 codes x."""
-    w = weight.reshape(weight.shape[0], -1).astype(np.int64)
-    return LARGEST_CODE * int(np.maximum(np.maximum(w, 0).sum(1), -np.minimum(w, 0).sum(1)).max(initial=0))
+    w = weight.reshape(weight.shape[0], -1)
+    positive, negative = (part.sum(1, dtype=np.int64) for part in (np.maximum(w, 0), np.minimum(w, 0)))
+    return LARGEST_CODE * int(np.maximum(positive, -negative).max(initial=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -153,6 +154,20 @@ def test_nothing_is_planned_or_parsed_for_a_kept_plan(cache, file, monkeypatch):
     assert model.predict(PICTURE).size == PICTURE.shape[:2]
 
 
+def test_a_command_reads_no_network_either(cache, file, photo, run, tmp_path, monkeypatch):
+    command = ("segment", photo, "-o", tmp_path / "results", "--model", file)
+    for _ in range(2):
+        assert run(*command)[0] == 0
+        shutil.rmtree(tmp_path / "results")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(native, "load", never)
+    code, _, errors = run(*command)
+    assert (code, (tmp_path / "results" / "manifest.jsonl").is_file()) == (0, True), errors
+
+
 def test_a_start_imports_no_planner_and_no_graph(cache, file):
     """What a process must import decides how long it takes to start."""
     kept(file)
@@ -209,18 +224,17 @@ def test_a_model_of_other_weights_has_a_plan_of_its_own(cache, file, tmp_path):
     assert (before != expected).any()
 
 
-def test_the_name_tells_what_decides_a_plan(monkeypatch, file):
-    content = file.read_bytes()
-    names = {kept_plans.key(content, None, (32, 64), False, 1)}
-    names.add(kept_plans.key(content + b" ", None, (32, 64), False, 1))
-    names.add(kept_plans.key(content, "other", (32, 64), False, 1))
-    names.add(kept_plans.key(content, None, None, False, 1))
-    names.add(kept_plans.key(content, None, (32, 64), True, 1))
-    names.add(kept_plans.key(content, None, (32, 64), False, 2))
+def test_the_name_tells_what_decides_a_plan(monkeypatch):
+    names = {kept_plans.key("a", None, (32, 64), False, 1)}
+    names.add(kept_plans.key("b", None, (32, 64), False, 1))
+    names.add(kept_plans.key("a", "other", (32, 64), False, 1))
+    names.add(kept_plans.key("a", None, None, False, 1))
+    names.add(kept_plans.key("a", None, (32, 64), True, 1))
+    names.add(kept_plans.key("a", None, (32, 64), False, 2))
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "+other")
-    names.add(kept_plans.key(content, None, (32, 64), False, 1))
+    names.add(kept_plans.key("a", None, (32, 64), False, 1))
     monkeypatch.setattr(kept_plans, "_sources", lambda: b"others")
-    names.add(kept_plans.key(content, None, (32, 64), False, 1))
+    names.add(kept_plans.key("a", None, (32, 64), False, 1))
     assert len(names) == 8
 
 
