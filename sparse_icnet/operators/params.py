@@ -20,6 +20,9 @@ TILE_ROW_BYTES = 64 * RUN_VECTORS
 TILE_BYTES = 4 * TILE_ROW_BYTES
 SCRATCH_BYTES = 2 * TILE_BYTES
 
+# Entries between the one that a wide tile multiplies and the one whose activations it asks for.
+AHEAD = 2
+
 
 @record
 class Map:

@@ -16,8 +16,8 @@ class ConvolutionParams:
     kernel            number of the micro-kernel; tile_vectors: its vectors
     remainder_kernel  number of the micro-kernel for the vectors that whole tiles leave over
     source            address of the codes that it reads
-    offsets           int32 (phases, entries, blocks an entry): byte offset in the source of the first pixel that each block
-                      reads; offsets_phase: bytes from one phase to the next
+    offsets           int32 (phases, entries + AHEAD, blocks an entry): byte offset in the source of the first pixel that
+                      each block reads, and behind them of any; offsets_phase: bytes from one phase to the next
     indptr            int32: for each row of blocks its first entry, first entry of a single block, and behind the last row
                       the end
     weights           int32 (entries, lanes): `pack.pack_weights`

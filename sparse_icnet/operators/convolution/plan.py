@@ -21,7 +21,7 @@ from sparse_icnet.operators.convolution.params import ConvolutionParams
 from sparse_icnet.operators.memory import Memory
 from sparse_icnet.operators.operator import Candidate, Report
 from sparse_icnet.operators.outputs import NO_OUTPUT, Addend, epilogue, operand, output
-from sparse_icnet.operators.params import FUSED, LINE, NO_MAP, RUN_VECTORS, SCRATCH_BYTES, Operand
+from sparse_icnet.operators.params import AHEAD, FUSED, LINE, NO_MAP, RUN_VECTORS, SCRATCH_BYTES, Operand
 from sparse_icnet.operators.storage import Demand, Storage, View
 from sparse_icnet.operators.taps import demand_of, taps_of
 from sparse_icnet.sparse.block_csr import BlockCSR
@@ -198,6 +198,7 @@ class ConvolutionStep:
     def params(self, memory: Memory) -> ConvolutionParams:
         source, vectors = memory.layout(self.source.map), self.source.map.grid.vectors
         columns = self.blocks.indices[self.order.blocks[:, : TARGET.blocks_per_entry]].reshape(-1)
+        columns = np.pad(columns, (0, AHEAD * TARGET.blocks_per_entry))
         offsets = block_offsets(self.op, source, self.taps, columns)
         codes = self.source.codes
         if isinstance(self.addend, ConvolutionStep):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_icnet.operators.convolution.params import ConvolutionParams
-from sparse_icnet.operators.params import FUSED, NONE, RUN_VECTORS, SCRATCH_BYTES
+from sparse_icnet.operators.params import AHEAD, FUSED, NONE, RUN_VECTORS, SCRATCH_BYTES
 from sparse_icnet.operators.winograd.params import WORK_BYTES, Elements, WinogradParams
 from sparse_icnet.plan.proof.access import HERE, Access, Span, proves, steps, values
 from sparse_icnet.plan.proof.maps import VECTOR, operand, output_groups, padding, planes_at, ranged
@@ -85,7 +85,7 @@ def _products(a: Access, kernel: MicroKernel, groups: int, phases: int, reach: i
     if first == end:
         return
     a.constant("weights", a["weights"], 4 * kernel.rows * TARGET.lanes_per_row * end)
-    shape, strides = (phases, end * TARGET.blocks_per_entry), (a["offsets_phase"], 4)
+    shape, strides = (phases, (end + AHEAD) * TARGET.blocks_per_entry), (a["offsets_phase"], 4)
     offsets = a.table("offsets", a["offsets"], np.int32, shape, strides)[:, first * TARGET.blocks_per_entry :]
     a.reads("activations", a["source"], values(offsets) + steps(reach, VECTOR), VECTOR)
 
