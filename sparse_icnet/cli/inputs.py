@@ -17,6 +17,7 @@ from sparse_icnet.loading import load
 from sparse_icnet.model import Model
 from sparse_icnet.render import read_class_names
 from sparse_icnet.run import machine_code
+from sparse_icnet.run.code_files import Entry
 from sparse_icnet.suggest import did_you_mean
 from sparse_icnet.target import TARGET
 
@@ -39,17 +40,21 @@ def model_of(arguments: argparse.Namespace) -> Model:
         raise
 
 
-def ready(model: Model, quiet: bool = False) -> None:
-    """Make the engine of `model`; say so where that takes long because its kernels must be compiled first."""
+def ready(model: Model, quiet: bool = False, more: Sequence[Entry] = ()) -> None:
+    """Make the engine of `model`; say so where that takes long because its kernels must be compiled first.
+
+    more  machine code that will be needed beside
+    """
     session, log = model.session, logging.getLogger(__name__)
     began: list[float] = []
 
     def compiling() -> None:
         began.append(time.perf_counter())
-        if not quiet:
+        if not quiet and len(began) == 1:
             note("compiling the kernels for this CPU, once after an install: 5 to 60 s ...")
 
-    entries = session.prepare(compiling=compiling)
+    entries = [*session.prepare(compiling=compiling), *more]
+    machine_code.load(entries, compiling)
     if began and not quiet:
         seconds, kept = time.perf_counter() - began[0], machine_code.folder_of(entries)
         note(f"compiled in {seconds:.0f} s, {f'kept in {kept}' if kept else 'no folder to keep them in'}")

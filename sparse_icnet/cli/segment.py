@@ -18,11 +18,13 @@ from sparse_icnet.cli.terminal import Progress, duration, flush, note, say
 from sparse_icnet.files import check_writable, remove_dead
 from sparse_icnet.jobs.batch import Batch, Summary, manifest_name, shard_of
 from sparse_icnet.jobs.manifest import Manifest
+from sparse_icnet.jobs.outputs import DRAWN_KINDS
 from sparse_icnet.jobs.overlap import StoppedError, in_order
 from sparse_icnet.jobs.side_by_side import SideBySide
 from sparse_icnet.jobs.sources import Found, Source, counted, folders_of
 from sparse_icnet.jobs.work import FRAMES, Options, Record, model_digest, segment_source
 from sparse_icnet.model import Model
+from sparse_icnet.run import machine_code
 from sparse_icnet.run.session import default_threads
 
 DONE, BAD_INPUT = 0, 2
@@ -50,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
             with _cluster(arguments.scheduler) as executor:
                 Batch(model, options, manifest, report.add, tick=report.tick).run(sources, executor)
         else:
-            ready(model, arguments.quiet)
+            draws = options.drawn == "png" and not set(DRAWN_KINDS).isdisjoint(options.save)
+            ready(model, arguments.quiet, [machine_code.PACK] if draws else [])
             if arguments.trace is not None:
                 model.trace(found.sources[0].path, arguments.trace, not arguments.blocks)
             if arguments.workers is not None:

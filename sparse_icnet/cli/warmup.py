@@ -24,7 +24,7 @@ def _nowhere() -> OSError:
 
 def run(arguments: argparse.Namespace) -> int:
     # All there are: also what models with rare operations, `profile` and --trace need.
-    entries = [machine_code.RUN, *map(machine_code.entry_of, KERNELS), RUN_TRACED]
+    entries = [machine_code.RUN, machine_code.PACK, *map(machine_code.entry_of, KERNELS), RUN_TRACED]
     cached = machine_code.is_cached(entries)
     if not cached and keeper() is None:
         raise _nowhere()

@@ -33,6 +33,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 RUN = Entry("run.loop", "run")
+PACK = Entry("deflate_kernel", "pack", sources=("deflate_kernel.py", "deflate_symbols.py"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +60,8 @@ def entry_of(record: type) -> Entry:
 
 
 def usual() -> list[Entry]:
-    """The loop and the kernels that the bundled models and the usual options need."""
-    return [RUN, *(entry_of(record) for record in KERNELS if record in USUAL_KERNELS)]
+    """The loop and the kernels that the bundled models and the usual options need, and what PNG files are packed by."""
+    return [RUN, PACK, *(entry_of(record) for record in KERNELS if record in USUAL_KERNELS)]
 
 
 def is_cached(entries: Iterable[Entry] | None = None) -> bool:

@@ -64,3 +64,30 @@ def test_a_picture_without_pixels_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises((ValueError, SystemError, OSError)):
         png.save_png(Image.new("RGB", (0, 4)), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("colours", "values"), [(1, 1), (12, 12), (16, 3), (17, 17), (256, 256), (4, 9)])
+def test_indexed(tmp_path, colours, values):
+    """Values and colours; a value without a colour of its own is black."""
+    rng = np.random.default_rng(0)
+    palette = rng.integers(1, 256, (colours, 3), dtype=np.uint8)
+    pixels = np.repeat(rng.integers(0, values, (30, 5), dtype=np.uint8), 13, axis=1)
+    pixels[0, 0] = values - 1
+    picture = Image.fromarray(pixels)
+    picture.putpalette(palette.tobytes())
+    png.save_png(picture, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as found:
+        found.verify()
+    with Image.open(tmp_path / "a.png") as found:
+        assert found.mode == "P"
+        assert np.array_equal(np.asarray(found), pixels)
+        shown = np.asarray(found.convert("RGB"))
+    assert np.array_equal(shown, np.concatenate([palette, np.zeros((256, 3), np.uint8)])[pixels])
+
+
+def test_transparency_stays(tmp_path):
+    picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).convert("P")
+    picture.info["transparency"] = 3
+    png.save_png(picture, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as found:
+        assert np.asarray(found.convert("RGBA"))[:, :, 3].reshape(-1).tolist() == [255] * 3 + [0] + [255] * 8
