@@ -121,6 +121,12 @@ def find(name: str, room: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint
     return None
 
 
+def place(name: str) -> Path | None:
+    """The file of the kept plan `name`; None where there is none."""
+    paths = (folder / f"plan-{name}.plan" for folder in cache_folders())
+    return next((path for path in paths if path.is_file()), None)
+
+
 def is_wanted(name: str) -> bool:
     """Whether the plan `name`, which was made just now, was made before; the next time it will have been."""
     marks = [folder / f"plan-{name}.seen" for folder in cache_folders()]

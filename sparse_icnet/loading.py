@@ -49,33 +49,71 @@ def load(
     cannot be read, FormatError (a ValueError) for one that is not a model or that the engine cannot run, ValueError for an
     impossible size or threads.
     """
-    file = bundled.resolve(path)
-    content = formats.native_content(file)
-    found = None if content is None else hashlib.sha256(content).hexdigest()
-    bundled.check_digest(file, found)
-    asked = _Asked(file, content, output, None if size is None else checked_size(size), bgr)
-    threads = checked_threads(threads)
-    name = None
-    if found is not None and kept_plans.are_kept():
-        name = kept_plans.key(found, output, asked.size, bgr, threads or default_threads())
+    asked, threads = _Asked.of(path, size, output, bgr), checked_threads(threads)
+    name = asked.name(threads)
     model = None if name is None else _kept(name, asked, threads, class_names)
     if model is None:
         model = _planned(asked, threads, class_names)
         if name is not None and kept_plans.is_wanted(name):
             _keep(name, model)
-    model.path, model.asked_size, model.output_name, model.bgr = file.resolve(), asked.size, output, bgr
+    model.path, model.asked_size, model.output_name, model.bgr = asked.file.resolve(), asked.size, output, bgr
     return model
+
+
+def keep_plan(
+    path: str | os.PathLike[str] | None = None,
+    size: Size | None = None,
+    threads: int | None = None,
+    output: str | None = None,
+    bgr: bool = False,
+) -> Path:
+    """Have the plan of a native file kept now, for processes that `load` it with these arguments; the file of the plan.
+
+    Raises what `load` raises, ValueError for a file of another format and where plans are not kept, OSError where no folder
+    can keep it.
+    """
+    asked, threads = _Asked.of(path, size, output, bgr), checked_threads(threads)
+    name = asked.name(threads)
+    if name is None:
+        formats.kind(asked.file)  # raises what is wrong with a file that is no model
+        raise ValueError(
+            f"{asked.file}: expected a native file (.npz) and {kept_plans.SWITCH} not to be 0, for a plan to be kept"
+        )
+    if _kept(name, asked, threads, None) is None:
+        _keep(name, _planned(asked, threads, None))
+    found = kept_plans.place(name)
+    if found is None:
+        raise OSError(f"{asked.file}: expected a folder that can keep its plan, found none")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A model file and how it was asked for; `content`: its bytes if it is a native one."""
+    """A model file and how it was asked for; `content`, `digest`: its bytes and their SHA-256 if it is a native one."""
 
     file: Path
     content: bytes | None
     output: str | None
     size: Size | None
     bgr: bool
+    digest: str | None
+
+    @classmethod
+    def of(
+        cls, path: str | os.PathLike[str] | None, size: Size | None, output: str | None, bgr: bool
+    ) -> _Asked:
+        """The file that `path` means, read if it is a native one, and checked if it is bundled."""
+        file = bundled.resolve(path)
+        content = formats.native_content(file)
+        digest = None if content is None else hashlib.sha256(content).hexdigest()
+        bundled.check_digest(file, digest)
+        return cls(file, content, output, None if size is None else checked_size(size), bgr, digest)
+
+    def name(self, threads: int | None) -> str | None:
+        """Of the plan, where one can be kept."""
+        if self.digest is None or not kept_plans.are_kept():
+            return None
+        return kept_plans.key(self.digest, self.output, self.size, self.bgr, threads or default_threads())
 
     def stated(self) -> Graph:
         """The network of the size that the file states."""

@@ -15,12 +15,14 @@ def add_model(
     metavar: str = "MODEL",
     text: str = "see --model",
     short: bool = True,
+    needed: bool = True,
 ) -> None:
     """--model, and the place for it that some commands have as well (`parse` makes one of both); how it is read.
 
-    short  whether --output names an output of the model, not a place for results
+    short   whether --output names an output of the model, not a place for results
+    needed  whether the command takes the default model where none is named
     """
-    default = " (default)" if metavar == "MODEL" else ""
+    default = " (default)" if needed and metavar == "MODEL" else ""
     if positional:
         parser.add_argument("model_here", nargs="?", metavar=metavar, help=text)
     parser.add_argument(

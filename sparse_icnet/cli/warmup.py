@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 
+from sparse_icnet.bundled import resolve, short_name
 from sparse_icnet.cli.terminal import say
+from sparse_icnet.loading import keep_plan
 from sparse_icnet.operators import KERNELS
 from sparse_icnet.private_files import cache_folders, keeper
 from sparse_icnet.run import machine_code
@@ -38,4 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise _nowhere()
     if not arguments.quiet:
         say(f"the kernels for this CPU {'are there' if cached else f'took {seconds:.0f} s'}: {kept}")
+    if arguments.model is not None:
+        plan = keep_plan(
+            arguments.model, arguments.size, arguments.threads, arguments.model_output, arguments.bgr
+        )
+        if not arguments.quiet:
+            say(f"the plan of {short_name(resolve(arguments.model))}: {plan}")
     return DONE

@@ -17,7 +17,7 @@ from engine import Net
 from networks import random_picture
 
 import sparse_icnet
-from sparse_icnet import bundled, formats, kept_plans, private_files
+from sparse_icnet import bundled, formats, kept_plans, loading, private_files
 from sparse_icnet.formats import native
 from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.network.graph import Convolution, Graph
@@ -26,6 +26,8 @@ from sparse_icnet.plan import stages
 from sparse_icnet.plan.kept import KeptPlan
 from sparse_icnet.plan.program import Plan
 from sparse_icnet.private_files import cache_folders
+from sparse_icnet.run import machine_code
+from sparse_icnet.run.tracing import RUN_TRACED
 
 CAT = ("cat", "dog", "cow")
 PICTURE = random_picture(50, 70, seed=3)
@@ -40,6 +42,7 @@ def small(seed: int = 0, **settings) -> Graph:
 @pytest.fixture
 def cache(monkeypatch, tmp_path, compiled_kernels) -> Path:
     """A cache folder of its own that has the machine code, in which plans are kept."""
+    machine_code.load([RUN_TRACED])  # kept in the usual folder, where other tests look for it
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o700)
     for path in next(path for path in cache_folders() if path.is_dir()).iterdir():
@@ -152,6 +155,45 @@ def test_nothing_is_planned_or_parsed_for_a_kept_plan(cache, file, monkeypatch):
     model = sparse_icnet.load(file)
     assert model.segment(PICTURE).shape == PICTURE.shape[:2]
     assert model.predict(PICTURE).size == PICTURE.shape[:2]
+
+
+@pytest.mark.parametrize("asked", [{}, {"size": (64, 96), "threads": 2, "bgr": True}], ids=str)
+def test_a_plan_can_be_kept_at_once(cache, file, asked):
+    place = loading.keep_plan(file, **asked)
+    assert place == _plan_file(cache)
+    assert is_kept(sparse_icnet.load(file, **asked))
+    state = place.stat()
+    assert loading.keep_plan(file, **asked) == place
+    assert place.stat().st_ino == state.st_ino  # it was there already
+    place.write_bytes(b"damaged")
+    assert loading.keep_plan(file, **asked) == place
+    assert is_kept(sparse_icnet.load(file, **asked))
+
+
+def test_warmup_keeps_the_plan_of_a_model(cache, file, run, monkeypatch):
+    for name, stand_in in (("is_cached", True), ("load", None), ("folder_of", cache)):  # compiles nothing
+        monkeypatch.setattr(machine_code, name, lambda entries, stand_in=stand_in: stand_in)
+    code, out, errors = run("warmup", file, "--size", "64x96", "--threads", "2")
+    assert (code, errors) == (0, "")
+    assert out.splitlines()[-1] == f"the plan of small.npz: {_plan_file(cache)}"
+    assert isinstance(sparse_icnet.load(file, (64, 96), 2).session.plan, KeptPlan)
+    assert run("warmup", "-q", "--model", file, "--size", "64x96", "--threads", "2") == (0, "", "")
+
+
+def test_a_plan_that_cannot_be_kept_is_an_error_where_it_was_asked_for(cache, file, monkeypatch, tmp_path):
+    (tmp_path / "other.npz").write_bytes(b"other")
+    with pytest.raises(FormatError, match="zip archive"):
+        loading.keep_plan(tmp_path / "other.npz")
+    pytest.importorskip("onnx")
+    formats.save(small(), tmp_path / "small.onnx")
+    with pytest.raises(ValueError, match=r"small.onnx: expected a native file"):
+        loading.keep_plan(tmp_path / "small.onnx")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(file / "below"))
+    with pytest.raises(OSError, match="expected a folder that can keep its plan"):
+        loading.keep_plan(file)
+    monkeypatch.setenv(kept_plans.SWITCH, "0")
+    with pytest.raises(ValueError, match=f"{kept_plans.SWITCH} not to be 0"):
+        loading.keep_plan(file)
 
 
 def test_a_command_reads_no_network_either(cache, file, photo, run, tmp_path, monkeypatch):
