@@ -22,6 +22,7 @@ from sparse_icnet.operators.pooling.params import (
 )
 from sparse_icnet.operators.winograd.params import Elements, WinogradParams
 
+# Those that share much stand beside one another, and what takes long to compile at the ends: see `run/compiling.py`.
 KERNELS: dict[type, str] = {
     ConvolutionParams: "convolution.kernel:convolution",
     WinogradParams: "winograd.kernel:winograd",

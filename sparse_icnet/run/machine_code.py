@@ -145,7 +145,10 @@ def _machine_codes(
     From a cache folder, or new and then kept there.
     """
     codes = {entry: code for entry, (_, code) in code_files.find(entries, tell=True).items()}
-    missing = [entry for entry in entries if entry not in codes]
+    order = {entry_of(record): number for number, record in enumerate(KERNELS)}
+    missing = sorted(
+        (entry for entry in entries if entry not in codes), key=lambda entry: order.get(entry, len(order))
+    )
     if missing:
         # Imported where it is needed: processes and threads take 10 ms to import.
         from sparse_icnet.run.compiling import compile_all

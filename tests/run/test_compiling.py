@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -141,6 +142,20 @@ def test_no_thread_can_be_started(stand_in, started, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert len(compiled_all()) == len(stand_in) == len(ENTRIES)
     assert started[0].poll() is not None
+
+
+def test_the_garbage_collector_is_as_before(stand_in, monkeypatch):
+    monkeypatch.setattr(compiling, "_extra_processes", lambda entries: 0)
+    seen: list[tuple[int, int, int]] = []
+    for thresholds in ((700, 10, 10), (0, 10, 10)):
+        before = gc.get_threshold()
+        try:
+            gc.set_threshold(*thresholds)
+            compiling.compile_all(ENTRIES[:1], lambda *_: seen.append(gc.get_threshold()))
+            assert gc.get_threshold() == thresholds
+        finally:
+            gc.set_threshold(*before)
+    assert seen == [compiling._COLLECTIONS, (0, 10, 10)]
 
 
 def test_how_many(monkeypatch):

@@ -86,7 +86,7 @@ def unloaded(monkeypatch):
 
 def test_warm_up_compiles_the_usual_kernels_once_and_names_the_folder(compiled, unloaded, tmp_path):
     assert machine_code.warm_up() == tmp_path / "cache"
-    assert compiled == machine_code.usual()
+    assert set(compiled) == set(machine_code.usual())
     assert machine_code.warm_up() == tmp_path / "cache"
     assert len(compiled) == len(set(compiled))
     assert machine_code.is_cached()
@@ -107,7 +107,7 @@ def test_one_kernel_that_is_missing_is_compiled_alone(compiled, unloaded, monkey
 def test_warm_up_names_no_folder_where_none_can_keep_it(compiled, unloaded, monkeypatch):
     monkeypatch.setattr(code_files, "cache_folders", lambda: iter(()))
     assert machine_code.warm_up() is None
-    assert compiled == machine_code.usual()
+    assert set(compiled) == set(machine_code.usual())
 
 
 def test_what_is_loaded_says_before_that_it_must_be_compiled(compiled, unloaded):
