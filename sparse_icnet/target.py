@@ -155,9 +155,10 @@ TARGETS: tuple[Target, ...] = (
         byte_dot=ByteDot("llvm.x86.avx512.vpdpbusd.512", 16, "i32"),
         code_shift=0,
         kernels=(
-            MicroKernel("4x6_avx512vnni", 4, 6, 1.0),
+            # Planes of 45 vectors (24 x 30) are nine of its tiles: with six vectors a tile 5 % more for 4x4 blocks.
+            MicroKernel("4x5_avx512vnni", 4, 5, 1.0),
             MicroKernel("4x3_avx512vnni", 4, 3, 0.95),
-            MicroKernel("2x12_avx512vnni", 2, 12, 0.91),
+            MicroKernel("2x12_avx512vnni", 2, 12, 0.93),
             MicroKernel("2x9_avx512vnni", 2, 9, 0.91),
         ),
         filtering=Filtering("winograd4x4_avx512vnni", (2, 3), 1.10, 860.0, 186.0),

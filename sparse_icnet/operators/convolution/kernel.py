@@ -4,7 +4,7 @@ One kernel serves every kernel size, stride and dilation: where a tap reads is a
 computed for each stored block, so the loop is two loads, R broadcasts and R * P dot products.  Stored blocks come in
 *entries*: two that are multiplied together (`sparse_icnet.sparse.couples`, where the CPU gains by it), or one.
 
-Micro-kernels are named rows x vectors and class of CPUs: ``4x6_avx512vnni`` keeps 4 output channels x 6 vectors of 16
+Micro-kernels are named rows x vectors and class of CPUs: ``4x5_avx512vnni`` keeps 4 output channels x 5 vectors of 16
 pixels in registers.
 """
 
