@@ -140,8 +140,11 @@ def is_wanted(name: str) -> bool:
     return False
 
 
-def keep(name: str, parts: list[bytes | memoryview]) -> None:
-    """Keep a plan for later processes, in the first cache folder that takes it; none is no error."""
+def keep(name: str, parts: list[bytes | memoryview], public: bool = False) -> None:
+    """Keep a plan for later processes, in the first cache folder that takes it; none is no error.
+
+    public  whether it may be read by all who may read the machine code, in the same folder; it has the weights of its model
+    """
     size = sum(len(part) for part in parts)
     if size > MAX_BYTES - 64:
         _log.info("plan not kept: %d bytes", size)
@@ -150,7 +153,7 @@ def keep(name: str, parts: list[bytes | memoryview]) -> None:
     for folder in cache_folders():
         path = folder / f"plan-{name}.plan"
         try:
-            private_files.write(path, head, *parts)
+            private_files.write(path, head, *parts, readable=None if public else False)
         except OSError as error:
             _log.info("plan not kept: %s", error)
             continue

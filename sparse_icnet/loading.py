@@ -55,7 +55,7 @@ def load(
     if model is None:
         model = _planned(asked, threads, class_names)
         if name is not None and kept_plans.is_wanted(name):
-            _keep(name, model)
+            _keep(name, model, asked.file)
     model.path, model.asked_size, model.output_name, model.bgr = asked.file.resolve(), asked.size, output, bgr
     return model
 
@@ -80,7 +80,7 @@ def keep_plan(
             f"{asked.file}: expected a native file (.npz) and {kept_plans.SWITCH} not to be 0, for a plan to be kept"
         )
     if _kept(name, asked, threads, None) is None:
-        _keep(name, _planned(asked, threads, None))
+        _keep(name, _planned(asked, threads, None), asked.file)
     found = kept_plans.place(name)
     if found is None:
         raise OSError(f"{asked.file}: expected a folder that can keep its plan, found none")
@@ -177,7 +177,7 @@ def _plan(graph: Once[Graph], threads: int) -> Plan:
     return plan_for(graph.get(), threads)
 
 
-def _keep(name: str, model: Model) -> None:
+def _keep(name: str, model: Model, file: Path) -> None:
     """Keep the plan of a model for later processes, if it can be kept."""
     from sparse_icnet.network.class_names import class_names_of
     from sparse_icnet.network.graph import GraphError
@@ -189,7 +189,7 @@ def _keep(name: str, model: Model) -> None:
             "stated_size": model.stated_size,
             "digest": model.digest,
         }
-        kept_plans.keep(name, kept_form(model.plan, facts))
+        kept_plans.keep(name, kept_form(model.plan, facts), public=bundled.name_of(file) is not None)
     except (
         GraphError,
         ImmovableError,

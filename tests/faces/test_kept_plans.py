@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import pickle
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -376,6 +378,24 @@ def test_a_folder_that_takes_nothing_is_no_error(cache, file):
     for _ in range(3):
         assert not is_kept(sparse_icnet.load(file))
     assert files(cache) == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.parametrize("is_bundled", [False, True])
+def test_a_plan_is_its_owners_unless_its_model_is_bundled(cache, file, monkeypatch, is_bundled):
+    """Also beside the sources, where others may read the machine code: a plan has the weights of its model."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setattr(private_files, "BESIDE_SOURCES", cache)
+    if is_bundled:
+        monkeypatch.setattr(bundled, "WEIGHTS", file.parent)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        (file.parent / bundled.DIGESTS).write_text(f"{digest}  {file.name}\n")
+    before = os.umask(0)
+    try:
+        kept(file)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(_plan_file(cache).stat().st_mode) == (0o644 if is_bundled else 0o600)
 
 
 def test_the_oldest_plans_and_marks_go(cache, monkeypatch):
