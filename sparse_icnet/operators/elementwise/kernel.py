@@ -70,7 +70,7 @@ def shift(step, task, scratch):
     """
     base = step.address + task * step.stride
     if step.padding.entries:
-        pad(step.padding, 0, base)
+        pad(step.padding, np.int64(0), base)  # Numba would compile it anew for a literal
     copies, count = step.copies, step.count
     height, width, pitch = step.height, step.width, step.pitch
     zero = np.int32(step.zero)

@@ -134,7 +134,8 @@ def smooth_classes(step, task, scratch):
     values, lines = scratch, scratch + 16 * channels
     picked, spare = lines + 8 * channels, lines + 12 * channels
     upper, lower = task * width, min(task + 1, height - 1) * width
-    cells, x = max(width - 1, 1), 0
+    # Numba would compile anew what takes a literal.
+    cells, x = max(width - 1, 1), np.int64(0)
     while x < cells:
         right, end = min(x + 1, width - 1), x + 1
         one = get_u8(classes + upper + x)

@@ -49,17 +49,20 @@ _down_bytes, _across_pairs = transform_bytes(B), transform_pairs(B)
 _down_sums, _across_sums = transform_sums(A), transform_last(A, INVERSE, SHIFT)
 
 
+@njit(inline="always")
+def _width(vectors):
+    """Vectors of a register tile of a task with so many."""
+    return _FEW if _FEW == _MANY or vectors % _MANY else _MANY
+
+
 def _product(width: int) -> Any:
     @jit
-    def product(inputs, elements, weights, out):
-        """out[o, t] = sum over pairs k of dot2(elements[k, t], weights[k, o]) for four output channels, all vectors t."""
-        row = 64 * inputs.vectors_per_task
-        for t in range(0, row, 64 * width):
-            tile, place = tile_zero(4, width), elements + t
-            for k in range(2 * inputs.groups):
-                tile = tile_dot_pairs(tile, place, weights + 16 * k)
-                place += row
-            tile_store(out + t, row, tile)
+    def product(pairs, elements, weights, out, row):
+        """out[o, t] = sum over pairs k of dot2(elements[k, t], weights[k, o]): four output channels, a register tile."""
+        tile = tile_zero(4, width)
+        for k in range(pairs):
+            tile = tile_dot_pairs(tile, elements + 64 * width * k, weights + 16 * k)
+        tile_store(out, row, tile)
 
     return product
 
@@ -69,20 +72,25 @@ _product_few, _product_many = _product(_FEW), _product(_MANY)
 
 @jit
 def _products(step, first, groups, elements, sums):
-    """The products of every element, for `groups` groups of output channels from `first` on."""
-    inputs = step.inputs
-    channels = 32 * inputs.groups  # bytes of the weights of an element and four outputs
+    """The products of every element, for `groups` groups of output channels from `first` on.
+
+    Register tile by register tile, so that its elements stay in the first-level cache for all groups.
+    """
+    pairs, vectors = 2 * step.inputs.groups, step.inputs.vectors_per_task
+    width, row, channels = _width(vectors), 64 * vectors, 16 * pairs  # bytes of the weights of four outputs
     weights = step.weights + first * ELEMENTS * channels
     for _ in range(ELEMENTS):
-        out = sums
-        for _ in range(groups):
-            if _FEW == _MANY or inputs.vectors_per_task % _MANY:
-                _product_few(inputs, elements, weights, out)
-            else:
-                _product_many(inputs, elements, weights, out)
-            weights += channels
-            out += 256 * inputs.vectors_per_task
-        elements += inputs.element_bytes
+        block = elements
+        for t in range(0, row, 64 * width):
+            for group in range(groups):
+                place, out = weights + channels * group, sums + t + 4 * row * group
+                if _FEW == _MANY or width == _FEW:
+                    _product_few(pairs, block, place, out, row)
+                else:
+                    _product_many(pairs, block, place, out, row)
+            block += 64 * width * pairs
+        weights += channels * groups
+        elements += step.inputs.element_bytes
         sums += step.sums_element_bytes
 
 
@@ -161,9 +169,13 @@ _DOWN_PAIRS = 64 * INPUTS * INPUTS  # bytes of one parity of the channels betwee
 
 @jit
 def _transform(inputs, group, phase, start, elements, scratch):
-    """elements[e, k, t] of the two pairs k of a group of four input channels, for all vectors t of a task."""
+    """The elements of the two pairs of a group of four input channels, for all vectors of a task.
+
+    Of each of the ELEMENTS: (register tile, pair, vector of the tile), in the order in which products read them.
+    """
     base = inputs.source + group * inputs.source_stride
     vectors, stride, gathered = inputs.vectors_per_task, inputs.element_bytes, inputs.gathered
+    width = _width(vectors)
     codes = scratch + SCRATCH_BYTES
     down = codes + 64 * ELEMENTS
     for t in range(vectors):
@@ -175,11 +187,11 @@ def _transform(inputs, group, phase, start, elements, scratch):
             source, offsets = codes, inputs.in_order
         for v in range(INPUTS):
             _down_bytes(source, offsets + 4 * v, 4 * INPUTS, down + 64 * v, 64 * INPUTS, _DOWN_PAIRS)
-        target = elements + 64 * (2 * group * vectors + t)
+        target = elements + 64 * (2 * width * (t // width * inputs.groups + group) + t % width)
         for u in range(INPUTS):
             row = down + 64 * INPUTS * u
             _across_pairs(row, 64, target, stride, _NOTHING)
-            _across_pairs(row + _DOWN_PAIRS, 64, target + 64 * vectors, stride, _NOTHING)
+            _across_pairs(row + _DOWN_PAIRS, 64, target + 64 * width, stride, _NOTHING)
             target += INPUTS * stride
 
 
