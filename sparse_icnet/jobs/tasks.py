@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparse_icnet import files
+from sparse_icnet import files, freed_memory
 from sparse_icnet.files import replacing
 from sparse_icnet.image import ImageError
 from sparse_icnet.jobs import films
@@ -89,6 +89,7 @@ def start(stop: Any) -> None:
     """
     global _stop
     _stop = stop
+    freed_memory.keep()
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of damage that Pillow can live with
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # `starting` has held it up to here
