@@ -100,7 +100,7 @@ def _subjects(arguments: argparse.Namespace, stack: ExitStack) -> list[Subject]:
         if arguments.isa:
             if isa != "native" and not arguments.quiet:
                 note(
-                    f"{label}: a process of its own, which compiles its kernels if no folder has them (15 to 60 s)"
+                    f"{label}: a process of its own, which compiles its kernels if no folder has them (5 to 60 s)"
                 )
             other = Elsewhere(
                 file,

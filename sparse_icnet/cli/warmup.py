@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not cached and keeper() is None:
         raise _nowhere()
     if not (cached or arguments.quiet):
-        say("compiling the kernels for this CPU: 10 to 60 s ...")
+        say("compiling the kernels for this CPU: 5 to 60 s ...")
     start = time.perf_counter()
     machine_code.load(entries)
     seconds = time.perf_counter() - start

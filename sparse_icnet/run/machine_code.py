@@ -85,7 +85,7 @@ def folder_of(entries: Iterable[Entry] | None = None) -> Path | None:
 
 
 def warm_up() -> Path | None:
-    """Load the machine code of `usual`, compiling (some 10 to 60 s) what no cache folder has: inferences need not.
+    """Load the machine code of `usual`, compiling (5 to 60 s) what no cache folder has: inferences need not.
 
     Returns the folder that keeps it for other processes, None if none can.
     """

@@ -69,7 +69,7 @@ class TestFirstMinute:
     def test_warmup_compiles(self, run, uncompiled, tmp_path):
         code, out, _ = run("warmup")
         assert code == 0
-        assert out.splitlines()[0] == "compiling the kernels for this CPU: 10 to 60 s ..."
+        assert out.splitlines()[0] == "compiling the kernels for this CPU: 5 to 60 s ..."
         assert str(tmp_path) in out
         assert run("warmup", "-q")[1] == ""
 

@@ -17,7 +17,7 @@ def warmup(commands: Commands) -> None:
         "warmup",
         "compile the kernels now, not at the first inference",
         """\
-The first inference on a machine compiles the kernels for its CPU (15 to 60 s)
+The first inference on a machine compiles the kernels for its CPU (5 to 60 s)
 and keeps the machine code: in NUMBA_CACHE_DIR if that is set, else beside the
 sources, else in the user's cache folder.  This does it ahead, for instance when
 the image of a container is built.  Where nothing can be kept the exit code is

@@ -41,7 +41,7 @@ what the engine has there.  -v lists all products.
 
 --machine-code adds the inner loop of its kernel as this CPU runs it, from the
 object code that is loaded, read by objdump or llvm-objdump; without one by
-compiling the kernels once more (15 to 60 s).
+compiling its kernel once more (some seconds).
 
 examples:
   sparse-icnet explain conv3_1/3x3
