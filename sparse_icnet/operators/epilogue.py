@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from sparse_icnet.network.arithmetic import ROUNDING
-from sparse_icnet.operators.params import CODES, FUSED, TILE_BYTES, TILE_ROW_BYTES
+from sparse_icnet.operators.params import CODES, FUSED, REAL, TILE_BYTES, TILE_ROW_BYTES
 from sparse_icnet.simd.codes import pack_codes
 from sparse_icnet.simd.jit import jit
 from sparse_icnet.simd.scalars import get_i64, put_i32
@@ -35,8 +35,20 @@ def pack(a, b, c, d, low, high, constant):
 
 
 @njit(inline="always")
-def rescale(epilogue, tile, channel, group, phase, start, first, scratch):
-    """Epilogue (Q4), (Q5) up to the last rounding, for output channels 4 * group + first onwards."""
+def addend_of(epilogue, group, phase):
+    """Address of what is added to the first vector of channel 4 * group; 0 if that is in no map."""
+    addend = epilogue.addend
+    place = np.int64(0)
+    if addend.kind == CODES or addend.kind == REAL:
+        # of one channel if real, of four channels if codes
+        stride = addend.map.stride * (1 if addend.kind == CODES else 4)
+        place = addend.map.address + get_i64(addend.map.planes + 8 * phase) + stride * group
+    return place
+
+
+@njit(inline="always")
+def rescale_beside(epilogue, tile, channel, place, first, scratch):
+    """`rescale`, with the address of what is added to the first vector of channel 4 * group."""
     x = tile_scale(tile, epilogue.multiplier + 4 * channel, epilogue.bias + 4 * channel)
     if epilogue.requantize:
         inner = epilogue.inner
@@ -45,14 +57,19 @@ def rescale(epilogue, tile, channel, group, phase, start, first, scratch):
     kind = addend.kind
     if kind:
         if kind == FUSED:
-            return tile_add_real(x, scratch + TILE_BYTES + TILE_ROW_BYTES * first, TILE_ROW_BYTES)
-        stride = addend.map.stride  # of one channel if real, of four channels if codes
-        place = addend.map.address + get_i64(addend.map.planes + 8 * phase) + start * 64
-        if kind == CODES:
-            x = tile_add_codes(x, place + stride * group, first, np.int32(addend.zero), addend.scale)
+            x = tile_add_real(x, scratch + TILE_BYTES + TILE_ROW_BYTES * first, TILE_ROW_BYTES)
+        elif kind == CODES:
+            x = tile_add_codes(x, place, first, np.int32(addend.zero), addend.scale)
         else:
-            x = tile_add_real(x, place + stride * channel, stride)
+            x = tile_add_real(x, place + addend.map.stride * first, addend.map.stride)
     return x
+
+
+@njit(inline="always")
+def rescale(epilogue, tile, channel, group, phase, start, first, scratch):
+    """Epilogue (Q4), (Q5) up to the last rounding, for output channels 4 * group + first onwards."""
+    place = addend_of(epilogue, group, phase) + 64 * start
+    return rescale_beside(epilogue, tile, channel, place, first, scratch)
 
 
 @njit(inline="always")

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 from sparse_icnet.operators.convolution.params import ConvolutionParams
-from sparse_icnet.operators.epilogue import finish_codes, finish_real, pad, rescale
+from sparse_icnet.operators.epilogue import addend_of, finish_codes, finish_real, pad, rescale_beside
 from sparse_icnet.operators.params import AHEAD, FUSED, TILE_BYTES, TILE_ROW_BYTES
 from sparse_icnet.simd.jit import jit
 from sparse_icnet.simd.record import at
@@ -62,10 +63,15 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
             return tile
 
     @njit(inline="always")
-    def accumulate(step, row_group, activations, offsets, initial):
+    def blocks_of(step, row_group):
+        """Of the stored blocks of a row group: first couple, first single block, end."""
+        place = step.indptr + 8 * row_group
+        return np.int64(get_i32(place)), np.int64(get_i32(place + 4)), np.int64(get_i32(place + 8))
+
+    @njit(inline="always")
+    def accumulate(weights, blocks, activations, offsets, initial):
         """Tile (R, P) = initial (R,) + sum over blocks j of dot4(activations + offsets[j], weights[j])  (Q3)."""
-        place, weights = step.indptr + 8 * row_group, step.weights
-        couples, singles, end = get_i32(place), get_i32(place + 4), get_i32(place + 8)
+        couples, singles, end = blocks
         tile = tile_start(rows, vectors, initial)
         tile = add_couples(tile, activations, offsets, weights, couples, singles)
         for j in range(singles, end):
@@ -81,10 +87,9 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
     if rows == 4:
 
         @njit(inline="always")
-        def tile(step, group, phase, start, activations, offsets, codes, scratch):
-            """Four output channels x P vectors from blocks to values: saturated codes at `codes`, or real in scratch."""
-            sums = accumulate(step, group, activations, offsets, step.epilogue.initial + 16 * group)
-            x = rescale(step.epilogue, sums, 4 * group, group, phase, start, 0, scratch)
+        def finish(step, group, tile, addend, codes, scratch):
+            """From the sums of four output channels to values: saturated codes at `codes`, or real in scratch."""
+            x = rescale_beside(step.epilogue, tile, 4 * group, addend, 0, scratch)
             if step.epilogue.output.saturates:
                 tile_store_codes(codes, tile_pairs(x))
             else:
@@ -93,34 +98,45 @@ def _micro_kernel(rows: int, vectors: int) -> Any:
     else:
 
         @njit(inline="always")
-        def tile(step, group, phase, start, activations, offsets, codes, scratch):
-            """The same in two halves of two channels: the first waits in scratch."""
-            initial = step.epilogue.initial + 16 * group
-            saturates = step.epilogue.output.saturates
-            top = accumulate(step, 2 * group, activations, offsets, initial)
-            x = rescale(step.epilogue, top, 4 * group, group, phase, start, 0, scratch)
-            if saturates:
+        def finish(step, group, tile, addend, codes, scratch):
+            """The same of the upper two channels: they wait in scratch."""
+            x = rescale_beside(step.epilogue, tile, 4 * group, addend, 0, scratch)
+            if step.epilogue.output.saturates:
                 tile_store(scratch, TILE_ROW_BYTES, tile_pairs(x))
             else:
                 tile_store(scratch, TILE_ROW_BYTES, x)
-            bottom = accumulate(step, 2 * group + 1, activations, offsets, initial + 8)
-            y = rescale(step.epilogue, bottom, 4 * group + 2, group, phase, start, 2, scratch)
-            if saturates:
-                tile_store_codes(codes, tile_under(scratch, tile_pairs(y)))
-            else:
-                tile_store(scratch + 2 * TILE_ROW_BYTES, TILE_ROW_BYTES, y)
+
+    @njit(inline="always")
+    def finish_lower(step, group, tile, addend, codes, scratch):
+        """The lower two channels of four, and the upper two with them."""
+        x = rescale_beside(step.epilogue, tile, 4 * group + 2, addend, 2, scratch)
+        if step.epilogue.output.saturates:
+            tile_store_codes(codes, tile_under(scratch, tile_pairs(x)))
+        else:
+            tile_store(scratch + 2 * TILE_ROW_BYTES, TILE_ROW_BYTES, x)
 
     @jit
     def chunk(step, group, phase, begin, end, codes, scratch):
         """Whole tiles of one group of channels that cover the vectors `begin` to `end` - 1.
 
         codes, scratch  where the codes, or the real values, of vector `begin` go
+
+        What all tiles have in common is read before the first: the stores between them would have it read for each.
         """
-        offsets = step.offsets + phase * step.offsets_phase
+        offsets, weights = step.offsets + phase * step.offsets_phase, step.weights
+        initial = step.epilogue.initial + 16 * group
+        blocks = blocks_of(step, group if rows == 4 else 2 * group)
+        lower = blocks if rows == 4 else blocks_of(step, 2 * group + 1)
         activations = step.source + 64 * begin
-        for start in range(begin, end, vectors):
-            tile(step, group, phase, start, activations, offsets, codes, scratch)
+        addend = addend_of(step.epilogue, group, phase) + 64 * begin
+        for _ in range(begin, end, vectors):
+            tile = accumulate(weights, blocks, activations, offsets, initial)
+            finish(step, group, tile, addend, codes, scratch)
+            if rows == 2:
+                tile = accumulate(weights, lower, activations, offsets, initial + 8)
+                finish_lower(step, group, tile, addend, codes, scratch)
             activations += 64 * vectors
+            addend += 64 * vectors
             codes += 64 * vectors
             scratch += 64 * vectors
 
