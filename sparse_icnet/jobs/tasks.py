@@ -5,12 +5,14 @@ A task leaves nothing behind but files that are whole, so it may run again where
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
 import signal
 import socket
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -73,7 +75,10 @@ def ending_in_order() -> Iterator[None]:
     signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except _TerminatedError:
+    except _TerminatedError as error:
+        # A pool that was being made is held by the frames that made it alone.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
         os.kill(os.getpid(), signal.SIGTERM)
         raise
     finally:

@@ -386,6 +386,25 @@ def test_terminated(tiny_file, files, tmp_path):
     assert results_in(tmp_path / "out")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_terminated_while_a_pool_is_made():
+    """Its semaphores are given back: else Python says on stderr that they were lost."""
+    code = """if True:
+        import multiprocessing, os, signal
+        from sparse_icnet.jobs.tasks import ending_in_order
+        def make():
+            queue = multiprocessing.get_context("spawn").SimpleQueue()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while queue:
+                pass
+        if __name__ == "__main__":
+            with ending_in_order():
+                make()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+
+
 def test_a_handler_of_ones_own_stays(segmented, files, tmp_path):
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
