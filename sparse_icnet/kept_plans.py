@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparse_icnet import private_files
+from sparse_icnet import own_sources, private_files
 from sparse_icnet.host import host
 from sparse_icnet.private_files import cache_folders
 from sparse_icnet.target import TARGET, target_cpu
@@ -34,7 +34,7 @@ MAX_BYTES = 3 << 24  # of a file: 48 MiB
 MAX_FOLDER = 1 << 26  # of all plans in a folder: 64 MiB
 MAX_PLANS = 16  # in a folder
 MAX_MARKS = 64
-_MAGIC = b"sparse-icnet plan 1".ljust(32)  # with the digest 64 bytes: what follows is aligned
+_MAGIC = b"sparse-icnet plan 2".ljust(32)  # with the digest 64 bytes: what follows is aligned
 _NAME = re.compile(r"plan-[0-9a-f]{32}\.(?P<kind>plan|seen)")
 # What reads models and plans, within the package.
 _SOURCES = (
@@ -76,11 +76,7 @@ def key(digest: str, *asked: object) -> str:
 
 def _sources() -> bytes:
     """Digest of the sources that decide what a plan is."""
-    digest = hashlib.sha256()
-    for path in source_files():
-        with open(path, "rb") as file:
-            digest.update(file.read())
-    return digest.digest()
+    return own_sources.digest(source_files)
 
 
 def source_files() -> Iterator[str]:
@@ -112,7 +108,7 @@ def find(name: str, room: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint
         except OSError as error:
             _log.info("kept plan not used: %s", error)
             continue
-        if private_files.is_sealed(_MAGIC, content):
+        if private_files.is_sealed(_MAGIC, content, path.name):
             _log.info("plan taken from %s", path)
             with contextlib.suppress(OSError):  # of another user, or on a file system that is read-only
                 os.utime(path)
@@ -124,13 +120,13 @@ def find(name: str, room: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint
 def place(name: str) -> Path | None:
     """The file of the kept plan `name`; None where there is none."""
     paths = (folder / f"plan-{name}.plan" for folder in cache_folders())
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def is_wanted(name: str) -> bool:
     """Whether the plan `name`, which was made just now, was made before; the next time it will have been."""
     marks = [folder / f"plan-{name}.seen" for folder in cache_folders()]
-    if any(mark.exists() for mark in marks):
+    if any(map(os.path.exists, marks)):  # of a `Path` an error where a folder is closed to this user
         return True
     for mark in marks:
         with contextlib.suppress(OSError):
@@ -149,9 +145,13 @@ def keep(name: str, parts: list[bytes | memoryview], public: bool = False) -> No
     if size > MAX_BYTES - 64:
         _log.info("plan not kept: %d bytes", size)
         return
-    head = private_files.seal(_MAGIC, *parts)
+    if own_sources.are_replaced(source_files):
+        _log.info("plan not kept: the package was replaced since this process began")
+        return
+    file = f"plan-{name}.plan"
+    head = private_files.seal(_MAGIC, *parts, of=file)
     for folder in cache_folders():
-        path = folder / f"plan-{name}.plan"
+        path = folder / file
         try:
             private_files.write(path, head, *parts, readable=None if public else False)
         except OSError as error:

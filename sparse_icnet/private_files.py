@@ -67,29 +67,32 @@ def read_into(path: Path, limit: int, room: Callable[[int], memoryview]) -> memo
     return content
 
 
-def seal(magic: bytes, *parts: bytes | memoryview) -> bytes:
-    """What stands before `parts` in a file: `magic` and their digest."""
-    digest = hashlib.sha256()
+def seal(magic: bytes, *parts: bytes | memoryview, of: str = "") -> bytes:
+    """What stands before `parts` in a file: `magic` and their digest.
+
+    of  name of the file, if its content counts under no other
+    """
+    digest = hashlib.sha256(of.encode())
     for part in parts:
         digest.update(part)
     return magic + digest.digest()
 
 
-def sealed(magic: bytes, body: bytes) -> bytes:
-    """`body` behind `magic` and its digest, as `unsealed` takes it."""
-    return seal(magic, body) + body
+def sealed(magic: bytes, body: bytes, of: str = "") -> bytes:
+    """`body` behind `magic` and its digest, as `unsealed` takes it; `of` as for `seal`."""
+    return seal(magic, body, of=of) + body
 
 
-def is_sealed(magic: bytes, content: memoryview) -> bool:
+def is_sealed(magic: bytes, content: memoryview, of: str = "") -> bool:
     """Whether `content` begins with the `seal` of what follows; else it is another kind of file, or a damaged one."""
     size = len(magic) + hashlib.sha256().digest_size
-    return bytes(content[:size]) == seal(magic, content[size:])
+    return bytes(content[:size]) == seal(magic, content[size:], of=of)
 
 
-def unsealed(magic: bytes, content: bytes) -> bytes | None:
-    """What `sealed` was given with this `magic`; None for anything else."""
+def unsealed(magic: bytes, content: bytes, of: str = "") -> bytes | None:
+    """What `sealed` was given with this `magic` and `of`; None for anything else."""
     size = len(magic) + hashlib.sha256().digest_size
-    return content[size:] if is_sealed(magic, memoryview(content)) else None
+    return content[size:] if is_sealed(magic, memoryview(content), of) else None
 
 
 def write(path: Path, *parts: bytes | memoryview, readable: bool | None = None) -> None:

@@ -35,6 +35,7 @@ BELOW = {
         "host",
         "pages",
         "processes",
+        "own_sources",
         "private_files",
     },
 }

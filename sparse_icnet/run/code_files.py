@@ -19,12 +19,12 @@ from pathlib import Path
 
 import llvmlite
 
-from sparse_icnet import private_files
+from sparse_icnet import own_sources, private_files
 from sparse_icnet.host import host
 from sparse_icnet.private_files import cache_folders
 from sparse_icnet.target import TARGET, target_cpu
 
-MAGIC = b"sparse-icnet machine code 2\n"
+MAGIC = b"sparse-icnet machine code 3\n"
 MAX_BYTES = 1 << 24  # of a file
 # Within the package.  Not found by imports: those of Numba would take longer than all else.
 _SOURCES = (
@@ -86,6 +86,9 @@ def _silent(*_: object) -> None:
 
 def keep(entry: Entry, code: bytes) -> Path | None:
     """Write the machine code into the first cache folder that takes it, which is returned; None: no folder does."""
+    if own_sources.are_replaced(_paths, _SOURCES) or own_sources.are_replaced(_paths, entry.sources):
+        _log.info("compiled kernels not kept: the package was replaced since this process began")
+        return None
     ((_, name),) = _names([entry])
     return next((folder for folder in cache_folders() if write(folder / name, code)), None)
 
@@ -104,8 +107,7 @@ def key(entry: Entry) -> str:
 
 def _digest(common: bytes, entry: Entry) -> str:
     digest = hashlib.sha256(common + f"{entry.module}:{entry.function}".encode())
-    for path in _paths(entry.sources):
-        digest.update(path.read_bytes())
+    digest.update(own_sources.digest(_paths, entry.sources))
     return digest.hexdigest()[:24]
 
 
@@ -121,9 +123,7 @@ def _paths(patterns: Sequence[str]) -> list[Path]:
 
 def _common() -> bytes:
     """Digest of what all entries share."""
-    digest = hashlib.sha256()
-    for path in _paths(_SOURCES):
-        digest.update(path.read_bytes())
+    digest = hashlib.sha256(own_sources.digest(_paths, _SOURCES))
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:  # Numba then takes those of the host, whatever CPU is named
         features = host().flattened()
@@ -163,7 +163,7 @@ def read(path: Path, tell: Callable[..., None]) -> bytes | None:
     except OSError as error:
         tell("compiled kernels not loaded: %s", error)
         return None
-    body = private_files.unsealed(MAGIC, content)
+    body = private_files.unsealed(MAGIC, content, path.name)
     if body is None:
         tell("compiled kernels not loaded: %s: damaged", path)
     return body
@@ -172,7 +172,7 @@ def read(path: Path, tell: Callable[..., None]) -> bytes | None:
 def write(path: Path, code: bytes) -> bool:
     """Whether the machine code could be kept there; a read-only folder is no error."""
     try:
-        private_files.write(path, private_files.sealed(MAGIC, code))
+        private_files.write(path, private_files.sealed(MAGIC, code, path.name))
     except OSError as error:
         _log.info("compiled kernels not kept: %s", error)
         return False

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -54,9 +55,11 @@ def compile_all(entries: Sequence[Entry], take: Callable[[Entry, bytes], None]) 
         take(entry, code)
         done.add(entry)
 
-    extras = [_Extra(left, made) for _ in range(_extra_processes(len(entries)))]
+    extras: list[_Extra] = []
     with _few_collections():
         try:
+            for _ in range(_extra_processes(len(entries))):
+                extras.append(_Extra(left, made))
             start = time.monotonic()
             while left:
                 try:
@@ -91,7 +94,9 @@ def _extra_processes(entries: int) -> int:
     if getattr(sys, "frozen", False) or not sys.executable:
         return 0
     # Inside another program that is its name, and nobody knows what starting it does.
-    if not re.match(r"python|pypy", os.path.basename(sys.executable), re.IGNORECASE):
+    if not re.fullmatch(
+        r"(python|pypy)[\d.]*[dtw]*(\.exe)?", os.path.basename(sys.executable), re.IGNORECASE
+    ):
         return 0
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(cpus - 1, MOST, entries - 1))
@@ -105,6 +110,8 @@ class _Extra:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._give, daemon=True)
         flags = ["-I", *(["-B"] if sys.dont_write_bytecode else [])]
+        if sys.pycache_prefix is not None:
+            flags += ["-X", f"pycache_prefix={sys.pycache_prefix}"]
         own: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             own = {"creationflags": 0x08000200}  # no window; a group of its own, which Ctrl-C does not reach
@@ -138,6 +145,9 @@ class _Extra:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             return
+        if hasattr(signal, "pthread_sigmask"):
+            # A program may have set SIGPIPE to end it: an extra process that dies would, when this writes to it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
         entry = None
         try:
             with process.stdin as to, process.stdout as back:

@@ -326,12 +326,13 @@ def _flipped(at: float):
 def _of_another_form(path: Path) -> None:
     """Sealed, as another version of this package might have written it."""
     body = b"other" * 100
-    path.write_bytes(private_files.seal(kept_plans._MAGIC, body) + body)
+    path.write_bytes(private_files.seal(kept_plans._MAGIC, body, of=path.name) + body)
 
 
 def _of_another_kind(path: Path) -> None:
     body = path.read_bytes()[64:]
-    path.write_bytes(private_files.seal(b"sparse-icnet plan 0".ljust(32), body) + body)
+    magic = b"sparse-icnet plan 0".ljust(32)
+    path.write_bytes(private_files.seal(magic, body, of=path.name) + body)
 
 
 DAMAGES = {
@@ -362,6 +363,23 @@ def test_a_plan_that_is_not_whole_or_not_ones_own_is_made_anew(cache, file, dama
     assert "plan not used" in caplog.text
 
 
+def test_a_plan_counts_under_its_own_name_alone(cache, tmp_path):
+    """As after a backup that mixed files up: the weights of one model never run as those of another."""
+    models = [tmp_path / "one.npz", tmp_path / "two.npz"]
+    for seed, model in enumerate(models):
+        native.save(small(seed), model, Meta(class_names=CAT))
+    expected = [kept(model).segment(PICTURE) for model in models]
+    assert (expected[0] != expected[1]).any()
+    one, two = cache.glob("plan-*.plan")
+    other = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(other)
+    for model, result in zip(models, expected, strict=True):
+        again = sparse_icnet.load(model)
+        assert not is_kept(again)
+        np.testing.assert_array_equal(again.segment(PICTURE), result)
+
+
 def test_a_plan_has_a_bound(cache, file, monkeypatch):
     kept(file)
     monkeypatch.setattr(kept_plans, "MAX_BYTES", _plan_file(cache).stat().st_size - 1)
@@ -378,6 +396,31 @@ def test_a_folder_that_takes_nothing_is_no_error(cache, file):
     for _ in range(3):
         assert not is_kept(sparse_icnet.load(file))
     assert files(cache) == {}
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_folder_that_cannot_be_asked_is_no_error(file, tmp_path, monkeypatch, closed):
+    """One below a home that is another user's, as of a service, or whose name the system does not take."""
+    folder = tmp_path / "folder" / ("a" * 300)
+    if closed:
+        folder = tmp_path / "closed" / "folder"
+        ask = os.stat
+
+        def stat_(path, *arguments, **options):
+            if str(path).startswith(str(folder)):
+                raise PermissionError(13, "Permission denied", str(path))
+            return ask(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "stat", stat_)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
+    monkeypatch.setenv(kept_plans.SWITCH, "1")
+    monkeypatch.setattr(
+        private_files, "write", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no"))
+    )
+    for _ in range(2):
+        assert sparse_icnet.load(file).class_names == CAT
+    with pytest.raises(OSError, match="expected a folder that can keep its plan"):
+        loading.keep_plan(file)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")

@@ -165,9 +165,12 @@ def test_how_many(monkeypatch):
 
     assert [count(cpus, 12) for cpus in (1, 2, 3, 64)] == [0, 1, 2, compiling.MOST]
     assert [count(64, entries) for entries in (1, 2)] == [0, 1]
-    for executable in ("", None, "/usr/bin/blender"):
+    for executable in ("", None, "/usr/bin/blender", "/x/pythonservice.exe", "/x/python-wrapper"):
         monkeypatch.setattr(sys, "executable", executable)
         assert count(2, 12) == 0
+    for name in ("python", "Python", "python3.11", "python3.14t", "pythonw.exe", "pypy3", "python3d"):
+        monkeypatch.setattr(sys, "executable", f"/x/{name}")
+        assert count(2, 12) == 1
     monkeypatch.undo()
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert count(2, 12) == 0
@@ -189,6 +192,61 @@ def test_an_error_of_the_compiler_is_told_once_all_else_is_done(started, monkeyp
     with pytest.raises(AttributeError, match="no_such_function"):
         compiled_all([ENTRIES[0], wrong])
     assert started[0].poll() is not None
+
+
+def test_an_interruption_while_they_are_started_ends_those_that_run(started, monkeypatch):
+    monkeypatch.setattr(compiling, "_extra_processes", lambda entries: 2)
+    start = compiling._Extra.__init__
+
+    def interrupted(extra, *arguments) -> None:
+        if started:
+            raise KeyboardInterrupt
+        start(extra, *arguments)
+
+    monkeypatch.setattr(compiling._Extra, "__init__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compiled_all()
+    assert [process.poll() is not None for process in started] == [True]
+
+
+_PIPE = """
+import os, signal, sys, time
+from sparse_icnet.run import compiler, compiling, machine_code
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+send = compiling._send
+def late(to, value):
+    while compiling_process.poll() is None:
+        time.sleep(0.01)
+    send(to, value)
+class Popen(compiling.subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        global compiling_process
+        compiling_process = self
+        super().__init__(*arguments, **options)
+compiling._send, compiling.subprocess.Popen = late, Popen
+compiling._START = "raise SystemExit(3)"
+compiling._extra_processes = lambda entries: 1
+def stand_in(entry):
+    time.sleep(1.0)
+    return b"made"
+compiler.compiled = stand_in
+compiling.compile_all(machine_code.usual()[:2], lambda entry, code: print(entry))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGPIPE is POSIX's")
+def test_one_that_dies_does_not_end_a_program_that_sigpipe_ends():
+    done = subprocess.run([sys.executable, "-c", _PIPE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.split()) == 2
+
+
+def test_it_writes_compiled_sources_where_this_process_does(stand_in, started, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(compiling, "_START", "import sys; sys.stdin.buffer.readline(); import sparse_icnet")
+    compiled_all()
+    assert started[0].args[1:4] == ["-I", "-X", f"pycache_prefix={tmp_path}"]
 
 
 def test_an_extra_process_ends_with_the_one_that_started_it():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import sparse_icnet
-from sparse_icnet import bundled, files, host, pages, private_files
+from sparse_icnet import bundled, files, host, own_sources, pages, private_files
 from sparse_icnet.operators import KERNELS
 from sparse_icnet.run import code_files, compiler, compiling, linking, machine_code
 from sparse_icnet.run.code_files import Entry
@@ -25,7 +25,7 @@ from sparse_icnet.run.tracing import RUN_TRACED
 from sparse_icnet.target import TARGET
 
 # What writes the cache and links what it holds, and what names the CPU, which the key has.
-FILES = {Path(str(module.__file__)) for module in (files, host, linking, pages, private_files)}
+FILES = {Path(str(module.__file__)) for module in (files, host, linking, own_sources, pages, private_files)}
 CODE = b"entry\0" + bytes(range(256))
 
 
@@ -242,6 +242,14 @@ def test_a_damaged_file_is_compiled_anew(compiled, tmp_path, damage):
     assert len(compiled) == 2
     assert machine_code_of() == CODE
     assert len(compiled) == 2
+
+
+def test_a_file_counts_under_its_own_name_alone(tmp_path):
+    """The code of one kernel never runs as that of another."""
+    path = tmp_path / "own" / "one.o"
+    assert code_files.write(path, CODE)
+    assert code_files.read(path, print) == CODE
+    assert code_files.read(path.rename(path.with_name("other.o")), print) is None
 
 
 def test_settings_and_cpu_decide_the_key(monkeypatch):
