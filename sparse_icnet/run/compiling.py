@@ -27,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
+from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
@@ -151,7 +152,7 @@ class _Extra:
         entry = None
         try:
             with process.stdin as to, process.stdout as back:
-                _send(to, [one for one in sys.path if isinstance(one, str)])
+                _send(to, _places())
                 while True:
                     try:
                         entry = self._left.pop()
@@ -164,6 +165,16 @@ class _Extra:
             _log.debug("an extra process did not compile %s: %s", entry, error)
             if entry is not None:
                 self._left.append(entry)
+
+
+def _places() -> list[str]:
+    """Where an extra process imports from: where this one does, this package from where it came from.
+
+    Nothing that depends on the current folder, which may be another one by now: what lies there is not this program's.
+    """
+    places = [one for one in sys.path if isinstance(one, str) and os.path.isabs(one)]
+    own = str(Path(__file__).parents[2])
+    return places if own in places else [own, *places]
 
 
 def _send(to: IO[bytes], value: Any) -> None:

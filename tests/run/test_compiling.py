@@ -241,6 +241,25 @@ def test_one_that_dies_does_not_end_a_program_that_sigpipe_ends():
     assert len(done.stdout.split()) == 2
 
 
+def test_it_imports_nothing_from_the_current_folder(stand_in, started, told, monkeypatch, tmp_path):
+    """Which may be that of a foreign program by now: "" is in the path of an interactive session."""
+    foreign, out = tmp_path / "sparse_icnet", tmp_path / "imported"
+    foreign.mkdir()
+    (foreign / "__init__.py").write_text("")
+    package = os.path.dirname(os.path.dirname(os.path.abspath(str(compiling.__file__))))
+    others = [one for one in sys.path if os.path.abspath(one) != os.path.dirname(package)]
+    monkeypatch.setattr(sys, "path", ["", ".", *others])
+    monkeypatch.chdir(tmp_path)
+    begin = compiling._START.partition("from")[0]
+    monkeypatch.setattr(
+        compiling,
+        "_START",
+        f"{begin}import sparse_icnet; open({str(out)!r}, 'w').write(sparse_icnet.__file__)",
+    )
+    compiled_all()
+    assert out.read_text() == os.path.join(package, "__init__.py")
+
+
 def test_it_writes_compiled_sources_where_this_process_does(stand_in, started, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
