@@ -58,7 +58,10 @@ def are_kept() -> bool:
 
 
 def key(digest: str, *asked: object) -> str:
-    """Name of the plan of the model file with this SHA-256; `asked`: all options that decide the plan."""
+    """Name of the plan of the model file with this SHA-256; `asked`: all options that decide the plan.
+
+    Raises OSError where the files of this package cannot be read, as within an archive.
+    """
     facts = (
         digest,
         asked,
@@ -84,11 +87,13 @@ def source_files() -> Iterator[str]:
     package = os.path.dirname(__file__)
     for name in _SOURCES:
         if name.endswith(".py"):
-            yield os.path.join(package, name)
+            yield os.path.join(package, name.removesuffix(".py") + own_sources.SUFFIX)
             continue
         for folder, folders, files in os.walk(os.path.join(package, name)):
-            folders.sort()
-            yield from (os.path.join(folder, file) for file in sorted(files) if file.endswith(".py"))
+            folders[:] = sorted(one for one in folders if one != "__pycache__")
+            yield from (
+                os.path.join(folder, file) for file in sorted(files) if file.endswith(own_sources.SUFFIX)
+            )
 
 
 def find(name: str, room: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8] | None:

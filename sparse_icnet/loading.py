@@ -113,7 +113,11 @@ class _Asked:
         """Of the plan, where one can be kept."""
         if self.digest is None or not kept_plans.are_kept():
             return None
-        return kept_plans.key(self.digest, self.output, self.size, self.bgr, threads or default_threads())
+        try:
+            return kept_plans.key(self.digest, self.output, self.size, self.bgr, threads or default_threads())
+        except OSError as error:
+            kept_plans.tell("plans are not kept: %s", error)
+            return None
 
     def stated(self) -> Graph:
         """The network of the size that the file states."""

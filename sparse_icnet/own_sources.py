@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Iterable
 from functools import cache
 from typing import TypeAlias
 
+# Of the files that hold them: an installation may have nothing but what Python compiled.
+SUFFIX = os.path.splitext(__file__)[1]
 Listed: TypeAlias = Callable[..., Iterable[str | os.PathLike[str]]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -60,6 +61,37 @@ def test_a_process_goes_on_with_its_own_sources_and_keeps_nothing_of_others(tmp_
         text=True,
     )
     assert (done.returncode, done.stdout.strip()) == (0, kept), done.stderr
+
+
+_NAMES = """
+from sparse_icnet import kept_plans
+from sparse_icnet.run import code_files, machine_code
+assert kept_plans.__file__.endswith(".pyc")
+print(kept_plans.key("digest"), code_files.key(machine_code.RUN), code_files.key(machine_code.PACK))
+"""
+
+
+def test_an_installation_without_sources_is_named_by_what_python_made_of_them(tmp_path):
+    copy = tmp_path / "sparse_icnet"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(copy, quiet=2, legacy=True)
+    for path in copy.rglob("*.py"):
+        path.unlink()
+
+    def names() -> list[str]:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", _NAMES]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    plan, run, pack = names()
+    for changed, same in (("plan/select", {run, pack}), ("deflate_kernel", {plan, run}), ("floats", set())):
+        path = copy / f"{changed}.pyc"
+        content = path.read_bytes()
+        path.write_bytes(content + b"of another version")
+        assert {plan, run, pack} & set(names()) == same
+        path.write_bytes(content)
 
 
 def test_a_source_that_is_gone_is_another(tmp_path):

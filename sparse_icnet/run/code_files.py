@@ -118,7 +118,8 @@ def sources(entry: Entry) -> list[Path]:
 
 def _paths(patterns: Sequence[str]) -> list[Path]:
     package = Path(__file__).parent.parent
-    return [path for pattern in patterns for path in sorted(package.glob(pattern))]
+    named = (pattern.removesuffix(".py") + own_sources.SUFFIX for pattern in patterns)
+    return [path for pattern in named for path in sorted(package.glob(pattern))]
 
 
 def _common() -> bytes:

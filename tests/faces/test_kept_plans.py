@@ -398,6 +398,18 @@ def test_a_folder_that_takes_nothing_is_no_error(cache, file):
     assert files(cache) == {}
 
 
+def test_a_package_whose_files_cannot_be_read_keeps_no_plans(cache, file, monkeypatch):
+    """As within the archive of a program that is one file."""
+
+    def refuse() -> bytes:
+        raise FileNotFoundError(2, "No such file or directory", "floats.pyc")
+
+    monkeypatch.setattr(kept_plans, "_sources", refuse)
+    for _ in range(3):
+        assert not is_kept(sparse_icnet.load(file))
+    assert files(cache) == {}
+
+
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_folder_that_cannot_be_asked_is_no_error(file, tmp_path, monkeypatch, closed):
     """One below a home that is another user's, as of a service, or whose name the system does not take."""
