@@ -40,8 +40,6 @@ from sparse_icnet.network.graph import Convolution, Graph, Quantizer, Size, resi
 from sparse_icnet.network.icnet import LayerWeights, activation_names, icnet, layer_specs
 from sparse_icnet.plan import plan_for
 
-# Numba reads its environment when it is imported, so whatever imports it stays inside the functions.
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -499,7 +497,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     """Run what the command line asks for."""
     arguments = parser().parse_args()
-    os.environ.update(ISA_ENVIRONMENT[arguments.isa])
+    wanted = ISA_ENVIRONMENT[arguments.isa]
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        # The package chooses its code when it is imported, Numba likewise: both are by now.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
     results = run(arguments)
     print(report(results))
     if arguments.json:

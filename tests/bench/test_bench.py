@@ -178,6 +178,20 @@ def test_kernels_measures_every_kernel_on_every_shape(tiny_file, tmp_path):
     assert done.stdout.count("in target.py") >= 2  # where the constants stand that were measured
 
 
+def test_kernels_of_another_cpu_begin_anew(monkeypatch):
+    """The package has chosen its code by the time that --isa is read."""
+    import kernels
+
+    def begin(program, command, environment):
+        assert (program, command[0]) == (sys.executable, sys.executable)
+        raise SystemExit(environment["NUMBA_CPU_NAME"])
+
+    monkeypatch.setattr("os.execve", begin)
+    monkeypatch.setattr(sys, "argv", ["bench/kernels.py", "--isa", "avx2"])
+    with pytest.raises(SystemExit, match="haswell"):
+        kernels.main()
+
+
 @pytest.mark.parametrize("rows", [2, 4])
 @pytest.mark.parametrize("density", [1.0, 0.25])
 def test_with_blocks_keeps_the_share_asked_for(rows, density):
