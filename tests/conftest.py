@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ SIZE = (192, 192)
 
 # Tests of planning plan; those of kept plans switch them on.
 os.environ[kept_plans.SWITCH] = "0"
+# A shell that starts the tests in the background has Ctrl-C ignored, which every process inherits that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test has a time limit of its own: a machine that is busy is no failure.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

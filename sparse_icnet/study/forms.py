@@ -14,6 +14,7 @@ import numpy as np
 from sparse_icnet.network.graph import Convolution, Graph
 from sparse_icnet.operators.convolution.pack import blocks_of, order_of, pack_weights
 from sparse_icnet.operators.operator import Report
+from sparse_icnet.operators.params import AHEAD
 from sparse_icnet.operators.winograd.pack import weight_bytes
 from sparse_icnet.sparse.block_csr import LANE_CHANNELS, BlockCSR
 from sparse_icnet.sparse.csr import CSR
@@ -53,7 +54,7 @@ class DirectForm:
     kernel         its name; rows: output channels of its blocks
     couples        pairs of blocks that are multiplied together; singles: blocks alone
     weights_bytes  of the weights; offsets_bytes: of the byte offsets that say where each block reads, of all
-                   phases; indptr_bytes: of the ranges of the row groups
+                   phases, those behind the last included (`AHEAD`); indptr_bytes: of the ranges of the row groups
     """
 
     kernel: str
@@ -182,7 +183,7 @@ def _packed(op: Convolution, report: Report, phases: int) -> DirectForm | Winogr
         couples=order.couples,
         singles=order.singles,
         weights_bytes=packed.nbytes,
-        offsets_bytes=4 * TARGET.blocks_per_entry * len(packed) * phases,
+        offsets_bytes=4 * TARGET.blocks_per_entry * (len(packed) + AHEAD) * phases,
         indptr_bytes=order.indptr.nbytes,
     )
 
