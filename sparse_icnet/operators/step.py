@@ -11,12 +11,9 @@ class StepRow:
 
     kernel  address of the machine code of its kernel; params: of the record that this reads
     tasks   pieces of work; grain: of them that a thread takes at once
-    first   number of the task that is taken first; way: 1 if tasks are taken from there up, -1 if down
     """
 
     kernel: int
     params: int
     tasks: int
     grain: int
-    first: int
-    way: int

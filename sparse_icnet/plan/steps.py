@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 # How often each thread goes back to the counter of a step for tasks, at least: each time costs the threads some 0.1 us,
 # and at the end of the step all wait for the last tasks taken.
 TURNS = 64
-# A step with more tasks for each thread divides a map that is larger than a cache, one with fewer the channels of a result.
-MANY = 16
 
 
 class Start(Enum):
@@ -150,18 +148,10 @@ def step_rows(steps: Sequence[Step], threads: int, kernels: Mapping[type, int]) 
     """The rows (n,) of `StepRow` that the compiled code goes through; they name the records of `steps`.
 
     kernels  address of the machine code of each kernel, by the record that it reads
-
-    Steps that divide large maps take their tasks up and down in turns: each begins with what the one before wrote last.
-    Others take them down: where zeros are gathered (`sparse_icnet.sparse.gather`) the channels with the most blocks are the
-    last, and at the end of a step threads should wait for a short task.
     """
-    rows, up = np.zeros(len(steps), dtype_of(StepRow)), False
+    rows = np.zeros(len(steps), dtype_of(StepRow))
     for row, step in zip(rows, steps, strict=True):
         row["kernel"], row["tasks"] = kernels[step.kind], step.tasks
-        if step.tasks > MANY * threads:
-            up = not up
-        down = step.tasks <= MANY * threads or not up
-        row["first"], row["way"] = (step.tasks - 1, -1) if down else (0, 1)
         row["grain"] = max(1, step.tasks // (TURNS * threads))
         row["params"] = step.record.ctypes.data
     return rows

@@ -46,20 +46,13 @@ _as_row = at(StepRow)
 def _take(step, counter, scratch):
     """Take some of the tasks that are left of a step and run them; how many: 0 when there were none."""
     row = _as_row(step)
-    kernel, params, tasks, grain, first, way = (
-        row.kernel,
-        row.params,
-        row.tasks,
-        row.grain,
-        row.first,
-        row.way,
-    )
+    kernel, params, tasks, grain = row.kernel, row.params, row.tasks, row.grain
     if atomic_load(counter) >= tasks:
         return 0
     begin = atomic_add(counter, grain)
     end = min(begin + grain, tasks)
-    for turn in range(begin, end):
-        call_kernel(kernel, params, first + way * turn, scratch)
+    for task in range(begin, end):
+        call_kernel(kernel, params, task, scratch)
     return max(end - begin, 0)
 
 

@@ -32,15 +32,15 @@ _STATE, _TURN, _STEPS, _FIRST, _LAST, _THREADS, _SYNC = (
     8 * word for word in (c.STATE, c.TURN, c.STEPS, c.FIRST, c.LAST, c.THREADS, c.SYNC)
 )
 _SLOTS = 8 * c.SLOTS
-_KERNEL, _PARAMS, _TASKS, _GRAIN, _FIRST_TASK, _WAY = (
-    member(StepRow, name)[0] for name in ("kernel", "params", "tasks", "grain", "first", "way")
+_KERNEL, _PARAMS, _TASKS, _GRAIN = (
+    member(StepRow, name)[0] for name in ("kernel", "params", "tasks", "grain")
 )
 _as_row, _as_trace = at(StepRow), at(TraceParams)
 
 
 @jit
 def _run_tasks(trace, desk, begin, end):
-    """Run the tasks begin..end, counted as they are taken, of the step whose kernel and record lie on the desk."""
+    """Run the tasks begin..end of the step whose kernel and record lie on the desk."""
     put_i64(desk + ROW + _TASKS, end)
     put_i64(desk + ROW + _GRAIN, end - begin)
     put_i64(desk + _SLOTS, 1)
@@ -55,8 +55,6 @@ def _run_step(trace, desk, step, counter, index, events):
     row = _as_row(step)
     put_i64(desk + ROW + _KERNEL, row.kernel)
     put_i64(desk + ROW + _PARAMS, row.params)
-    put_i64(desk + ROW + _FIRST_TASK, row.first)
-    put_i64(desk + ROW + _WAY, row.way)
     tasks, grain, mine = row.tasks, row.grain, 0
     while atomic_load(counter) < tasks:
         begin = atomic_add(counter, grain)
@@ -64,12 +62,12 @@ def _run_step(trace, desk, step, counter, index, events):
         if begin >= end:
             break
         if trace.each_task:
-            for turn in range(begin, end):
+            for task in range(begin, end):
                 before = clock()
-                _run_tasks(trace, desk, turn, turn + 1)
+                _run_tasks(trace, desk, task, task + 1)
                 place = events + 8 + EVENT_BYTES * get_i64(events)
                 put_i64(place, index)
-                put_i64(place + 8, row.first + row.way * turn)
+                put_i64(place + 8, task)
                 put_i64(place + 16, before)
                 put_i64(place + 24, clock())
                 put_i64(events, get_i64(events) + 1)
