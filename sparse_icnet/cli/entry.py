@@ -16,18 +16,24 @@ OK, MISMATCH, BAD_INPUT, INTERNAL = 0, 1, 2, 3
 
 
 def run(argv: Sequence[str] | None, imported: Callable[[], None]) -> int:
-    """Run `argv`; `imported` is called when all modules of the command are there and its work begins."""
+    """Run `argv`; `imported` is called when all modules of the command are there and its work begins.
+
+    argv  None: that of the process, which then is this command's own
+    """
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold anything
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of damage that Pillow can live with
+    from sparse_icnet import freed_memory
     from sparse_icnet.cli.parser import parse
 
     try:
         arguments = parse(argv)
         _talk(getattr(arguments, "verbose", 0))
         command = import_module(f"sparse_icnet.cli.{arguments.module}")
+        if argv is None:
+            freed_memory.keep()
         imported()
         code: int = command.run(arguments)
         flush()

@@ -11,7 +11,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
-from sparse_icnet import bundled, freed_memory, render, video
+from sparse_icnet import bundled, render, video
 from sparse_icnet.cli.entry import complain
 from sparse_icnet.cli.inputs import expand, model_of, ready
 from sparse_icnet.cli.terminal import Progress, duration, flush, note, say
@@ -104,7 +104,6 @@ def _segment_here(
     model: Model, sources: Sequence[Source], options: Options, manifest: Manifest, report: _Report
 ) -> None:
     """In this process, by a few threads."""
-    freed_memory.keep()
     stop, one_at_a_time = threading.Event(), threading.Lock()
     films = any(source.is_film for source in sources)
     network = SideBySide(model, None if films else len(sources))

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from sparse_icnet import freed_memory
+from sparse_icnet.cli import main
 
 _ROUNDS = """
 import resource, sys
@@ -49,3 +50,14 @@ def test_the_environment_decides(monkeypatch, name):
 def test_nothing_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     assert not freed_memory.keep()
+
+
+def test_only_a_process_of_the_command_line_is_set(monkeypatch):
+    """A program that calls `main` with arguments of its own keeps its memory as it was."""
+    kept = []
+    monkeypatch.setattr(freed_memory, "keep", lambda: kept.append(True))
+    monkeypatch.setattr(sys, "argv", ["sparse-icnet", "models", "--json"])
+    assert main(["models", "--json"]) == 0
+    assert not kept
+    assert main() == 0
+    assert kept
