@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import socket
-import sys
 import threading
 import traceback
 import warnings
@@ -77,12 +76,9 @@ def ending_in_order() -> Iterator[None]:
     try:
         yield
     except _TerminatedError as error:
-        # A pool that was being made is held by the frames that made it, once it has begun also by a thread of its own.
+        # A pool that was being made is held by the frames that made it alone.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
-        give_back = getattr(sys.modules.get("multiprocessing.util"), "_run_finalizers", None)
-        if give_back is not None:
-            give_back(0)  # those that wait for nobody, those of semaphores among them; as at an exit
         os.kill(os.getpid(), signal.SIGTERM)
         raise
     finally:
