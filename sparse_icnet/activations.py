@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sparse_icnet.network.graph import Graph, Quantizer
 from sparse_icnet.network.rewrite import sampled
 from sparse_icnet.plan import plan_for
-from sparse_icnet.processes import PerProcess
+from sparse_icnet.processes import PerProcess, default_threads
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.run.session import Session, default_threads
+from sparse_icnet.run.session import Session
 from sparse_icnet.suggest import did_you_mean
 
 

@@ -96,10 +96,14 @@ def source_files() -> Iterator[str]:
             )
 
 
+def _file(name: str) -> str:
+    return f"plan-{name}.plan"
+
+
 def find(name: str, room: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
     """The content of the kept plan `name`, in memory that `room` gives for so many bytes; None if none is kept whole."""
     for folder in cache_folders():
-        path = folder / f"plan-{name}.plan"
+        path = folder / _file(name)
         taken: list[NDArray[np.uint8]] = []
 
         def take(size: int, taken: list[NDArray[np.uint8]] = taken) -> memoryview:
@@ -124,7 +128,7 @@ def find(name: str, room: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint
 
 def place(name: str) -> Path | None:
     """The file of the kept plan `name`; None where there is none."""
-    paths = (folder / f"plan-{name}.plan" for folder in cache_folders())
+    paths = (folder / _file(name) for folder in cache_folders())
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
@@ -153,7 +157,7 @@ def keep(name: str, parts: list[bytes | memoryview], public: bool = False) -> No
     if own_sources.are_replaced(source_files):
         _log.info("plan not kept: the package was replaced since this process began")
         return
-    file = f"plan-{name}.plan"
+    file = _file(name)
     head = private_files.seal(_MAGIC, *parts, of=file)
     for folder in cache_folders():
         path = folder / file

@@ -16,8 +16,7 @@ from sparse_icnet.formats.errors import FormatError
 from sparse_icnet.model import Model
 from sparse_icnet.plan.arena import Arena
 from sparse_icnet.plan.kept import UnknownContentError, restored
-from sparse_icnet.processes import Once
-from sparse_icnet.run.session import default_threads
+from sparse_icnet.processes import Once, default_threads
 
 if TYPE_CHECKING:
     from sparse_icnet.network.graph import Graph, Size

@@ -80,7 +80,7 @@ class Model:
         from sparse_icnet.network.constants import check_constants
         from sparse_icnet.network.graph import GraphError
         from sparse_icnet.plan import plan_for
-        from sparse_icnet.run.session import default_threads
+        from sparse_icnet.processes import default_threads
 
         if (channels := graph.input.shape[0]) != 3:
             raise GraphError(f"input {graph.input.name!r}: expected 3 channels (RGB), found {channels}")

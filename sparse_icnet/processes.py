@@ -1,4 +1,4 @@
-"""Locks and threads that survive a fork and an interruption.
+"""Locks and threads that survive a fork and an interruption, and how many threads a process has use for.
 
 A forked process has none of its parent's threads, and a lock that one of them held stays taken for ever.  Ctrl-C raises
 KeyboardInterrupt between any two instructions of the main thread, also between taking a lock and noting so.
@@ -23,6 +23,11 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def default_threads() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class PerProcess(Generic[T]):

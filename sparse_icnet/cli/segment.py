@@ -24,8 +24,8 @@ from sparse_icnet.jobs.side_by_side import SideBySide
 from sparse_icnet.jobs.sources import Found, Source, counted, folders_of
 from sparse_icnet.jobs.work import FRAMES, Options, Record, model_digest, segment_source
 from sparse_icnet.model import Model
+from sparse_icnet.processes import default_threads
 from sparse_icnet.run import machine_code
-from sparse_icnet.run.session import default_threads
 
 DONE, BAD_INPUT = 0, 2
 

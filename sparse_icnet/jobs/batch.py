@@ -21,8 +21,8 @@ from sparse_icnet.jobs.manifest import NAME, Manifest
 from sparse_icnet.jobs.sources import Source, folders_of
 from sparse_icnet.jobs.work import HOPELESS, Options, Record
 from sparse_icnet.model import Model
+from sparse_icnet.processes import default_threads
 from sparse_icnet.run import machine_code
-from sparse_icnet.run.session import default_threads
 
 STRETCH = 8 * video.GROUP  # frames of a film that are one task: a minute or two of work
 AT_ONCE = 256  # tasks given to an executor whose size is not known

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
-from sparse_icnet.run.session import default_threads
+from sparse_icnet.processes import default_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

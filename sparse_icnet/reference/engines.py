@@ -56,7 +56,8 @@ class SessionEngine:
 
     def __init__(self, graph: Graph, session: Session | None = None, threads: int | None = None) -> None:
         from sparse_icnet.plan import plan_for
-        from sparse_icnet.run.session import Session, default_threads
+        from sparse_icnet.processes import default_threads
+        from sparse_icnet.run.session import Session
 
         self._graph, self._threads = graph, threads or default_threads()
         self._session = session or Session(plan_for(graph, self._threads))

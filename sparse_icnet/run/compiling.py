@@ -31,6 +31,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from sparse_icnet.processes import default_threads
 from sparse_icnet.run import compiler
 from sparse_icnet.run.code_files import Entry, key
 
@@ -99,8 +100,7 @@ def _extra_processes(entries: int) -> int:
         r"(python|pypy)[\d.]*[dtw]*(\.exe)?", os.path.basename(sys.executable), re.IGNORECASE
     ):
         return 0
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(cpus - 1, MOST, entries - 1))
+    return max(0, min(default_threads() - 1, MOST, entries - 1))
 
 
 class _Extra:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +25,6 @@ from sparse_icnet.run.programs import Programs
 if TYPE_CHECKING:
     from sparse_icnet.network.graph import Graph, Shape, Size
     from sparse_icnet.run.tracing import Recorder, Recording, StepTime
-
-
-def default_threads() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Session:

@@ -23,8 +23,9 @@ from sparse_icnet.network.graph import Argmax, Graph, Resize
 from sparse_icnet.operators.interpolation.pack import Stretch
 from sparse_icnet.plan import plan_for
 from sparse_icnet.plan.proof import ProofError
+from sparse_icnet.processes import default_threads
 from sparse_icnet.reference.oracle import Oracle
-from sparse_icnet.run.session import Session, default_threads
+from sparse_icnet.run.session import Session
 
 
 def small_graph(seed: int = 0, size: tuple[int, int] = (24, 64)) -> Graph:
